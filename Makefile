@@ -1,0 +1,43 @@
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+CONFIG ?= configs/digits.yaml
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+train: .venv/.stamp ## set up, then train and test on real digits (CONFIG=configs/x.yaml for another run)
+	@$(PY) -m src.cli fit --config $(CONFIG)
+
+test: .venv/.stamp ## set up, then run the tests
+	@$(PY) -m pytest -n auto -q
+
+check: .venv/.stamp ## format, lint, types, then the tests
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	@$(MAKE) --no-print-directory test
+
+format: .venv/.stamp ## format the code
+	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
+
+lock: $(filter .tools/bin/uv,$(UV)) ## pin every dependency anew, with hashes
+	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
+	  --group pyproject.toml:dev pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and the caches; keeps runs/ and data/
+	rm -rf .venv .tools .pytest_cache .ruff_cache .mypy_cache
+
+.venv/.stamp: requirements.lock | $(filter .tools/bin/uv,$(UV))
+	@test -x $(PY) || $(UV) venv -q --python python3 .venv
+	$(UV) pip sync -q --python $(PY) --require-hashes --compile-bytecode requirements.lock
+	@touch $@
+
+.tools/bin/uv:
+	@echo "setting up: uv is not on the PATH, installing it into .tools"
+	@{ python3 -m venv .tools >/dev/null 2>&1 && .tools/bin/python -m pip install -q --disable-pip-version-check uv; } \
+	|| { rm -rf .tools; python3 -m pip install -q --target .tools uv 2>/dev/null; } \
+	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
+	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
+
+.PHONY: help train test check format lock clean

@@ -1,0 +1,61 @@
+"""EpochLine: one line of text per epoch, and the pace of the whole run."""
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+SHOWN = ("train/loss", "val/loss", "val/accuracy")
+
+
+class EpochLine(Callback):
+    """Print epoch, losses, validation accuracy, learning rate, seconds and samples per second; no control characters.
+
+    Args:
+        enabled: print; otherwise only measure.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self.train_samples = 0.0  # over all epochs of this process
+        self.train_seconds = 0.0  # validation not counted
+        self.line: tuple[float, float] | None = None  # seconds and samples of the epoch that is to be printed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.print(trainer, trainer.current_epoch)
+        self.started, self.paused = time.monotonic(), 0.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.validation_started = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if not trainer.sanity_checking:
+            self.paused += time.monotonic() - self.validation_started
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        seconds, samples = time.monotonic() - self.started, self.count(trainer)
+        self.train_seconds += seconds - self.paused
+        self.train_samples += samples
+        self.line = seconds, samples / (seconds - self.paused)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.print(trainer, trainer.current_epoch)
+
+    def count(self, trainer: Trainer) -> float:
+        """Return the number of training samples in an epoch, over all processes, as far as the loader tells."""
+        loader: Any = trainer.train_dataloader
+        sampler = getattr(loader, "sampler", None)
+        samples = getattr(sampler, "num_samples", None) or (len(sampler) if hasattr(sampler, "__len__") else 0)
+        return samples * trainer.num_training_batches / max(1, len(loader)) if samples else 0.0
+
+    def print(self, trainer: Trainer, epoch: int) -> None:
+        """Print the line of the epoch that ended: only now are its training metrics known."""
+        if self.line is None or not self.enabled or not trainer.is_global_zero:
+            return
+        metrics = trainer.callback_metrics
+        shown = [f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics]
+        lrs = [f"lr {group['lr']:.2e}" for group in trainer.optimizers[0].param_groups[:1]]
+        pace = [f"{self.line[0]:.1f} s", f"{self.line[1]:,.0f} samples/s"]
+        last = f"/{trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
+        print("  ".join([f"epoch {epoch}{last}", *shown, *lrs, *pace]), flush=True)  # noqa: T201
+        self.line = None

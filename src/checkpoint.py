@@ -1,0 +1,60 @@
+"""Checkpoints: read safely, and compared with the net that is to take their weights."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from src import UserError
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Return the content of a checkpoint: plain values and tensors, which stay on disk until they are used.
+
+    Raises:
+        UserError: if it is absent, damaged, or no checkpoint of Lightning's.
+    """
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(str(f) for f in file.parent.glob("*.ckpt"))
+        raise UserError(f"checkpoint {path} does not exist{'; there are: ' + ', '.join(near) if near else ''}")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()  # torch.save writes a checksum for each record, torch.load does not look at it
+        if damaged:
+            raise UserError(f"checkpoint {path} is damaged: the checksum of {damaged} is wrong")
+        stored = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
+        raise UserError(f"checkpoint {path} is damaged or not a checkpoint: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
+    if not isinstance(stored, dict) or "state_dict" not in stored:
+        raise UserError(f"{path} is not a checkpoint of Lightning's: it has no state_dict")
+    return stored
+
+
+def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
+    """Refuse weights of another net.
+
+    Raises:
+        UserError: with the first keys that are missing, unexpected or of another shape.
+    """
+    if is_overridden("configure_model", model) or not model.strict_loading:
+        return  # the net is not there yet, or need not match
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    theirs = {key: tuple(value.shape) for key, value in stored["state_dict"].items()}
+    faults = {
+        "missing": [key for key in own if key not in theirs],
+        "unexpected": [key for key in theirs if key not in own],
+        "of another shape": [f"{k} {theirs[k]}, now {own[k]}" for k in own if k in theirs and theirs[k] != own[k]],
+    }
+    shown = [
+        f"{len(keys)} {kind} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
+        for kind, keys in faults.items()
+        if keys
+    ]
+    if shown:
+        raise UserError(f"the checkpoint is of another net; keys {'; '.join(shown)}")

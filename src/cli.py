@@ -1,0 +1,125 @@
+"""Command line: ``python -m src.cli COMMAND [--config FILE ...] [--run DIR] [--key=value ...]``.
+
+What can be checked without torch is checked here; ``src.commands`` does the rest.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src import UserError
+from src.run import Run
+
+COMMANDS = {
+    "fit": "train, or go on with a run; then test the best checkpoint",
+    "validate": "judge a checkpoint on the validation part",
+    "test": "judge a checkpoint on the test set",
+    "predict": "name the classes of images",
+}
+USAGE = """usage: python -m src.cli COMMAND [--config FILE ...] [--run DIR] [--key=value ...]
+
+commands:
+{commands}
+
+  --config FILE        a YAML of configs/; a later one is layered over the earlier ones
+  --run DIR            a run folder: its config and its best checkpoint (fit: goes on with its last)
+  --images PATH ...    predict: image files and folders, instead of the test set
+  --output FILE        predict: the CSV to write (default: predictions.csv in the run folder)
+  --key=value          any setting of the YAML, such as --trainer.max_epochs=3 or --data.batch_size=64
+  --print_config       print the whole config, defaults included, and stop
+  COMMAND --help       every setting and what it means
+
+examples:
+  python -m src.cli fit --config configs/digits.yaml
+  python -m src.cli fit --config configs/digits.yaml --config configs/presets/debug.yaml
+  python -m src.cli predict --run runs/digits/version_0 --images photo.png
+"""
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run one command, by default the one in ``sys.argv``; exit with 2 and one line after a mistake of the user's."""
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE.format(commands="\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())), end="")  # noqa: T201
+        return None
+    try:
+        command, options = read(args)
+        from src.commands import run  # takes seconds: a mistyped name is refused before
+
+        return run(command, options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def read(args: list[str]) -> tuple[str, argparse.Namespace]:
+    """Return the command and its options: ``config``, ``run``, ``images``, ``output`` and, all others, ``settings``."""
+    command = args[0]
+    if command not in COMMANDS:
+        raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS)}; commands: {', '.join(COMMANDS)}")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--images", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path)
+    try:
+        options, options.settings = parser.parse_known_args(args[1:])
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}") from None
+    if command != "predict" and (options.images or options.output):
+        raise UserError(f"--images and --output go with predict, not with {command}")
+    for file in options.config:
+        check_yaml(Path(file))
+    if options.run is not None:
+        options.config.insert(0, str(Run.find(options.run).config))
+    return command, options
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def check_yaml(file: Path) -> None:
+    """Refuse a config that is missing, is no YAML, or names a key twice.
+
+    Raises:
+        UserError: with the line, where there is one.
+    """
+    if not file.is_file():
+        here = nearest(str(file), (str(f) for f in Path("configs").glob("**/*.yaml")))
+        raise UserError(f"config {file} does not exist{here}")
+    try:
+        tree = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except UnicodeDecodeError:
+        raise UserError(f"config {file} is not text in UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"config {file}{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(tree, yaml.MappingNode):
+        raise UserError(f"config {file} must hold settings, 'key: value', got {'nothing' if tree is None else tree.id}")
+    check_duplicates(file, tree)
+
+
+def check_duplicates(file: Path, node: yaml.Node) -> None:
+    lines: dict[str, int] = {}
+    for child in node.value if isinstance(node, yaml.CollectionNode) else []:
+        key, value = child if isinstance(child, tuple) else (None, child)
+        if key is not None:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise UserError(
+                    f"config {file}, line {line}: key {key.value!r} stands in line {lines[key.value]} already"
+                )
+            lines[key.value] = line
+        check_duplicates(file, value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""fit, validate, test and predict: LightningCLI around a run folder."""
+
+import argparse
+import logging
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from src import UserError, checkpoint
+from src.callbacks import ConfigWins, EpochLine
+from src.loggers import run_loggers
+from src.mistakes import explain
+from src.predictions import find_images, predict_table, probabilities, write_csv
+from src.report import class_rows, metric_rows, print_rows
+from src.run import Run
+
+BEST_AND_LAST = {
+    "monitor": "val/accuracy",
+    "mode": "max",
+    "filename": "best",
+    "save_last": True,
+    "enable_version_counter": False,
+}
+NOISE = (  # warnings of libraries that nobody can act on
+    r".*LeafSpec.*is deprecated",
+    r"The number of training batches .* is smaller than the logging interval",
+    r"Checkpoint directory .* exists and is not empty",
+    r"Experiment logs directory .* exists and is not empty",
+    r"No (positive|negative) samples in targets",
+)
+
+
+def run(command: str, options: argparse.Namespace) -> "Commands":
+    """Run one command.
+
+    Raises:
+        UserError: for whatever the user can mend: settings, files, checkpoints.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in NOISE:
+            warnings.filterwarnings("ignore", message)
+        try:
+            return Commands(command, options)
+        except MisconfigurationException as error:
+            raise UserError(" ".join(str(error).split())) from error
+        except ValueError as error:
+            if isinstance(error, UserError) or not raised_by_constructor(error):
+                raise
+            raise UserError(str(error)) from error
+
+
+def raised_by_constructor(error: Exception) -> bool:
+    """Tell a value that a constructor refused, the user's mistake, from an error within a computation."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_name == "__init__"
+
+
+class Parser(LightningArgumentParser):
+    """Refuses a mistake in one line instead of a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        raise UserError(explain(message))
+
+
+class Commands(LightningCLI):
+    """One command: find config, run folder and checkpoint, then let Lightning's Trainer do the work."""
+
+    def __init__(self, command: str, options: argparse.Namespace) -> None:
+        self.options, self.pace = options, EpochLine()
+        self.run = Run(options.run) if options.run else None
+        self.stored: dict[str, Any] = {}  # content of the checkpoint that is started from
+        strict = {"allow_abbrev": False}
+        super().__init__(
+            args=[command, *(f"--config={file}" for file in options.config), *options.settings],
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={"enable_model_summary": False},
+            auto_configure_optimizers=False,
+            parser_class=Parser,
+            parser_kwargs=strict | dict.fromkeys(self.subcommands(), strict),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        skipped = {"weights_only", "verbose", "return_predictions"}
+        return {command: arguments | skipped for command, arguments in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        stem = Path(self.options.config[0]).stem if self.options.config else "run"
+        parser.add_argument("--name", type=str, default=stem, help="the run folder is runs/NAME/version_N")
+        parser.add_argument("--test", type=bool, default=True, help="whether fit ends by testing the best checkpoint")
+        parser.add_argument(
+            "--compile", type=bool, default=False, help="whether fit compiles the model (torch.compile)"
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({f"checkpoint.{key}": value for key, value in BEST_AND_LAST.items()})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the config as it is: Lightning would overwrite it with the settings that the checkpoint stored."""
+
+    def before_instantiate_classes(self) -> None:
+        settings = self.config[self.subcommand]
+        if settings.ckpt_path is None and self.run is not None:
+            settings.ckpt_path = str(self.run.checkpoint("last" if self.subcommand == "fit" else "best"))
+        if settings.ckpt_path is not None:
+            self.stored = checkpoint.read(settings.ckpt_path)
+        elif self.subcommand != "fit":
+            raise UserError(
+                f"{self.subcommand} needs a trained model: name its run with --run or a file with --ckpt_path"
+            )
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if self.stored:
+            checkpoint.check_weights(self.model, self.stored)
+        if self.options.images:
+            if not hasattr(self.datamodule, "predict_files"):
+                raise UserError("--images needs data of a class derived from src.data.DataModule")
+            self.datamodule.predict_files(find_images(self.options.images))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self._get(self.config_init, "trainer")
+        terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
+        self.pace.enabled = not terminal
+        changes: dict[str, Any] = {"enable_progress_bar": terminal, "logger": False}
+        note = LambdaCallback(on_fit_start=lambda trainer, module: self.record(trainer))  # noqa: ARG005
+        callbacks: list[Callback] = [self.pace, ConfigWins(), note]
+        if terminal:
+            callbacks.append(RichProgressBar(leave=True))
+        if self.subcommand == "fit" and not settings.fast_dev_run:
+            folder = self.open_run(settings)
+            if settings.enable_checkpointing is not False:
+                keeper = self._get(self.config_init, "checkpoint")
+                keeper.dirpath = keeper.dirpath or str((folder / "checkpoints").resolve())
+                callbacks.append(keeper)
+            if settings.logger is not False:
+                own = settings.logger if isinstance(settings.logger, list) else [settings.logger]
+                step = self.stored.get("global_step", 0)
+                changes["logger"] = run_loggers(folder, step) + [logger for logger in own if logger not in (None, True)]
+                callbacks.append(LearningRateMonitor())
+        if self.subcommand == "predict":
+            changes["devices"] = 1  # one process writes the file
+        return self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
+
+    def open_run(self, settings: Any) -> Path:
+        """Return the run folder, named or new, with the config in it; only the first process writes there."""
+        parent = Path(settings.default_root_dir or "runs") / self._get(self.config, "name")
+        if rank_zero_only.rank != 0:
+            self.run = self.run or Run(parent)
+        else:
+            self.run = self.run or Run.create(parent)
+            self._dump_config()
+            config = {key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path")}
+            self.run.write_config(config)
+        return self.run.path
+
+    def record(self, trainer: Trainer) -> None:
+        if self.run is not None and trainer.is_global_zero:
+            self.run.record(sys.orig_argv, getattr(self.datamodule, "split_hash", None))
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train; then judge the best checkpoint once, on the validation part and on the test set."""
+        done = self.stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if self.stored else 0
+        if self.options.run and 0 < (self.trainer.max_epochs or -1) <= done:
+            print_rows([("complete", f"{done} epochs are done; train on with --trainer.max_epochs=N")])
+            return
+        if self._get(self.config, "compile"):
+            self.model.compile()
+        started = time.monotonic()
+        try:
+            self.trainer.fit(**kwargs)
+        except UserError:
+            if self.run is not None and not self.options.run:
+                self.run.discard()
+            raise
+        except SystemExit:  # Ctrl-C
+            if self.trainer.interrupted and self.run is not None:
+                print_rows([("stopped; go on with", f"python -m src.cli fit --run {shlex.quote(str(self.run.path))}")])
+                sys.exit(130)
+            raise
+        seconds = time.monotonic() - started
+        metrics = self.judge(**kwargs)
+        if self.trainer.is_global_zero:
+            self.report(metrics, seconds)
+
+    def judge(self, **kwargs: Any) -> dict[str, float]:
+        """Return the metrics of the best checkpoint; of the weights as they are where none was saved."""
+        keeper, loggers = self.trainer.checkpoint_callback, self.trainer.loggers
+        best = getattr(keeper, "best_model_path", None) or None
+        self.trainer.loggers = []  # val metrics of this epoch are logged already
+        metrics: dict[str, float] = {}
+        if is_overridden("validation_step", self.model) and sum(self.trainer.num_val_batches):
+            metrics |= self.trainer.validate(**kwargs | {"ckpt_path": best}, verbose=False)[0]
+        if is_overridden("test_step", self.model) and self._get(self.config, "test"):
+            test = self.trainer.test(**kwargs | {"ckpt_path": best}, verbose=False)[0]
+            metrics |= test
+            means = {name: value for name, value in test.items() if name.count("/") == 1}
+            for logger in loggers:
+                logger.log_metrics(means, self.trainer.global_step)
+                logger.save()
+        return metrics
+
+    def report(self, metrics: dict[str, float], seconds: float) -> None:
+        """Print what was reached, how fast, where it lies, and how to go on."""
+        pace = self.pace.train_samples / self.pace.train_seconds if self.pace.train_seconds else 0
+        parameters = sum(p.numel() for p in self.model.parameters())
+        rows = [("", ""), *metric_rows(metrics), ("", ""), ("parameters", f"{parameters:,}")]
+        rows += [("time", f"{seconds:.1f} s"), ("training", f"{pace:,.0f} samples/s")]
+        if self.run is None:
+            print_rows([*rows, ("run folder", "none: a debug run saves nothing")])
+            return
+        self.run.write_results({**metrics, "seconds": seconds, "samples_per_second": pace, "parameters": parameters})
+        command, path = "python -m src.cli", shlex.quote(str(self.run.path))
+        rows += [("run folder", path), ("", ""), ("continue", f"{command} fit --run {path} --trainer.max_epochs=N")]
+        rows += [("test", f"{command} test --run {path}")]
+        print_rows([*rows, ("predict", f"{command} predict --run {path} --images FILE ...")])
+
+    def validate(self, **kwargs: Any) -> None:
+        self.show(self.trainer.validate(**kwargs, verbose=False))
+
+    def test(self, **kwargs: Any) -> None:
+        self.show(self.trainer.test(**kwargs, verbose=False))
+
+    def show(self, results: Sequence[Any]) -> None:
+        if self.trainer.is_global_zero and results:
+            print_rows([*metric_rows(results[0]), *class_rows(results[0])])
+            print_rows([("checkpoint", str(self.config[self.subcommand].ckpt_path))])
+
+    def predict(self, **kwargs: Any) -> None:
+        """Print the top classes of each image and write the probabilities of all classes to a CSV file."""
+        rows = probabilities(self.trainer.predict(**kwargs) or [])
+        data = self.datamodule
+        classes = getattr(data, "class_names", None) or [str(i) for i in range(rows.shape[1])]
+        names = data.predict_names() if hasattr(data, "predict_names") else [str(i) for i in range(len(rows))]
+        file = self.options.output or (self.run.path if self.run else Path()) / "predictions.csv"
+        write_csv(file, names, classes, rows)
+        print_rows(predict_table(names, classes, rows))
+        print_rows([("written to", str(file))])

@@ -1,0 +1,48 @@
+"""Augmentations of a whole batch of images (N, C, H, W) on its device, each sample drawn on its own."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RandomFlip(nn.Module):
+    """Mirror left and right.
+
+    Args:
+        p: probability of each image to be mirrored, in [0, 1].
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"p must be in [0, 1], got {p}")
+        self.p = p
+
+    def forward(self, images: Tensor) -> Tensor:
+        mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < self.p
+        return torch.where(mirrored, images.flip(3), images)
+
+
+class RandomCrop(nn.Module):
+    """Pad by reflection and cut out an image of the original size: a shift by up to ``padding`` pixels.
+
+    Args:
+        padding: most pixels of shift, at least 1 and less than height and width.
+    """
+
+    def __init__(self, padding: int = 4) -> None:
+        super().__init__()
+        if padding < 1:
+            raise ValueError(f"padding must be at least 1, got {padding}")
+        self.padding = padding
+
+    def forward(self, images: Tensor) -> Tensor:
+        n, c, h, w = images.shape
+        rows, columns = self.source(n, h, images.device), self.source(n, w, images.device)
+        pixels = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, h * w)  # (N, 1, H * W)
+        return images.reshape(n, c, h * w).gather(2, pixels.expand(n, c, h * w)).view(n, c, h, w)
+
+    def source(self, n: int, size: int, device: torch.device) -> Tensor:
+        """Return for each image and row (or column) the one it is taken from, (N, size)."""
+        shift = torch.randint(-self.padding, self.padding + 1, (n, 1), device=device)
+        last = size - 1
+        return last - (last - (torch.arange(size, device=device) + shift).abs()).abs()  # reflected at both ends

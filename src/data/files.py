@@ -1,0 +1,69 @@
+"""Image files of any kind as tensors of one shape."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from src import UserError
+
+
+class Files:
+    """Images decoded when they are asked for: ``files[index]`` is (B, C, H, W), uint8.
+
+    Args:
+        paths: the image files.
+        shape: (C, H, W) of each image; C is 1 or 3.
+        skip_bad: let the next image take the place of one that cannot be decoded, instead of stopping.
+    """
+
+    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...], skip_bad: bool = False) -> None:
+        self.paths, self.shape, self.skip_bad = paths, shape, skip_bad
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return torch.stack([self.read(int(i)) for i in torch.as_tensor(index)])
+
+    def subset(self, index: Tensor) -> "Files":
+        return Files([self.paths[i] for i in index], self.shape, self.skip_bad)
+
+    def read(self, i: int) -> Tensor:
+        for attempt in range(len(self.paths) if self.skip_bad else 1):
+            image = decode(self.paths[(i + attempt) % len(self.paths)], self.shape)
+            if isinstance(image, Tensor):
+                return image
+        raise UserError(f"{image}; repair or remove it, or set data.on_bad_image to skip")
+
+
+def decode(path: Path, shape: tuple[int, ...]) -> Tensor | str:
+    """Return an image as (C, H, W), uint8: upright, on white, scaled, its centre, its first frame; or what is wrong."""
+    channels, height, width = shape
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            image = to_rgb(image) if channels == 3 else to_rgb(image).convert("L")
+            if image.size != (width, height):
+                image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+            return torch.from_numpy(np.array(image)).view(height, width, channels).movedim(2, 0).contiguous()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that PIL raises
+        reason = "not an image that can be read" if isinstance(error, Image.UnidentifiedImageError) else error
+        return f"cannot decode {path}: {reason}"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return any mode of PIL's as RGB: deep pixels scaled to 8 bits, transparent ones laid on white."""
+    if image.mode.startswith(("I", "F")):
+        pixels = np.asarray(image, dtype=np.float64)
+        peak = 65535.0 if image.mode.startswith("I;16") or pixels.max() > 255 else 255.0
+        if image.mode == "F" and pixels.max() <= 1:
+            peak = 1.0
+        image = Image.fromarray((pixels * (255 / peak)).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

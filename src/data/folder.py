@@ -1,0 +1,169 @@
+"""ImageFolder: people's own pictures."""
+
+import os
+import sys
+import warnings
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src import UserError
+from src.data.base import DataModule
+from src.data.files import Files, decode
+
+
+class ImageFolder(DataModule):
+    """Pictures in a folder for each class: ``root/train/<class>/*``, with optional ``val/`` and ``test/``.
+
+    Without ``test/`` a stratified share of ``train/`` is held out, always the same. Without ``val/`` a fold is used.
+    Pictures are decoded once, in parallel, into a file of ``cache``; sets too large for memory are decoded as they go.
+
+    Args:
+        root: folder that holds ``train/``.
+        size: height and width that pictures are scaled and cut to, in pixels.
+        channels: 3 for colour, 1 for grey.
+        test_share: share of ``train/`` held out where there is no ``test/``, in (0, 1).
+        on_bad_image: stop at a picture that cannot be decoded, or skip it; either way it is named.
+        in_memory: hold all pictures in memory; by default where they fit in a quarter of it.
+        cache: folder for decoded pictures.
+        kwargs: see ``src.data.DataModule``.
+    """
+
+    def __init__(
+        self,
+        root: str = "data",
+        size: int = 64,
+        channels: Literal[1, 3] = 3,
+        test_share: float = 0.2,
+        on_bad_image: Literal["stop", "skip"] = "stop",
+        in_memory: bool | None = None,
+        cache: str = "data/cache",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        if not 0 < test_share < 1:
+            raise ValueError(f"test_share must be in (0, 1), got {test_share}")
+        self.shape, self.test_share, self.skip_bad = (channels, size, size), test_share, on_bad_image == "skip"
+        self.in_memory, self.cache = in_memory, Path(cache)
+
+    def prepare_data(self) -> None:
+        testing = self.trainer is not None and self.trainer.state.fn in ("test", "predict")
+        parts = ["test"] if testing and self.has("test") else ["train", "val"]
+        for part in parts:
+            if part == "train" or self.has(part):
+                self.read(part)
+
+    def load(self, train: bool) -> tuple[Any, Tensor]:
+        self.class_names = self.find_classes("train")
+        if self.has("test"):
+            return self.read("train" if train else "test")
+        images, targets = self.read("train")
+        try:
+            share = {"test_size": self.test_share, "random_state": 0, "stratify": targets}
+            train_index, test_index = train_test_split(torch.arange(len(targets)), **share)
+        except ValueError as error:
+            raise UserError(
+                f"cannot hold out {self.test_share:.0%} of {self.root / 'train'} for testing: {error}"
+            ) from None
+        index = (train_index if train else test_index).sort().values
+        return images[index] if isinstance(images, Tensor) else images.subset(index), targets[index]
+
+    def load_val(self) -> tuple[Any, Tensor] | None:
+        return self.read("val") if self.has("val") else None
+
+    def has(self, part: str) -> bool:
+        return (self.root / part).is_dir()
+
+    def find_classes(self, part: str) -> list[str]:
+        folder = self.root / part
+        names = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != ".") if self.has(part) else []
+        if not names:
+            raise UserError(
+                f"no class folders in {folder.absolute()}: put pictures into root/train/<class>/, name the folder with "
+                "--data.root, or use configs/digits.yaml, which needs no download"
+            )
+        return names
+
+    def list_files(self, part: str) -> tuple[list[Path], Tensor]:
+        classes, names = self.find_classes("train"), self.find_classes(part)
+        if names != classes:
+            odd = ", ".join(sorted(set(names) ^ set(classes)))
+            raise UserError(f"{self.root / part} must have the classes of {self.root / 'train'}; only one has: {odd}")
+        known = Image.registered_extensions()
+        files: list[Path] = []
+        targets: list[int] = []
+        for target, name in enumerate(names):
+            found = [f for f in (self.root / part / name).rglob("[!.]*") if f.suffix.lower() in known]
+            if not found:
+                raise UserError(f"class folder {self.root / part / name} has no images; add some or remove it")
+            files += sorted(found)
+            targets += [target] * len(found)
+        return files, torch.tensor(targets)
+
+    def read(self, part: str) -> tuple[Any, Tensor]:
+        """Return the images of a folder, from the cache where they fit in memory, and their targets."""
+        paths, targets = self.list_files(part)
+        channels, height, width = self.shape
+        fits = len(paths) * channels * height * width < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
+        if not (fits if self.in_memory is None else self.in_memory):
+            return Files(paths, self.shape, self.skip_bad), targets
+        stats = [(str(path.relative_to(self.root)), path.stat()) for path in paths]
+        key = sha256(repr([self.shape, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]).encode()).hexdigest()
+        file = self.cache / f"{self.root.absolute().name}-{part}-{key[:16]}.pt"
+        if not file.exists():
+            save(decode_all(paths, self.shape), file)
+        cached = torch.load(file, mmap=True, weights_only=True)
+        if bad := cached["bad"]:
+            if not self.skip_bad:
+                more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+                raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
+            warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=2)
+        return cached["images"], targets[cached["good"]]
+
+
+class Decoded(Dataset):
+    """Each image decoded, or a text that names what is wrong with it."""
+
+    def __init__(self, paths: list[Path], shape: tuple[int, ...]) -> None:
+        self.paths, self.shape = paths, shape
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> Tensor | str:
+        return decode(self.paths[i], self.shape)
+
+
+def decode_all(paths: list[Path], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Decode in parallel, with a progress bar on a terminal."""
+    workers = min(os.cpu_count() or 1, len(paths) // 500)  # a worker pays from some hundred images on
+    batches = DataLoader(Decoded(paths, shape), 256, num_workers=workers, collate_fn=list)
+    images = torch.empty(len(paths), *shape, dtype=torch.uint8)
+    good, bad, i = [], [], 0
+    for batch in track(batches, "decoding", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+        for image in batch:
+            if isinstance(image, Tensor):
+                images[len(good)] = image
+                good.append(i)
+            else:
+                bad.append(image)
+            i += 1
+    return {"images": images[: len(good)].clone() if bad else images, "good": torch.tensor(good), "bad": bad}
+
+
+def save(value: dict[str, Any], file: Path) -> None:
+    """Write a file at once: whoever reads it sees all of it or none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    torch.save(value, part)
+    part.replace(file)

@@ -1,0 +1,37 @@
+"""The logs of a run: CSV and TensorBoard side by side, continued without gaps or doubles."""
+
+import csv
+from pathlib import Path
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+
+class ContinuedCSVLogger(CSVLogger):
+    """metrics.csv of a run folder. Lightning's own logger deletes what it finds there.
+
+    Args:
+        folder: the run folder.
+        step: rows from this step on are dropped: they will be written again.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(folder, name="", version="")
+        file = folder / "metrics.csv"
+        rows = list(csv.DictReader(file.read_text().splitlines())) if file.is_file() else []
+        self.rows = [row for row in rows if int(row["step"]) < step]
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> object:
+        if self._experiment is None:
+            file = Path(self.log_dir) / "metrics.csv"
+            file.unlink(missing_ok=True)
+            writer = super().experiment
+            writer.metrics = [{key: value for key, value in row.items() if value} for row in self.rows]
+        return self._experiment
+
+
+def run_loggers(folder: Path, step: int = 0) -> list[Logger]:
+    """Return the loggers of a run folder that goes on at a step."""
+    return [ContinuedCSVLogger(folder, step), TensorBoardLogger(folder, name="", version="", purge_step=step or None)]

@@ -1,0 +1,91 @@
+"""One line for each mistake in a command line or config."""
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+
+
+def explain(message: str) -> str:
+    """Return what, expected, got and the nearest right name out of the many lines of jsonargparse."""
+    key = ".".join(re.findall(r'Parser key "([^"]+)":', message))
+    prefix = f"{key}: " if key else ""
+    value = re.findall(r"[Gg]iven value: (.*)|Got value: (.*)", message)
+    got = "".join(value[0]) if value else ""
+    got = re.sub(r"NestedArg\(key=.*, val=(.*)\)$", r"\1", got).strip("'")
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        return f"{prefix}{found[1]} has no {found[2]}{near_attribute(found[1], found[2])}"
+    if found := re.search(r"No module named '([\w.]+)'", message):
+        parent, _, name = found[1].rpartition(".")
+        return f"{prefix}there is no module {found[1]}{near_attribute(parent, name) if parent else ''}"
+    if found := re.search(r"unrecognized arguments: (.*)", message):
+        name = found[1].split("=")[0].lstrip("-")
+        return f"unknown setting {found[1]}{near_setting(name)}"
+    if found := re.search(r"(?:[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)')", message):
+        name = found[1] or found[2]
+        return f"unknown setting {f'{key}.' if key else ''}{name}{near_setting(name)}"
+    if found := re.search(r"the following arguments are required: (.*)", message):
+        name = re.sub(r"^(fit|validate|test|predict)\.", "", found[1])
+        hint = "; name a config with --config" if not key else ""
+        return f"{key + '.' if key else ''}{name} is required{hint}"
+    if found := re.search(r"does not correspond to a subclass of (\w+)", message):
+        return f"{prefix}must be a class path of a {found[1]}, got {got}"
+    if found := re.search(r"Expected a dot import path string: (.*)", message):
+        return f"{prefix}must be a class path such as src.nets.SmallCNN, got {found[1]}"
+    wanted = [
+        w
+        for w in re.findall(r"Expected an? (.*?)(?:\. Got value.*)?$", message, re.M)
+        if "NoneType" not in w and "path but" not in w
+    ]
+    if wanted:
+        kinds = " or ".join(
+            dict.fromkeys(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.", r"\1", kind) for kind in wanted)
+        )
+        return f"{prefix}must be {kinds}, got {got}"
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    return f"{prefix}{' '.join(lines)}"[:400]
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return close[0] if close else ""
+
+
+def near_attribute(module: str, name: str) -> str:
+    known = [key for key in dir(importlib.import_module(module)) if not key.startswith("_")]
+    close = near(name, known)
+    return f", did you mean {module}.{close}?" if close else f"; it has: {', '.join(known[:20])}"
+
+
+def near_setting(name: str) -> str:
+    """Return the nearest of all argument names of the classes that a config can name."""
+    from lightning import LightningDataModule, LightningModule, Trainer
+    from torch.optim import Optimizer
+
+    group, _, last = name.rpartition(".")
+    classes = [Trainer, *subclasses(LightningModule), *subclasses(LightningDataModule), *subclasses(Optimizer)]
+    classes += [
+        value
+        for key, module in list(sys.modules.items())
+        if key.startswith("src.")
+        for value in vars(module).values()
+        if inspect.isclass(value)
+    ]
+    known = {p for c in classes for p in inspect.signature(c.__init__).parameters} | {
+        "trainer",
+        "model",
+        "data",
+        "checkpoint",
+        "seed_everything",
+        "name",
+        "test",
+        "compile",
+    }
+    close = near(last, known - {"self", "args", "kwargs"})
+    return f", did you mean {group + '.' if group else ''}{close}?" if close else ""
+
+
+def subclasses(parent: type) -> list[type]:
+    return [c for child in parent.__subclasses__() for c in (child, *subclasses(child))]

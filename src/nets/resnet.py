@@ -1,0 +1,78 @@
+"""ResNet: torchvision's, for images of any size."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+
+from src import UserError
+
+
+class ResNet(nn.Module):
+    """Residual network; arXiv:1512.03385.
+
+    Args:
+        num_outputs: number of outputs K.
+        in_channels: channels C of the input.
+        depth: 10 (one block for each stage), 18, 34, 50, 101 or 152 layers.
+        small_images: start with one 3x3 convolution instead of a strided 7x7 and pooling: for images below 64 pixels.
+        weights: name of weights that torchvision can download, such as DEFAULT, or a file with a state dict; the
+            last layer always starts anew, and so does the first one where its shape differs.
+
+    Shape:
+        images (N, C, H, W) -> logits (N, K).
+    """
+
+    def __init__(
+        self,
+        num_outputs: int,
+        in_channels: int = 3,
+        depth: int = 18,
+        small_images: bool = False,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        if depth not in (10, 18, 34, 50, 101, 152):
+            raise ValueError(f"depth must be 10, 18, 34, 50, 101 or 152, got {depth}")
+        if depth == 10:
+            self.net = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1])
+        else:
+            self.net = models.get_model(f"resnet{depth}")
+        if small_images:
+            self.net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
+            self.net.maxpool = nn.Identity()
+        elif in_channels != 3:
+            self.net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.net.fc = nn.Linear(self.net.fc.in_features, num_outputs)
+        if weights is not None:
+            self.load(read_weights(f"resnet{depth}", weights), weights)
+
+    def load(self, state: dict[str, Tensor], weights: str) -> None:
+        """Take all weights but those of the last layer, and of the first one where its shape differs."""
+        own = self.net.state_dict()
+        fresh = {key for key in own if key.startswith("fc.")}
+        if "conv1.weight" in state and state["conv1.weight"].shape != own["conv1.weight"].shape:
+            fresh.add("conv1.weight")
+        try:
+            self.net.load_state_dict({**state, **{key: own[key] for key in fresh}})
+        except RuntimeError as error:
+            raise UserError(f"weights {weights} do not fit this net: {str(error).splitlines()[1].strip()}") from None
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+
+def read_weights(name: str, weights: str) -> dict[str, Tensor]:
+    """Return the state dict of a file or of torchvision's weights of that name."""
+    if Path(weights).is_file():
+        return torch.load(weights, map_location="cpu", weights_only=True)
+    try:
+        known = models.get_model_weights(name)
+        return known[weights].get_state_dict(progress=False, check_hash=True)
+    except (KeyError, ValueError):
+        names = ", ".join(models.get_model_weights(name).__members__) if name in models.list_models() else "none"
+        raise UserError(f"weights must be a file or one of {name}'s ({names}), got {weights}") from None
+    except OSError as error:
+        url = known[weights].url
+        raise UserError(f"cannot download {url} ({error}); fetch it elsewhere and give its path as weights") from None

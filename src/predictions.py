@@ -1,0 +1,61 @@
+"""Predictions: probabilities of each class, on screen and in a CSV file."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src import UserError
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return image files and those in folders, all levels down.
+
+    Raises:
+        UserError: if a path does not exist or nothing is found.
+    """
+    known = Image.registered_extensions()
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"--images {path} does not exist")
+        inside = sorted(f for f in path.rglob("[!.]*") if f.suffix.lower() in known)
+        found += inside if path.is_dir() else [path]
+    if not found:
+        raise UserError(f"--images {' '.join(map(str, paths))}: no image files there")
+    return found
+
+
+def probabilities(outputs: Sequence[Tensor]) -> Tensor:
+    """Return what ``predict_step`` gave as probabilities (N, K); rows that do not add up to 1 are taken for logits."""
+    if not all(isinstance(output, Tensor) and output.ndim == 2 for output in outputs):
+        raise UserError("predict_step must return one row of class probabilities or logits for each image, (N, K)")
+    rows = torch.cat([output.float().cpu() for output in outputs])
+    sums_to_one = bool((rows >= 0).all()) and torch.allclose(rows.sum(1), torch.ones(len(rows)), atol=1e-2)
+    return rows if sums_to_one else rows.softmax(1)
+
+
+def write_csv(file: Path, names: Sequence[str], classes: Sequence[str], rows: Tensor) -> None:
+    """Write a line for each image: its name, its class, and the probability of every class."""
+    try:
+        with file.open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["image", "prediction", "probability", *classes])
+            for name, row in zip(names, rows, strict=True):
+                best = int(row.argmax())
+                writer.writerow([name, classes[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row.tolist())])
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}; name another file with --output") from None
+
+
+def predict_table(names: Sequence[str], classes: Sequence[str], rows: Tensor, most: int = 20) -> list[tuple[str, str]]:
+    """Return for each of the first images its three most probable classes."""
+    table = []
+    for name, row in zip(names[:most], rows, strict=False):
+        top = row.topk(min(3, len(classes)))
+        guesses = [f"{classes[i]} {p:.1%}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+        table.append((name, "  ".join(guesses)))
+    return table + ([("...", f"{len(names) - most} more")] if len(names) > most else [])

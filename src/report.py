@@ -1,0 +1,33 @@
+"""What a command prints at its end: plain text that fits in 80 columns."""
+
+from collections.abc import Mapping, Sequence
+
+
+def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    """Print names and values in two columns; a row without a name and value is a blank line."""
+    width = max((len(name) for name, _ in rows), default=0)
+    print("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows), flush=True)  # noqa: T201
+
+
+def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return val and test side by side, a row for each metric that is a mean over classes."""
+    names = dict.fromkeys(key.split("/", 1)[-1] for key in metrics if key.count("/") < 2)
+    stages = [stage for stage in ("val", "test") if any(key.startswith(f"{stage}/") for key in metrics)]
+    head = ("", "".join(f"{stage:>10}" for stage in stages))
+    cells = [(name, "".join(cell(metrics.get(f"{stage}/{name}")) for stage in stages)) for name in names]
+    return [head, *cells]
+
+
+def class_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return a row for each class, a column for each metric that is known for each class."""
+    keys = [key.split("/", 2)[1:] for key in metrics if key.count("/") >= 2]
+    scores, classes = dict.fromkeys(score for score, _ in keys), dict.fromkeys(name for _, name in keys)
+    if not keys:
+        return []
+    values = {tuple(key.split("/", 2)[1:]): value for key, value in metrics.items() if key.count("/") >= 2}
+    rows = [(name, "".join(cell(values.get((score, name))) for score in scores)) for name in classes]
+    return [("class", "".join(f"{score:>10}" for score in scores)), *rows]
+
+
+def cell(value: float | None) -> str:
+    return f"{'-' if value is None else format(value, '.4f'):>10}"

@@ -1,0 +1,132 @@
+"""Run: the folder that holds everything of one training run. It is asked before torch is loaded."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+class Run:
+    """``runs/<name>/version_N``: config.yaml, provenance.json, checkpoints/, metrics.csv and TensorBoard events.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+
+    @classmethod
+    def create(cls, parent: Path) -> "Run":
+        """Make the next ``version_N`` of a folder; two runs that start at once get two folders."""
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = 1 + max((int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdecimal()), default=-1)
+            while True:
+                try:
+                    (parent / f"version_{number}").mkdir()
+                    return cls(parent / f"version_{number}")
+                except FileExistsError:
+                    number += 1
+        except OSError as error:
+            raise UserError(f"cannot make a run folder in {parent.absolute()}: {error.strerror}") from None
+
+    @classmethod
+    def find(cls, path: Path) -> "Run":
+        run = cls(path)
+        if not run.config.is_file():
+            near = sorted(str(config.parent) for config in path.glob("**/config.yaml"))[-3:] if path.is_dir() else []
+            hint = f"; runs below it: {', '.join(near)}" if near else ""
+            raise UserError(f"{path} is not a run folder: it has no config.yaml{hint}")
+        return run
+
+    def checkpoint(self, kind: str) -> Path:
+        """Return the ``best`` or the ``last`` checkpoint."""
+        folder = self.path / "checkpoints"
+        for name in (f"{kind}.ckpt", "last.ckpt"):
+            if (folder / name).is_file():
+                return folder / name
+        found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise UserError(f"{self.path} has no checkpoint: its training did not reach the end of an epoch")
+        return found[-1]
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.yaml; one that says something else is kept beside it under the time of its change."""
+        text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + yaml.safe_dump(config, sort_keys=False)
+        try:
+            if self.config.is_file() and self.config.read_text() != text:
+                self.config.rename(self.path / f"config_until_{time.strftime('%Y%m%d_%H%M%S')}.yaml")
+            self.config.write_text(text)
+        except OSError as error:
+            raise UserError(f"cannot write into the run folder {self.path.absolute()}: {error.strerror}") from None
+
+    def write_results(self, results: dict[str, float]) -> None:
+        (self.path / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+    def record(self, command: list[str], split_hash: str | None) -> None:
+        """Add one entry to provenance.json: what ran, from which code, on which data split, with what, on what."""
+        file = self.path / "provenance.json"
+        entries = json.loads(file.read_text()) if file.is_file() else []
+        entries.append(
+            {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "command": command,
+                "config_sha256": digest(self.config),
+                "lock_sha256": digest(ROOT / "requirements.lock"),
+                "split": split_hash,
+                "git_commit": git("rev-parse", "HEAD"),
+                "git_dirty": bool(git("status", "--porcelain")),
+                "versions": versions(),
+                "hardware": hardware(),
+            }
+        )
+        file.write_text(json.dumps(entries, indent=2) + "\n")
+
+    def discard(self) -> None:
+        """Remove the folder if no checkpoint was saved in it."""
+        if not list((self.path / "checkpoints").glob("*.ckpt")):
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def digest(file: Path) -> str | None:
+    return sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def git(*args: str) -> str | None:
+    """Return what a git command prints, or None outside a repository or without git."""
+    try:
+        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"machine": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus}
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
