@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
@@ -25,19 +25,15 @@ from src.predictions import find_images, predict_table, probabilities, write_csv
 from src.report import class_rows, metric_rows, print_rows
 from src.run import Run
 
-BEST_AND_LAST = {
-    "monitor": "val/accuracy",
-    "mode": "max",
-    "filename": "best",
-    "save_last": True,
-    "enable_version_counter": False,
-}
+BEST = {"monitor": "val/accuracy", "mode": "max", "filename": "best", "enable_version_counter": False}
+LAST = {"filename": "last", "enable_version_counter": False}  # save_last writes only when the best one is written
 NOISE = (  # warnings of libraries that nobody can act on
     r".*LeafSpec.*is deprecated",
     r"The number of training batches .* is smaller than the logging interval",
     r"Checkpoint directory .* exists and is not empty",
     r"Experiment logs directory .* exists and is not empty",
     r"No (positive|negative) samples in targets",
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
 )
 
 
@@ -52,6 +48,7 @@ def run(command: str, options: argparse.Namespace) -> "Commands":
     with warnings.catch_warnings():
         for message in NOISE:
             warnings.filterwarnings("ignore", message)
+        warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)  # noqa: ARG005, T201
         try:
             return Commands(command, options)
         except MisconfigurationException as error:
@@ -70,13 +67,6 @@ def raised_by_constructor(error: Exception) -> bool:
     return trace is not None and trace.tb_frame.f_code.co_name == "__init__"
 
 
-class Parser(LightningArgumentParser):
-    """Refuses a mistake in one line instead of a page of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        raise UserError(explain(message))
-
-
 class Commands(LightningCLI):
     """One command: find config, run folder and checkpoint, then let Lightning's Trainer do the work."""
 
@@ -84,14 +74,13 @@ class Commands(LightningCLI):
         self.options, self.pace = options, EpochLine()
         self.run = Run(options.run) if options.run else None
         self.stored: dict[str, Any] = {}  # content of the checkpoint that is started from
-        strict = {"allow_abbrev": False}
+        strict = {"allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             args=[command, *(f"--config={file}" for file in options.config), *options.settings],
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={"enable_model_summary": False},
             auto_configure_optimizers=False,
-            parser_class=Parser,
             parser_kwargs=strict | dict.fromkeys(self.subcommands(), strict),
         )
 
@@ -107,11 +96,15 @@ class Commands(LightningCLI):
         parser.add_argument(
             "--compile", type=bool, default=False, help="whether fit compiles the model (torch.compile)"
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({f"checkpoint.{key}": value for key, value in BEST_AND_LAST.items()})
+        for kind, settings in (("best", BEST), ("last", LAST)):
+            parser.add_lightning_class_args(ModelCheckpoint, kind)
+            parser.set_defaults({f"{kind}.{key}": value for key, value in settings.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            raise UserError(explain(error.message)) from None
 
     def _parse_ckpt_path(self) -> None:
         """Keep the config as it is: Lightning would overwrite it with the settings that the checkpoint stored."""
@@ -148,9 +141,9 @@ class Commands(LightningCLI):
         if self.subcommand == "fit" and not settings.fast_dev_run:
             folder = self.open_run(settings)
             if settings.enable_checkpointing is not False:
-                keeper = self._get(self.config_init, "checkpoint")
-                keeper.dirpath = keeper.dirpath or str((folder / "checkpoints").resolve())
-                callbacks.append(keeper)
+                for keeper in (self._get(self.config_init, "best"), self._get(self.config_init, "last")):
+                    keeper.dirpath = keeper.dirpath or str((folder / "checkpoints").resolve())
+                    callbacks.append(keeper)
             if settings.logger is not False:
                 own = settings.logger if isinstance(settings.logger, list) else [settings.logger]
                 step = self.stored.get("global_step", 0)
@@ -229,9 +222,15 @@ class Commands(LightningCLI):
             return
         self.run.write_results({**metrics, "seconds": seconds, "samples_per_second": pace, "parameters": parameters})
         command, path = "python -m src.cli", shlex.quote(str(self.run.path))
-        rows += [("run folder", path), ("", ""), ("continue", f"{command} fit --run {path} --trainer.max_epochs=N")]
-        rows += [("test", f"{command} test --run {path}")]
-        print_rows([*rows, ("predict", f"{command} predict --run {path} --images FILE ...")])
+        print_rows([*rows, ("run folder", path), ("", "")])
+        longer = " --trainer.max_epochs=N" if self.trainer.current_epoch == self.trainer.max_epochs else ""
+        print_rows(
+            [
+                ("go on", f"{command} fit --run {path}{longer}"),
+                ("test", f"{command} test --run {path}"),
+                ("predict", f"{command} predict --run {path} --images FILE"),
+            ]
+        )
 
     def validate(self, **kwargs: Any) -> None:
         self.show(self.trainer.validate(**kwargs, verbose=False))

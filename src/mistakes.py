@@ -7,6 +7,21 @@ import re
 import sys
 from collections.abc import Iterable
 
+TOP_LEVEL = (
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "name",
+    "test",
+    "compile",
+    "best",
+    "last",
+    "ckpt_path",
+    "config",
+    "run",
+)
+
 
 def explain(message: str) -> str:
     """Return what, expected, got and the nearest right name out of the many lines of jsonargparse."""
@@ -14,6 +29,7 @@ def explain(message: str) -> str:
     prefix = f"{key}: " if key else ""
     value = re.findall(r"[Gg]iven value: (.*)|Got value: (.*)", message)
     got = "".join(value[0]) if value else ""
+    got = got.split(". Got value:")[0]
     got = re.sub(r"NestedArg\(key=.*, val=(.*)\)$", r"\1", got).strip("'")
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"{prefix}{found[1]} has no {found[2]}{near_attribute(found[1], found[2])}"
@@ -21,11 +37,13 @@ def explain(message: str) -> str:
         parent, _, name = found[1].rpartition(".")
         return f"{prefix}there is no module {found[1]}{near_attribute(parent, name) if parent else ''}"
     if found := re.search(r"unrecognized arguments: (.*)", message):
+        if not found[1].startswith("-"):
+            return f"unexpected {found[1]!r}: settings are typed --key=value"
         name = found[1].split("=")[0].lstrip("-")
         return f"unknown setting {found[1]}{near_setting(name)}"
     if found := re.search(r"(?:[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)')", message):
         name = found[1] or found[2]
-        return f"unknown setting {f'{key}.' if key else ''}{name}{near_setting(name)}"
+        return f"unknown setting {f'{key}.' if key else ''}{name}{near_setting(f'{key}.{name}' if key else name)}"
     if found := re.search(r"the following arguments are required: (.*)", message):
         name = re.sub(r"^(fit|validate|test|predict)\.", "", found[1])
         hint = "; name a config with --config" if not key else ""
@@ -60,32 +78,18 @@ def near_attribute(module: str, name: str) -> str:
 
 
 def near_setting(name: str) -> str:
-    """Return the nearest of all argument names of the classes that a config can name."""
-    from lightning import LightningDataModule, LightningModule, Trainer
-    from torch.optim import Optimizer
-
+    """Return the nearest known name: of the top level, or of the arguments of all classes that a config can name."""
     group, _, last = name.rpartition(".")
-    classes = [Trainer, *subclasses(LightningModule), *subclasses(LightningDataModule), *subclasses(Optimizer)]
-    classes += [
-        value
-        for key, module in list(sys.modules.items())
-        if key.startswith("src.")
-        for value in vars(module).values()
-        if inspect.isclass(value)
-    ]
-    known = {p for c in classes for p in inspect.signature(c.__init__).parameters} | {
-        "trainer",
-        "model",
-        "data",
-        "checkpoint",
-        "seed_everything",
-        "name",
-        "test",
-        "compile",
-    }
-    close = near(last, known - {"self", "args", "kwargs"})
+    close = near(last, argument_names() if group else TOP_LEVEL)
     return f", did you mean {group + '.' if group else ''}{close}?" if close else ""
 
 
-def subclasses(parent: type) -> list[type]:
-    return [c for child in parent.__subclasses__() for c in (child, *subclasses(child))]
+def argument_names() -> set[str]:
+    from lightning import LightningDataModule, LightningModule, Trainer
+    from torch.optim import Optimizer
+
+    ours = [vars(module).values() for name, module in list(sys.modules.items()) if name.startswith("src.")]
+    classes = [value for values in ours for value in values if inspect.isclass(value)]
+    for parent in (LightningModule, LightningDataModule, Trainer, Optimizer):
+        classes += [parent, *parent.__subclasses__()]
+    return {p for c in classes for p in inspect.signature(c.__init__).parameters} - {"self", "args", "kwargs"}
