@@ -15,6 +15,7 @@ TOP_LEVEL = (
     "name",
     "test",
     "compile",
+    "channels_last",
     "best",
     "last",
     "ckpt_path",

@@ -1,9 +1,12 @@
 """ConfigWins: what the config says now goes before what a checkpoint stored."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 MOVING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # change in every step, so are never settings
 
 
@@ -36,8 +39,17 @@ class ConfigWins(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         for callback in trainer.callbacks:
             state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
-            if "patience" in state and hasattr(callback, "patience"):  # EarlyStopping
+            if isinstance(callback, EarlyStopping) and state:
                 state["patience"] = callback.patience
+            if isinstance(callback, ModelCheckpoint) and state:
+                self.follow(state, callback, Path(str(trainer.ckpt_path)).resolve().parent)
+
+    def follow(self, state: dict[str, Any], callback: ModelCheckpoint, folder: Path) -> None:
+        """Let a run whose folder was moved keep its best score; Lightning would forget it and overwrite best.ckpt."""
+        if callback.dirpath is not None and folder == Path(callback.dirpath):
+            moved = {key: str(folder / Path(state[key]).name) for key in PATHS if state.get(key)}
+            best = {str(folder / Path(file).name): score for file, score in state["best_k_models"].items()}
+            state.update(moved, best_k_models=best, dirpath=callback.dirpath)
 
     def state_dict(self) -> dict[str, Any]:
         return {"configured": self.configured}

@@ -29,7 +29,6 @@ class DataModule(LightningDataModule):
         fold: the fold to validate on, in [0, folds).
         split_seed: seed of the folds, independent of the training seed.
         augment: applied one after the other to each training batch (N, C, H, W) of uint8 pixels.
-        channels_last: lay images out as (N, H, W, C), which makes convolutions faster on most machines.
     """
 
     class_names: list[str]
@@ -42,7 +41,6 @@ class DataModule(LightningDataModule):
         fold: int = 0,
         split_seed: int = 0,
         augment: list[nn.Module] | None = None,
-        channels_last: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -53,7 +51,6 @@ class DataModule(LightningDataModule):
             raise ValueError(f"fold must be in [0, {folds}), got {fold}")
         self.root, self.batch_size, self.augment = Path(root), batch_size, augment or []
         self.folds, self.fold, self.split_seed = folds, fold, split_seed
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.parts: dict[str, Samples] = {}
         self.normalize: Normalize | None = None
         self.shape: tuple[int, ...] = ()  # of one image: (C, H, W)
@@ -136,7 +133,6 @@ class DataModule(LightningDataModule):
             samples,
             self.batch_size,
             nn.Sequential(*(self.augment if part == "train" else []), self.normalize),
-            memory_format=self.memory_format,
             shuffle=shuffle,
             seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),  # of seed_everything
             num_workers=min(8, os.cpu_count() or 1) if isinstance(samples.images, Files) else 0,

@@ -68,7 +68,6 @@ class TensorLoader:
         samples: what to iterate over.
         batch_size: most samples per batch and process.
         transform: applied to the images of each batch.
-        memory_format: layout of the images.
         shuffle: draw a new order each epoch and seed each batch.
         seed: seed of the order and of the batches.
         device: where batches are made.
@@ -83,7 +82,6 @@ class TensorLoader:
         batch_size: int,
         transform: Callable[[Tensor], Tensor],
         *,
-        memory_format: torch.memory_format = torch.contiguous_format,
         shuffle: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -91,7 +89,7 @@ class TensorLoader:
         world_size: int = 1,
         num_workers: int = 0,
     ) -> None:
-        self.transform, self.device, self.memory_format = transform, torch.device(device), memory_format
+        self.transform, self.device = transform, torch.device(device)
         self.sampler = Order(len(samples), batch_size, shuffle, seed, rank, world_size)  # Lightning sets its epoch
         self.batches: DataLoader = DataLoader(
             samples, batch_size=None, sampler=self.sampler, num_workers=num_workers, persistent_workers=num_workers > 0
@@ -111,7 +109,7 @@ class TensorLoader:
             if self.sampler.shuffle:
                 self.seed_batch()
             self.position += 1
-            images = self.transform(images.to(self.device)).contiguous(memory_format=self.memory_format)
+            images = self.transform(images.to(self.device))
             yield (images, targets[0].to(self.device)) if targets else images
 
     def seed_batch(self) -> None:

@@ -73,20 +73,28 @@ class Task(LightningModule):
         self.judge(batch, "val", self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.val_metrics.compute())
-        self.val_metrics.reset()
+        self.log_metrics(self.val_metrics)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self.judge(batch, "test", self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.test_metrics.compute())
-        self.test_metrics.reset()
+        self.log_metrics(self.test_metrics)
 
     def judge(self, batch: Any, stage: str, metrics: MetricCollection) -> None:
         loss, preds, targets = self.evaluate(batch)
         metrics.update(preds, targets)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
+
+    def log_metrics(self, metrics: MetricCollection) -> None:
+        """Log each metric; one that has a value for each class, such as recall_each, as recall/<class>."""
+        names = getattr(self.trainer.datamodule, "class_names", None)
+        for name, value in metrics.compute().items():
+            each = zip(names or range(len(value)), value, strict=True) if value.ndim else ()
+            self.log_dict(
+                {f"{name.removesuffix('_each')}/{label}": v for label, v in each} or {name: value}, sync_dist=True
+            )
+        metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_sums"] = dict(self.train_sums)

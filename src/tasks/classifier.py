@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassAUROC,
@@ -44,15 +44,12 @@ class Classifier(Task):
     ) -> None:
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        metrics: dict[str, Metric] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+        val = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
-            metrics["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-        metrics |= {name: score(num_classes) for name, score in SCORES.items()}
-        each = {
-            f"{name}_each": ClasswiseWrapper(score(num_classes, average=None), prefix=f"{name}/")
-            for name, score in SCORES.items()
-        }
-        super().__init__(net(num_classes), MetricCollection(metrics), MetricCollection({**metrics, **each}), **kwargs)
+            val["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+        val |= {name: score(num_classes) for name, score in SCORES.items()}
+        test = val | {f"{name}_each": score(num_classes, average="none") for name, score in SCORES.items()}
+        super().__init__(net(num_classes), collection(val), collection(test), **kwargs)
         self.save_hyperparameters()
         self.loss, self.num_classes = loss, num_classes
 
@@ -70,13 +67,17 @@ class Classifier(Task):
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         names = getattr(self.trainer.datamodule, "class_names", None)
-        if names is None:
-            return
-        if len(names) != self.num_classes:
+        if names is not None and len(names) != self.num_classes:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             raise UserError(
                 f"num_classes must be {len(names)}, the classes of the data ({shown}), got {self.num_classes}"
             )
-        for metric in self.test_metrics.values(copy_state=False):
-            if isinstance(metric, ClasswiseWrapper):
-                metric.labels = names
+
+
+def collection(metrics: dict[str, Metric]) -> MetricCollection:
+    """Join metrics that count the same; left to itself, torchmetrics also joins those that agree on the first batch."""
+    kinds: dict[str, list[str]] = {}
+    for name in metrics:
+        kind = name if "accuracy" in name else "auroc" if "auroc" in name else "counts of each class"
+        kinds.setdefault(kind, []).append(name)
+    return MetricCollection(metrics, compute_groups=list(kinds.values()))
