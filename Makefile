@@ -21,6 +21,9 @@ check: .venv/.stamp ## format, lint, types, then the tests
 format: .venv/.stamp ## format the code
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
+schema: .venv/.stamp ## write configs/schema.json: completion and checks in the editor
+	@$(PY) -W ignore -m scripts.schema
+
 lock: $(filter .tools/bin/uv,$(UV)) ## pin every dependency anew, with hashes
 	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
 	  --group pyproject.toml:dev pyproject.toml -o requirements.lock
@@ -40,4 +43,4 @@ clean: ## remove the environment and the caches; keeps runs/ and data/
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help train test check format lock clean
+.PHONY: help train test check format schema lock clean

@@ -21,23 +21,25 @@ COMMANDS = {
     "test": "judge a checkpoint on the test set",
     "predict": "name the classes of images",
 }
-USAGE = """usage: python -m src.cli COMMAND [--config FILE ...] [--run DIR] [--key=value ...]
+SETTINGS = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last", "best", "last")
+USAGE = """usage: python -m src.cli COMMAND [--config FILE] [--run DIR] [--key=value ...]
 
 commands:
 {commands}
 
-  --config FILE        a YAML of configs/; a later one is layered over the earlier ones
-  --run DIR            a run folder: its config and its best checkpoint (fit: goes on with its last)
-  --images PATH ...    predict: image files and folders, instead of the test set
-  --output FILE        predict: the CSV to write (default: predictions.csv in the run folder)
-  --key=value          any setting of the YAML, such as --trainer.max_epochs=3 or --data.batch_size=64
-  --print_config       print the whole config, defaults included, and stop
-  COMMAND --help       every setting and what it means
+  --config FILE      a YAML of configs/; a later one is layered over the former
+  --run DIR          a run folder: its config and its best checkpoint; fit goes
+                     on with the last one
+  --images PATH ...  predict: image files and folders instead of the test set
+  --output FILE      predict: the CSV to write, if not in the run folder
+  --key=value        any setting of the YAML, such as --trainer.max_epochs=3
+  --print_config     print the whole config, defaults included, and stop
+  COMMAND --help     every setting and what it means
 
 examples:
   python -m src.cli fit --config configs/digits.yaml
-  python -m src.cli fit --config configs/digits.yaml --config configs/presets/debug.yaml
-  python -m src.cli predict --run runs/digits/version_0 --images photo.png
+  python -m src.cli fit --config configs/digits.yaml --trainer.max_epochs=3
+  python -m src.cli predict --run runs/digits/version_0 --images my.png
 """
 
 
@@ -80,9 +82,9 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
     return command, options
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""
+    return f", did you mean {prefix}{close[0]}?" if close else ""
 
 
 def check_yaml(file: Path) -> None:
@@ -101,10 +103,15 @@ def check_yaml(file: Path) -> None:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"config {file}{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"config {file}{where} is not valid YAML: {reason}") from None
     if not isinstance(tree, yaml.MappingNode):
         raise UserError(f"config {file} must hold settings, 'key: value', got {'nothing' if tree is None else tree.id}")
     check_duplicates(file, tree)
+    for key, _ in tree.value:
+        if key.value not in (*SETTINGS, "ckpt_path"):
+            line = key.start_mark.line + 1
+            raise UserError(f"config {file}, line {line}: unknown setting {key.value}{nearest(key.value, SETTINGS)}")
 
 
 def check_duplicates(file: Path, node: yaml.Node) -> None:

@@ -12,22 +12,27 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    LambdaCallback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, checkpoint
-from src.callbacks import ConfigWins, EpochLine
+from src.callbacks import ConfigWins, EpochLine, LastCheckpoint
+from src.cli import SETTINGS
 from src.loggers import run_loggers
-from src.mistakes import explain
+from src.mistakes import explain, users_mistake
 from src.predictions import find_images, predict_table, probabilities, write_csv
-from src.report import class_rows, metric_rows, print_rows
+from src.report import class_rows, fact_rows, metric_rows, next_rows, print_rows
 from src.run import Run
 
 BEST = {"monitor": "val/accuracy", "mode": "max", "filename": "best", "enable_version_counter": False}
-LAST = {"filename": "last", "enable_version_counter": False}  # save_last writes only when the best one is written
 NOISE = (  # warnings of libraries that nobody can act on
     r".*LeafSpec.*is deprecated",
     r"The number of training batches .* is smaller than the logging interval",
@@ -50,23 +55,14 @@ def run(command: str, options: argparse.Namespace) -> "Commands":
     with warnings.catch_warnings():
         for message in NOISE:
             warnings.filterwarnings("ignore", message)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")
         warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)  # noqa: ARG005, T201
         try:
             return Commands(command, options)
-        except MisconfigurationException as error:
-            raise UserError(" ".join(str(error).split())) from error
-        except ValueError as error:
-            if isinstance(error, UserError) or not raised_by_constructor(error):
-                raise
-            raise UserError(str(error)) from error
-
-
-def raised_by_constructor(error: Exception) -> bool:
-    """Tell a value that a constructor refused, the user's mistake, from an error within a computation."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code.co_name == "__init__"
+        except Exception as error:
+            if (mistake := users_mistake(error)) is not None and mistake is not error:
+                raise mistake from error
+            raise
 
 
 class Commands(LightningCLI):
@@ -100,9 +96,9 @@ class Commands(LightningCLI):
         )
         text = "whether convolutions work on (N, H, W, C), which is faster on most machines, above all in bf16"
         parser.add_argument("--channels_last", type=bool, default=False, help=text)
-        for kind, settings in (("best", BEST), ("last", LAST)):
-            parser.add_lightning_class_args(ModelCheckpoint, kind)
-            parser.set_defaults({f"{kind}.{key}": value for key, value in settings.items()})
+        parser.add_lightning_class_args(ModelCheckpoint, "best")
+        parser.set_defaults({f"best.{key}": value for key, value in BEST.items()})
+        parser.add_lightning_class_args(LastCheckpoint, "last")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
@@ -128,52 +124,52 @@ class Commands(LightningCLI):
         super().instantiate_classes()
         if self._get(self.config, "channels_last"):
             self.model.to(memory_format=torch.channels_last)
-        if self.stored:
-            checkpoint.check_weights(self.model, self.stored)
         if self.options.images:
             if not hasattr(self.datamodule, "predict_files"):
                 raise UserError("--images needs data of a class derived from src.data.DataModule")
             self.datamodule.predict_files(find_images(self.options.images))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.stored:
+            checkpoint.check_weights(self.model, self.stored)
         settings = self._get(self.config_init, "trainer")
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
         self.pace.enabled = not terminal
-        changes: dict[str, Any] = {"enable_progress_bar": terminal, "logger": False, "enable_checkpointing": False}
-        note = LambdaCallback(on_fit_start=lambda trainer, module: self.record(trainer))  # noqa: ARG005
-        callbacks: list[Callback] = [self.pace, ConfigWins(), note]
+        callbacks: list[Callback] = [self.pace, ConfigWins(), LambdaCallback(on_fit_start=self.record)]
+        changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": False}
         if terminal:
             callbacks.append(RichProgressBar(leave=True))
-        if self.subcommand == "fit" and not settings.fast_dev_run:
-            folder = self.open_run(settings)
+        if self.saves(settings):
+            if settings.logger is not False:
+                callbacks.append(LearningRateMonitor())
             if settings.enable_checkpointing is not False:
                 changes["enable_checkpointing"] = True
-                for keeper in (self._get(self.config_init, "best"), self._get(self.config_init, "last")):
-                    keeper.dirpath = keeper.dirpath or str((folder / "checkpoints").resolve())
-                    callbacks.append(keeper)
-            if settings.logger is not False:
-                own = settings.logger if isinstance(settings.logger, list) else [settings.logger]
-                step = self.stored.get("global_step", 0)
-                changes["logger"] = run_loggers(folder, step) + [logger for logger in own if logger not in (None, True)]
-                callbacks.append(LearningRateMonitor())
+                callbacks += [self._get(self.config_init, "best"), self._get(self.config_init, "last")]
+        if self.subcommand != "fit" or settings.logger in (None, True):
+            changes["logger"] = False  # fit adds those of the run folder
         if self.subcommand == "predict":
             changes["devices"] = 1  # one process writes the file
         return self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
 
-    def open_run(self, settings: Any) -> Path:
-        """Return the run folder, named or new, with the config in it; only the first process writes there."""
-        parent = Path(settings.default_root_dir or "runs") / self._get(self.config, "name")
-        if rank_zero_only.rank != 0:
-            self.run = self.run or Run(parent)
-        else:
-            self.run = self.run or Run.create(parent)
-            self._dump_config()
-            config = {key: value for key, value in self.config_dump.items() if key not in ("config", "ckpt_path")}
-            self.run.write_config(config)
-        return self.run.path
+    def saves(self, settings: Any) -> bool:
+        return self.subcommand == "fit" and not settings.fast_dev_run
 
-    def record(self, trainer: Trainer) -> None:
+    def open_run(self, settings: Any) -> None:
+        """Make the run folder, or take the one that was named; let loggers and checkpoints write there."""
+        parent = Path(settings.default_root_dir or "runs") / self._get(self.config, "name")
+        self.run = self.run or (Run.create(parent) if rank_zero_only.rank == 0 else Run(parent))
+        if settings.logger is not False:
+            step = self.stored.get("global_step", 0)
+            self.trainer.loggers = [*run_loggers(self.run.path, step), *self.trainer.loggers]
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Checkpoint) and getattr(callback, "dirpath", "") is None:
+                callback.dirpath = str((self.run.path / "checkpoints").resolve())
+
+    def record(self, trainer: Trainer, _: Any) -> None:
+        """Write config and provenance into the run folder, now that nothing is left to be refused."""
         if self.run is not None and trainer.is_global_zero:
+            self._dump_config()
+            self.run.write_config({key: self.config_dump[key] for key in SETTINGS})
             self.run.record(sys.orig_argv, getattr(self.datamodule, "split_hash", None))
 
     def fit(self, **kwargs: Any) -> None:
@@ -184,14 +180,17 @@ class Commands(LightningCLI):
             return
         if self._get(self.config, "compile"):
             self.model.compile()
+        settings = self._get(self.config_init, "trainer")
+        if self.saves(settings):
+            self.open_run(settings)
         started = time.monotonic()
         try:
             self.trainer.fit(**kwargs)
-        except UserError:
-            if self.run is not None and not self.options.run:
+        except Exception:
+            if self.run is not None and not self.options.run and self.trainer.global_step == 0:
                 self.run.discard()
             raise
-        except SystemExit:  # Ctrl-C
+        except SystemExit:  # Lightning's answer to Ctrl-C
             if self.trainer.interrupted and self.run is not None:
                 print_rows([("stopped; go on with", f"python -m src.cli fit --run {shlex.quote(str(self.run.path))}")])
                 sys.exit(130)
@@ -219,27 +218,17 @@ class Commands(LightningCLI):
         return metrics
 
     def report(self, metrics: dict[str, float], seconds: float) -> None:
-        """Print what was reached, how fast, where it lies, and how to go on."""
-        pace = self.pace.train_samples / self.pace.train_seconds if self.pace.train_seconds else 0
-        parameters = sum(p.numel() for p in self.model.parameters())
-        rows = [("", ""), *metric_rows(metrics), ("", ""), ("parameters", f"{parameters:,}")]
+        """Print what was reached, how fast, where it lies and how to go on; keep it in results.json."""
+        facts = {"parameters": sum(p.numel() for p in self.model.parameters())}
         if hasattr(self.datamodule, "batch_size"):
-            rows.append(("batch size", str(self.datamodule.batch_size)))
-        rows += [("time", f"{seconds:.1f} s"), ("training", f"{pace:,.0f} samples/s")]
-        if self.run is None:
-            print_rows([*rows, ("run folder", "none: a debug run saves nothing")])
-            return
-        self.run.write_results({**metrics, "seconds": seconds, "samples_per_second": pace, "parameters": parameters})
-        command, path = "python -m src.cli", shlex.quote(str(self.run.path))
-        print_rows([*rows, ("run folder", path), ("", "")])
-        longer = " --trainer.max_epochs=N" if self.trainer.current_epoch == self.trainer.max_epochs else ""
-        print_rows(
-            [
-                ("go on", f"{command} fit --run {path}{longer}"),
-                ("test", f"{command} test --run {path}"),
-                ("predict", f"{command} predict --run {path} --images FILE"),
-            ]
-        )
+            facts["batch_size"] = self.datamodule.batch_size
+        pace = self.pace.train_samples / max(self.pace.train_seconds, 1e-9)
+        facts |= {"seconds": round(seconds, 1), "samples_per_second": round(pace)}
+        print_rows([("", ""), *metric_rows(metrics), ("", ""), *fact_rows(facts)])
+        if self.run is not None:
+            self.run.write_results({**metrics, **facts})
+            more = self.trainer.current_epoch == self.trainer.max_epochs
+            print_rows(next_rows(self.run.path, more))
 
     def validate(self, **kwargs: Any) -> None:
         self.show(self.trainer.validate(**kwargs, verbose=False))

@@ -1,27 +1,39 @@
 """One line for each mistake in a command line or config."""
 
-import difflib
 import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
 
-TOP_LEVEL = (
-    "seed_everything",
-    "trainer",
-    "model",
-    "data",
-    "name",
-    "test",
-    "compile",
-    "channels_last",
-    "best",
-    "last",
-    "ckpt_path",
-    "config",
-    "run",
-)
+from src import UserError
+from src.cli import SETTINGS, nearest
+
+
+def users_mistake(error: Exception) -> UserError | None:
+    """Return an error as the user's mistake, or None where it is one of the code's.
+
+    The user's are: what the project or Lightning says is one, and a value that a constructor refuses.
+    """
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, MisconfigurationException):
+        return UserError(" ".join(str(error).split()))
+    link: BaseException | None = error
+    while link is not None:  # jsonargparse wraps what a constructor raises
+        if isinstance(link, ValueError) and raised_in(link) == "__init__":
+            return UserError(str(link))
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def raised_in(error: BaseException) -> str:
+    """Return the name of the function whose line raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_name if trace is not None else ""
 
 
 def explain(message: str) -> str:
@@ -67,22 +79,15 @@ def explain(message: str) -> str:
     return f"{prefix}{' '.join(lines)}"[:400]
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return close[0] if close else ""
-
-
 def near_attribute(module: str, name: str) -> str:
     known = [key for key in dir(importlib.import_module(module)) if not key.startswith("_")]
-    close = near(name, known)
-    return f", did you mean {module}.{close}?" if close else f"; it has: {', '.join(known[:20])}"
+    return nearest(name, known, f"{module}.") or f"; it has: {', '.join(known[:20])}"
 
 
 def near_setting(name: str) -> str:
     """Return the nearest known name: of the top level, or of the arguments of all classes that a config can name."""
     group, _, last = name.rpartition(".")
-    close = near(last, argument_names() if group else TOP_LEVEL)
-    return f", did you mean {group + '.' if group else ''}{close}?" if close else ""
+    return nearest(last, argument_names() if group else SETTINGS, f"{group}." if group else "")
 
 
 def argument_names() -> set[str]:

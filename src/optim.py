@@ -8,9 +8,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
-Schedule = LRScheduler | ReduceLROnPlateau
-
-
 def param_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Split parameters so that weight decay reaches matrices and filters but not biases and norms."""
     params = [p for p in module.parameters() if p.requires_grad]
@@ -69,8 +66,8 @@ class Linear(RunLR):
 
 
 def with_warmup(
-    optimizer: Optimizer, schedule: Callable[[Optimizer], Schedule] | None, warmup_steps: int, total_steps: float
-) -> Schedule | None:
+    optimizer: Optimizer, schedule: Callable[[Optimizer], LRScheduler] | None, warmup_steps: int, total_steps: float
+) -> LRScheduler | None:
     """Return the schedule for a run of ``total_steps``, after a linear rise over the first ``warmup_steps``.
 
     Raises:

@@ -1,6 +1,8 @@
 """What a command prints at its end: plain text that fits in 80 columns."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
@@ -31,3 +33,19 @@ def class_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 
 def cell(value: float | None) -> str:
     return f"{'-' if value is None else format(value, '.4f'):>10}"
+
+
+def fact_rows(facts: Mapping[str, float]) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), f"{value:,}") for name, value in facts.items()]
+
+
+def next_rows(run: Path, complete: bool) -> list[tuple[str, str]]:
+    """Return the commands that go on with a run."""
+    command, path = "python -m src.cli", shlex.quote(str(run))
+    return [
+        ("", ""),
+        ("run", path),
+        ("go on", f"{command} fit --run {path}{' --trainer.max_epochs=N' if complete else ''}"),
+        ("test", f"{command} test --run {path}"),
+        ("predict", f"{command} predict --run {path} --images FILE"),
+    ]

@@ -2,5 +2,6 @@
 
 from src.callbacks.config_wins import ConfigWins
 from src.callbacks.epoch_line import EpochLine
+from src.callbacks.last_checkpoint import LastCheckpoint
 
-__all__ = ["ConfigWins", "EpochLine"]
+__all__ = ["ConfigWins", "EpochLine", "LastCheckpoint"]

@@ -6,10 +6,10 @@ from typing import Any
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
-from src.optim import Schedule, param_groups, with_warmup
+from src.optim import param_groups, with_warmup
 
 
 class Task(LightningModule):
@@ -32,7 +32,7 @@ class Task(LightningModule):
         val_metrics: MetricCollection,
         test_metrics: MetricCollection,
         optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-        schedule: Callable[[Optimizer], Schedule] | None = None,
+        schedule: Callable[[Optimizer], LRScheduler] | None = None,
         warmup_steps: int = 0,
     ) -> None:
         super().__init__()

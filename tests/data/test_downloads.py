@@ -1,0 +1,96 @@
+"""The classic sets as torchvision stores them, and what is said where they are missing."""
+
+import pickle
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from PIL import Image
+from torchvision.datasets import cifar
+
+from src import UserError
+from src.data import CIFAR10, CIFAR100, MNIST, FashionMNIST
+
+HERE = Path(__file__).parents[2].parent / "shared/data/mnist"
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_, **__):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+@pytest.mark.skipif(not HERE.is_dir(), reason="MNIST is not here")
+def test_mnist_that_is_there_needs_no_network():
+    data = MNIST(root=str(HERE))
+    data.prepare_data()
+    images, targets = data.load(train=False)
+    assert (images.shape, images.dtype, targets.dtype) == ((10000, 1, 28, 28), torch.uint8, torch.int64)
+    assert targets[:5].tolist() == [7, 2, 1, 0, 4]
+    assert (images[0] > 0).any()
+    assert data.class_names[:3] == ["zero", "one", "two"]
+    assert len(data.load(train=True)[1]) == 60000
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        (MNIST, "MNIST/raw/*-ubyte"),
+        (FashionMNIST, "FashionMNIST/raw/*-ubyte"),
+        (CIFAR10, "cifar-10-python.tar.gz"),
+        (CIFAR100, "cifar-100-python.tar.gz"),
+    ],
+)
+def test_a_missing_set_is_named_with_folder_file_and_way_out(tmp_path, kind, file):
+    with pytest.raises(UserError) as caught:
+        kind(root="absent").prepare_data()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (kind.__name__, str(tmp_path / "absent"), file, "--data.root", "configs/digits.yaml"):
+        assert part in message
+
+
+def write_cifar(folder: Path, source: type, label: str, names: list[str]) -> np.ndarray:
+    """Write three images a file in torchvision's format; return those of the training set."""
+    pixels = np.random.default_rng(0).integers(256, size=(3, 3 * 32 * 32), dtype=np.uint8)
+    folder /= source.base_folder
+    folder.mkdir()
+    for name, _ in source.train_list + source.test_list:
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, label: [0, 1, 0]}))
+    (folder / source.meta["filename"]).write_bytes(pickle.dumps({source.meta["key"]: names}))
+    return np.concatenate([pixels] * len(source.train_list))
+
+
+@pytest.mark.parametrize(("kind", "label"), [(CIFAR10, "labels"), (CIFAR100, "fine_labels")])
+def test_cifar_is_read_as_colour_planes(tmp_path, monkeypatch, kind, label):
+    monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)  # of checksums
+    pixels = write_cifar(tmp_path, kind.source, label, ["apple", "aquarium_fish"])
+    data = kind(root=".")
+    images, targets = data.load(train=True)
+    assert images.equal(torch.from_numpy(pixels).view(-1, 3, 32, 32))
+    assert (images.dtype, images.is_contiguous(), targets.dtype) == (torch.uint8, True, torch.int64)
+    assert targets[:3].tolist() == [0, 1, 0]
+    assert data.class_names == ["apple", "aquarium_fish"]
+
+
+class Echo(LightningModule):
+    """Predicts what it is given."""
+
+    def predict_step(self, batch):
+        return batch
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_predicting_files_needs_no_data_set():
+    Image.new("L", (28, 28), 30).save("a.png")
+    data = MNIST(root="absent")
+    data.load_state_dict({"class_names": ["0"], "shape": [1, 28, 28], "split_hash": "x", "mean": [20.0], "std": [10.0]})
+    data.predict_files([Path("a.png")])
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    assert trainer.predict(Echo(), data)[0].eq(1).all()

@@ -1,0 +1,188 @@
+"""Whatever PIL opens becomes upright pixels on white; whatever it cannot open is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src import UserError
+from src.data.files import Files, decode
+
+PIXELS = np.random.default_rng(0).integers(256, size=(6, 4, 3), dtype=np.uint8)
+
+
+def decoded(image: Image.Image, name: str = "a.png", channels: int = 3, size: tuple | None = None, **settings):
+    """Save an image, decode it, and return its pixels (H, W, C) as integers."""
+    image.save(name, **settings)
+    result = decode(Path(name), (channels, *(size or image.size[::-1])))
+    assert result.dtype == torch.uint8
+    return result.movedim(0, 2).numpy().astype(int)
+
+
+def constant(mode: str, value, size: tuple = (4, 4)) -> Image.Image:
+    return Image.new(mode, size, value)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.PPM"])
+def test_colours_are_kept(name):
+    assert (decoded(Image.fromarray(PIXELS), name) == PIXELS).all()
+
+
+def test_grey_becomes_three_equal_channels_or_stays_one():
+    grey = PIXELS[:, :, :1]
+    image = Image.fromarray(grey[:, :, 0])
+    assert (decoded(image) == grey.repeat(3, axis=2)).all()
+    assert (decoded(image, channels=1) == grey).all()
+
+
+def test_colour_becomes_grey_by_its_luminance():
+    luminance = PIXELS @ np.array([[0.299], [0.587], [0.114]])
+    assert np.abs(decoded(Image.fromarray(PIXELS), channels=1) - luminance).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_pixels_lie_on_white(mode):
+    bands = PIXELS[:, :, [0] * (len(mode) - 1)]
+    alpha = PIXELS[:, :, 1:2]
+    alpha[0], alpha[1] = 0, 255
+    expected = (bands * (alpha / 255.0) + 255 * (1 - alpha / 255.0))[:, :, [0] * 3]
+    image = Image.fromarray(np.concatenate([bands, alpha], axis=2), mode=None)
+    assert image.mode == mode
+    assert np.abs(decoded(image) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.jpg"])
+def test_cmyk_becomes_rgb(name):
+    image = constant("CMYK", (255, 0, 51, 0), (8, 8))  # all cyan, a fifth of yellow
+    assert np.abs(decoded(image, name) - [0, 255, 204]).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_16_bit_grey_is_scaled_to_8_bits(name):
+    levels = np.array([[0, 30000, 65535, 100]], dtype=np.uint16)
+    assert decoded(Image.fromarray(levels), name, channels=1)[0, :, 0].tolist() == [0, 117, 255, 0]
+
+
+def test_float_pixels_up_to_one_are_scaled_to_8_bits():
+    levels = np.array([[0, 0.2, 1]], dtype=np.float32)
+    assert decoded(Image.fromarray(levels), "a.tif", channels=1)[0, :, 0].tolist() == [0, 51, 255]
+
+
+def test_palette_images_have_the_colours_of_their_palette():
+    image = constant("P", 2)
+    image.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
+    image.putpixel((0, 0), 1)
+    pixels = decoded(image)
+    assert pixels[0, 0].tolist() == [10, 20, 30]
+    assert (pixels[1:] == [40, 50, 60]).all()
+
+
+@pytest.mark.parametrize(("transparency", "grey"), [(2, 255), (b"\xff\xff\x00", 255), (b"\xff\xff\x80", 127)])
+def test_transparent_palette_entries_lie_on_white(transparency, grey):
+    image = constant("P", 2)
+    image.putpalette([0] * 9)
+    image.putpixel((0, 0), 1)
+    pixels = decoded(image, transparency=transparency)
+    assert (pixels[0, 0] == 0).all()
+    assert (pixels[1:] == grey).all()
+
+
+def test_one_bit_is_black_or_white():
+    image = constant("1", 1)
+    image.putpixel((0, 0), 0)
+    assert decoded(image, channels=1)[0, :, 0].tolist() == [0, 255, 255, 255]
+
+
+def test_an_animation_gives_its_first_frame():
+    first, second = constant("RGB", (255, 0, 0)), constant("RGB", (0, 0, 255))
+    assert (decoded(first, "a.gif", save_all=True, append_images=[second]) == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [
+        (2, np.fliplr),
+        (3, lambda upright: np.rot90(upright, 2)),
+        (6, lambda upright: np.rot90(upright, 1)),
+        (8, lambda upright: np.rot90(upright, -1)),
+    ],
+)
+def test_rotated_photographs_stand_upright(orientation, stored):
+    upright = np.kron([[250, 150], [100, 0], [50, 200]], np.ones((8, 8))).astype(np.uint8)  # of whole JPEG blocks
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    image = Image.fromarray(np.ascontiguousarray(stored(upright)))
+    pixels = decoded(image, "a.jpg", channels=1, size=upright.shape, exif=exif, quality=95)
+    assert np.abs(pixels[:, :, 0] - upright).max() <= 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3)])
+def test_any_size_and_shape_is_fitted(size):
+    pixels = decoded(constant("RGB", (1, 2, 3), size), size=(5, 8))
+    assert pixels.shape == (5, 8, 3)
+    assert (pixels == [1, 2, 3]).all()
+
+
+def test_the_centre_is_cut_out_undistorted():
+    wide = np.zeros((8, 24, 3), dtype=np.uint8)
+    wide[:, 8:16] = 200
+    assert (decoded(Image.fromarray(wide), size=(8, 8)) == 200).all()
+    assert (decoded(Image.fromarray(wide.swapaxes(0, 1)), size=(4, 4)) >= 150).all()  # halved: borders blend
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tif", "bmp", "webp", "avif"])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_truncated_file_is_named(suffix):
+    file = Path(f"a.{suffix}")
+    Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)).save(file)
+    whole = file.read_bytes()
+    for share in (0, 0.1, 0.5, 0.8):
+        file.write_bytes(whole[: int(share * len(whole))])
+        assert str(decode(file, (3, 8, 8))).startswith(f"cannot decode {file}: ")
+
+
+def test_a_damaged_avif_is_named():  # of all formats of PIL's, this one raises a RuntimeError
+    constant("RGB", 0).save("a.avif")
+    Path("a.avif").write_bytes(Path("a.avif").read_bytes().replace(b"iloc", b"free"))
+    assert str(decode(Path("a.avif"), (3, 8, 8))).startswith("cannot decode a.avif: ")
+
+
+@pytest.mark.parametrize("make", [lambda f: f.write_text("no picture"), Path.mkdir, lambda _: None])
+def test_what_is_no_picture_is_named(make):
+    make(Path("a.png"))
+    result = decode(Path("a.png"), (3, 8, 8))
+    assert isinstance(result, str)
+    assert result.startswith("cannot decode a.png: ")
+
+
+def some_files(count: int = 4, bad: tuple = (), **settings) -> Files:
+    for i in range(count):
+        constant("L", i).save(f"{i}.png")
+    for i in bad:
+        Path(f"{i}.png").write_text("no picture")
+    return Files([Path(f"{i}.png") for i in range(count)], (1, 4, 4), **settings)
+
+
+def test_files_are_indexed_like_a_tensor():
+    files = some_files()
+    assert files[torch.tensor([3, 0])][:, 0, 0, 0].tolist() == [3, 0]
+    assert files[torch.tensor([3, 0])].shape == (2, 1, 4, 4)
+    assert files.subset(torch.tensor([1, 3]))[torch.tensor([1])][0, 0, 0, 0] == 3
+    assert (len(files), len(files.subset(torch.tensor([1, 3])))) == (4, 2)
+
+
+def test_a_bad_file_stops_and_is_named():
+    with pytest.raises(UserError, match=r"^cannot decode 1\.png: .*skip"):
+        some_files(bad=(1,))[torch.arange(4)]
+
+
+def test_the_next_file_takes_the_place_of_a_bad_one():
+    files = some_files(bad=(1, 3), skip_bad=True)
+    assert files[torch.arange(4)][:, 0, 0, 0].tolist() == [0, 2, 2, 0]
+
+
+def test_files_that_are_all_bad_are_refused():
+    with pytest.raises(UserError, match="cannot decode"):
+        some_files(bad=(0, 1, 2, 3), skip_bad=True)[torch.arange(1)]

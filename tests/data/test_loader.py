@@ -1,0 +1,143 @@
+"""Each sample once an epoch, in an order and with draws that depend on seed, epoch and position alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src import UserError
+from src.data.files import Files
+from src.data.loader import Samples, TensorLoader
+
+
+def make(num_samples: int = 50, batch_size: int = 8, **settings) -> TensorLoader:
+    numbers = torch.arange(num_samples)
+    samples = Samples(numbers.view(-1, 1, 1, 1).float(), numbers, numbers)
+    return TensorLoader(samples, batch_size, add_noise, **{"shuffle": True, **settings})
+
+
+def add_noise(images: Tensor) -> Tensor:
+    return images + torch.rand(images.shape)
+
+
+def batches(loader: TensorLoader, epoch: int = 0) -> list[tuple[Tensor, ...]]:
+    """Return images and targets of an epoch, and with each batch a draw of whoever consumes it."""
+    loader.sampler.set_epoch(epoch)
+    return [(*batch, torch.rand(3)) for batch in loader]
+
+
+def same(first: list[tuple[Tensor, ...]], second: list[tuple[Tensor, ...]]) -> bool:
+    return len(first) == len(second) and all(
+        a.equal(b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "world_size"),
+    [(1, 1, 1), (10, 3, 1), (10, 20, 1), (97, 16, 1), (97, 16, 2), (97, 16, 3), (33, 4, 8), (7, 2, 7), (5, 1, 2)],
+)
+def test_every_sample_is_used_once_an_epoch(num_samples, batch_size, world_size, shuffle):
+    ranks = [
+        make(num_samples, batch_size, rank=rank, world_size=world_size, shuffle=shuffle) for rank in range(world_size)
+    ]
+    targets = [[targets for _, targets, _ in batches(rank)] for rank in ranks]
+    assert sorted(torch.cat([t for rank in targets for t in rank]).tolist()) == list(range(num_samples))
+    assert [len(rank) for rank in targets] == [len(rank) for rank in ranks] == [len(ranks[0])] * world_size
+    sizes = [len(t) for rank in targets for t in rank]
+    assert min(sizes) > 0
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch_size or batch_size == 1  # two samples where one each cannot be dealt evenly
+
+
+def test_images_stay_with_their_targets():
+    images, targets, _ = batches(make())[0]
+    assert images.floor().flatten().equal(targets.float())
+
+
+def test_order_and_draws_depend_on_seed_and_epoch_alone():
+    first = batches(make(seed=1), epoch=3)
+    torch.manual_seed(99)
+    assert same(first, batches(make(seed=1), epoch=3))
+    for other in (batches(make(seed=2), epoch=3), batches(make(seed=1), epoch=4)):
+        assert not first[0][1].equal(other[0][1])
+        assert not first[0][2].equal(other[0][2])
+
+
+def test_each_batch_and_rank_draws_its_own():
+    draws = [draw for rank in (0, 1) for *_, draw in batches(make(rank=rank, world_size=2))]
+    assert len({tuple(draw.tolist()) for draw in draws}) == len(draws) == 8
+
+
+def test_without_shuffling_the_order_is_kept_and_no_generator_seeded():
+    torch.manual_seed(0)
+    first = batches(make(shuffle=False))
+    assert torch.cat([targets for _, targets, _ in first]).equal(torch.arange(50))
+    assert not same(first, batches(make(shuffle=False)))  # the generator went on
+
+
+@pytest.mark.parametrize("position", [0, 1, 3, 6])
+def test_a_resumed_epoch_goes_on_to_the_bit(position):
+    whole, following = batches(make(), epoch=2), batches(make(), epoch=3)
+    stopped = make()
+    stopped.sampler.set_epoch(2)
+    reading = iter(stopped)
+    for _ in range(position):
+        next(reading)
+    state = json.loads(json.dumps(stopped.state_dict()))
+    resumed = make()
+    resumed.load_state_dict(state)
+    torch.manual_seed(99)
+    assert same(batches(resumed, epoch=2), whole[position:])
+    assert same(batches(resumed, epoch=3), following)
+
+
+def test_the_position_at_the_end_of_an_epoch_fits_any_setting():
+    ended, other = make(), make(num_samples=20, seed=5)
+    batches(ended)
+    other.load_state_dict(ended.state_dict())
+    assert same(batches(other, epoch=1), batches(make(num_samples=20, seed=5), epoch=1))
+
+
+@pytest.mark.parametrize("change", [{"num_samples": 51}, {"seed": 1}, {"batch_size": 9}])
+def test_a_position_within_another_order_is_refused(change):
+    stopped = make()
+    next(iter(stopped))
+    with pytest.raises(UserError, match=r"cannot continue in the middle of epoch 0: .* was .*, is "):
+        make(**change).load_state_dict(stopped.state_dict())
+
+
+def write_pictures(folder: Path, count: int) -> list[Path]:
+    paths = [folder / f"{i}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (2, 2), (i, 2 * i, 3 * i)).save(path)
+    return paths
+
+
+def test_worker_processes_give_the_same_batches_as_memory(tmp_path):
+    files = Files(write_pictures(tmp_path, 20), (3, 2, 2))
+    everything = torch.arange(20)
+    in_memory, streamed = (
+        TensorLoader(Samples(images, everything, everything), 6, add_noise, shuffle=True, num_workers=workers)
+        for images, workers in ((files[everything], 0), (files, 2))
+    )
+    for epoch in (0, 1):
+        assert same(batches(in_memory, epoch), batches(streamed, epoch))
+
+
+def test_a_bad_file_is_named_in_one_line_by_a_worker_too(tmp_path):
+    paths = write_pictures(tmp_path, 2)
+    paths[1].write_text("no picture")
+    samples = Samples(Files(paths, (3, 2, 2)), None, torch.arange(2))
+    with pytest.raises(UserError, match=r"1\.png") as caught:
+        list(TensorLoader(samples, 2, add_noise, num_workers=1))
+    assert "\n" not in str(caught.value)
+
+
+def test_without_targets_a_batch_is_images_alone():
+    numbers = torch.arange(6)
+    loader = TensorLoader(Samples(numbers, None, numbers[3:]), 2, lambda images: images)
+    assert [batch.tolist() for batch in loader] == [[3, 4], [5]]

@@ -1,0 +1,133 @@
+"""Every net gives K outputs for each image, learns with all its weights, and has the size its paper says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import linear
+from torchvision import models
+
+from src import UserError
+from src.nets import MLP, LeNet, ResNet, SequentialCNN, SmallCNN
+
+
+def num_parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "shape"),
+    [
+        (MLP, {"image_shape": (3, 5, 4)}, (3, 5, 4)),
+        (MLP, {"image_shape": (1, 4, 4), "hidden_sizes": [6], "dropout": 0.5}, (1, 4, 4)),
+        (LeNet, {}, (3, 32, 32)),
+        (LeNet, {"in_channels": 1}, (1, 32, 32)),
+        (SequentialCNN, {}, (3, 32, 32)),
+        (SequentialCNN, {"in_channels": 1}, (1, 32, 32)),
+        (SmallCNN, {}, (1, 28, 28)),
+        (SmallCNN, {"in_channels": 3, "width": 8}, (3, 4, 4)),
+        (ResNet, {"depth": 10, "small_images": True}, (3, 8, 8)),
+        (ResNet, {"depth": 10, "small_images": True, "in_channels": 1}, (1, 8, 8)),
+        (ResNet, {"depth": 18, "in_channels": 1}, (1, 40, 33)),
+        (ResNet, {"depth": 50}, (3, 32, 32)),
+        (ResNet, {"depth": 50, "small_images": True}, (3, 8, 8)),
+    ],
+)
+def test_a_net_gives_k_outputs_and_learns_with_all_weights(make, settings, shape):
+    torch.manual_seed(0)
+    net = make(7, **settings)
+    logits = net(torch.randn(4, *shape))
+    assert logits.shape == (4, 7)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("net", "expected"),
+    [
+        (LeNet(10, in_channels=1), 61_706),
+        (SequentialCNN(10), 145_578),
+        (MLP(10), 784 * 256 + 256 + 256 * 256 + 256 + 2570),
+        (ResNet(1000), 11_689_512),
+    ],
+)
+def test_the_number_of_parameters_is_the_published_one(net, expected):
+    assert num_parameters(net) == expected
+
+
+@pytest.mark.parametrize("depth", [10, 18, 50])
+@pytest.mark.parametrize("small_images", [False, True])
+def test_depth_counts_the_layers_with_weights(depth, small_images):
+    net = ResNet(10, depth=depth, small_images=small_images)
+    layers = [name for name, module in net.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert len([name for name in layers if "downsample" not in name]) == depth
+
+
+def test_small_images_are_not_shrunk_at_the_start():
+    assert [ResNet(2, depth=10, small_images=small).net.conv1.stride for small in (True, False)] == [(1, 1), (2, 2)]
+    images = torch.randn(1, 3, 32, 32)
+    shapes = []
+    for small in (True, False):
+        net = ResNet(2, depth=10, small_images=small).eval()
+        net.net.layer1.register_forward_hook(lambda module, args, output: shapes.append(output.shape[2:]))  # noqa: ARG005
+        net(images)
+    assert shapes == [(32, 32), (8, 8)]
+
+
+def test_without_hidden_layers_an_mlp_is_a_linear_layer():
+    net, images = MLP(3, image_shape=(2, 3, 4), hidden_sizes=[]), torch.randn(5, 2, 3, 4)
+    weight, bias = net.parameters()
+    torch.testing.assert_close(net(images), linear(images.flatten(1), weight, bias))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fresh"),
+    [
+        ({}, ["fc"]),
+        ({"small_images": True}, ["fc", "conv1"]),
+        ({"in_channels": 1}, ["fc", "conv1"]),
+    ],
+)
+def test_weights_from_a_file_replace_all_but_what_must_start_anew(settings, fresh):
+    torch.manual_seed(0)
+    stored = ResNet(1000, depth=10).net.state_dict()
+    torch.save(stored, "weights.pt")
+    own = ResNet(7, depth=10, weights="weights.pt", **settings).net.state_dict()
+    differing = [key.split(".")[0] for key in own if not own[key].equal(stored[key])]
+    assert set(differing) == set(fresh)
+
+
+def save_other_net() -> None:
+    torch.save(models.resnet18().state_dict(), "weights.pt")
+
+
+def save_part() -> None:
+    torch.save({"bn1.weight": torch.ones(64)}, "weights.pt")
+
+
+def save_tensor() -> None:
+    torch.save(torch.ones(3), "weights.pt")
+
+
+def save_text() -> None:
+    Path("weights.pt").write_text("no weights")
+
+
+@pytest.mark.parametrize("save", [save_other_net, save_part, save_tensor, save_text])
+def test_a_file_with_other_content_is_refused(save):
+    save()
+    with pytest.raises(UserError, match=r"weights\.pt") as caught:
+        ResNet(7, depth=10, weights="weights.pt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("depth", "known"), [(18, "IMAGENET1K_V1.*"), (10, "none")])
+def test_an_unknown_name_of_weights_is_refused(depth, known):
+    with pytest.raises(UserError, match=rf"weights must be a file or one of resnet{depth}'s \({known}\), got nope"):
+        ResNet(7, depth=depth, weights="nope")
+
+
+def test_a_depth_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="depth must be 10, 18, 34, 50, 101 or 152, got 11"):
+        ResNet(7, depth=11)

@@ -1,0 +1,83 @@
+"""configs/schema.json as an editor uses it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonargparse import get_loader
+from jsonschema import Draft202012Validator
+
+from scripts.schema import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+load = get_loader("yaml")
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    file = tmp_path_factory.mktemp("schema") / "schema.json"
+    main(file)
+    return json.loads(file.read_text())
+
+
+def refused(schema: dict[str, Any], text: str) -> bool:
+    return not Draft202012Validator(schema).is_valid(load(text))
+
+
+def test_small_and_valid(schema: dict[str, Any]) -> None:
+    Draft202012Validator.check_schema(schema)
+    assert len(json.dumps(schema)) < 1_000_000
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda file: file.stem)
+def test_our_configs_pass(schema: dict[str, Any], file: Path) -> None:
+    assert not refused(schema, file.read_text())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {init_args: {batch_size: 3}}",
+        "data: {init_args: {augment+: [{class_path: torchvision.transforms.v2.RandAugment, init_args: {num_ops: 1}}]}}",
+        "model: {init_args: {loss: {class_path: torch.nn.CrossEntropyLoss, init_args: {label_smoothing: 0.1}}}}",
+        "model: {init_args: {net: {class_path: torchvision.models.resnet18, init_args: {weights: null}}}}",
+        "model: {init_args: {schedule: {class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 3}}}}",
+        "trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: x}}]}",
+        "{seed_everything: true, name: x, test: false, compile: true, ckpt_path: null, best: {mode: min}, last: {}}",
+    ],
+)
+def test_right(schema: dict[str, Any], text: str) -> None:
+    assert not refused(schema, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: 3",
+        "best: {monitr: x}",
+        "data: {class_path: src.data.Digits, init_args: {batchsize: 3}}",
+        "data: {init_args: {batch_size: many}}",
+        "data: {init_args: {augment: [{class_path: src.data.RandomCrop, init_args: {pad: 2}}]}}",
+        "model: {class_path: src.tasks.Clasifier}",
+        "model: {init_args: {num_class: 3}}",
+        "model: {init_args: {net: {class_path: src.nets.SmalCNN}}}",
+        "model: {init_args: {net: {class_path: src.nets.SmallCNN, init_args: {widht: 3}}}}",
+        "model: {init_args: {optimizer: {class_path: torch.optim.AdamW, init_args: {lrr: 0.1}}}}",
+        "model: {init_args: {optimizer: {class_path: torch.optim.AdamW, init_args: {lr: fast}}}}",
+        "model: {init_args: {schedule: {class_path: src.optim.Cosine, init_args: {finall: 0}}}}",
+        "trainer: {max_epoch: 3}",
+        "trainer: {max_epochs: three}",
+        "trainer: {max_epochs+: [3]}",
+        "trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitr: x}}]}",
+    ],
+)
+def test_wrong(schema: dict[str, Any], text: str) -> None:
+    assert refused(schema, text)
+
+
+def test_docstrings_are_in_it(schema: dict[str, Any]) -> None:
+    text = json.dumps(schema)
+    assert "number of stratified folds of the training set" in text  # of an argument
+    assert "1,797 handwritten digits" in text  # of a class
+    assert "Stop training once this number of epochs is reached" in text  # of Lightning's Trainer

@@ -1,0 +1,135 @@
+"""A checkpoint is read whole and safely or refused in one line; weights of another net are named."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning import LightningModule
+from torch import nn
+
+from src import UserError
+from src.checkpoint import check_weights, read
+
+FILE = Path("best.ckpt")
+
+
+def save(content) -> bytes:
+    torch.save(content, FILE)
+    return FILE.read_bytes()
+
+
+def whole() -> bytes:
+    return save({"state_dict": {"weight": torch.arange(4.0)}, "epoch": 3})
+
+
+def refused() -> str:
+    with pytest.raises(UserError) as caught:
+        read(FILE)
+    assert str(FILE) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_checkpoint_is_read():
+    whole()
+    stored = read(FILE)
+    assert stored["state_dict"]["weight"].tolist() == [0, 1, 2, 3]
+    assert stored["epoch"] == 3
+
+
+def test_an_absent_checkpoint_is_refused_and_its_neighbours_named():
+    whole()
+    FILE.rename("last.ckpt")
+    assert refused() == "checkpoint best.ckpt does not exist; there are: last.ckpt"
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused(share):
+    content = whole()
+    FILE.write_bytes(content[: int(share * len(content))])
+    assert "damaged" in refused()
+
+
+def test_a_changed_weight_is_refused():
+    content = whole()
+    place = content.index(torch.arange(4.0).numpy().tobytes())
+    FILE.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    assert "damaged: the checksum of best/data/0 is wrong" in refused()
+
+
+def test_a_flipped_byte_anywhere_is_refused_in_one_line_or_harmless():
+    content = whole()
+    for place in range(0, len(content), 3):
+        FILE.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            stored = read(FILE)
+        except UserError:
+            refused()
+        else:
+            assert (stored["epoch"], stored["state_dict"]["weight"].tolist()) == (3, [0, 1, 2, 3])
+
+
+def nothing_of_lightning() -> None:
+    save({"weight": torch.ones(2)})
+
+
+def a_tensor() -> None:
+    save(torch.ones(2))
+
+
+def code() -> None:
+    save({"state_dict": {}, "hyper_parameters": {"net": partial(nn.Linear, 2)}})
+
+
+def text() -> None:
+    FILE.write_text("no checkpoint")
+
+
+@pytest.mark.parametrize("make", [nothing_of_lightning, a_tensor, code, text])
+def test_a_file_that_is_no_checkpoint_is_refused(make):
+    make()
+    refused()
+
+
+class Layers(LightningModule):
+    """Layers named by numbers."""
+
+    def __init__(self, num_layers: int = 2, num_inputs: int = 3) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(num_inputs, num_inputs) for _ in range(num_layers)))
+
+
+def stored(**settings) -> dict:
+    return {"state_dict": Layers(**settings).state_dict()}
+
+
+def test_weights_of_the_same_net_are_taken():
+    check_weights(Layers(), stored())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (stored(num_layers=1), r"keys 2 missing \(layers\.1\.weight, layers\.1\.bias\)$"),
+        (stored(num_layers=3), r"keys 2 unexpected \(layers\.2\.weight, layers\.2\.bias\)$"),
+        (
+            stored(num_layers=5),
+            r"6 unexpected \(layers\.2\.weight, layers\.2\.bias, layers\.3\.weight, layers\.3\.bias, "
+            r"layers\.4\.weight, \.\.\.\)$",
+        ),
+        (
+            stored(num_layers=1, num_inputs=4),
+            r"2 missing \(.*\); 2 of another shape \(layers\.0\.weight \(4, 4\), now \(3, 3\), .*\)$",
+        ),
+    ],
+)
+def test_weights_of_another_net_are_refused_by_name(content, message):
+    with pytest.raises(UserError, match=f"the checkpoint is of another net; .*{message}"):
+        check_weights(Layers(), content)
+
+
+def test_a_model_that_is_not_strict_takes_what_it_can():
+    model = Layers()
+    model.strict_loading = False
+    check_weights(model, stored(num_layers=1))
