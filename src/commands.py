@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, checkpoint
-from src.callbacks import ConfigWins, EpochLine, LastCheckpoint
+from src.callbacks import EpochLine, LastCheckpoint, Resume
 from src.cli import SETTINGS
 from src.loggers import run_loggers
 from src.mistakes import explain, users_mistake
@@ -135,7 +135,7 @@ class Commands(LightningCLI):
         settings = self._get(self.config_init, "trainer")
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
         self.pace.enabled = not terminal
-        callbacks: list[Callback] = [self.pace, ConfigWins(), LambdaCallback(on_fit_start=self.record)]
+        callbacks: list[Callback] = [self.pace, Resume(), LambdaCallback(on_fit_start=self.record)]
         changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": False}
         if terminal:
             callbacks.append(RichProgressBar(leave=True))

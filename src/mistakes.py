@@ -61,7 +61,7 @@ def explain(message: str) -> str:
         name = re.sub(r"^(fit|validate|test|predict)\.", "", found[1])
         hint = "; name a config with --config" if not key else ""
         return f"{key + '.' if key else ''}{name} is required{hint}"
-    if found := re.search(r"does not correspond to a subclass of (\w+)", message):
+    if found := re.search(r"(?:subclass of|function that returns) (?:<class ')?(?:\w+\.)*(\w+)", message):
         return f"{prefix}must be a class path of a {found[1]}, got {got}"
     if found := re.search(r"Expected a dot import path string: (.*)", message):
         return f"{prefix}must be a class path such as src.nets.SmallCNN, got {found[1]}"

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
+
 def param_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Split parameters so that weight decay reaches matrices and filters but not biases and norms."""
     params = [p for p in module.parameters() if p.requires_grad]

@@ -45,7 +45,7 @@ def next_rows(run: Path, complete: bool) -> list[tuple[str, str]]:
     return [
         ("", ""),
         ("run", path),
-        ("go on", f"{command} fit --run {path}{' --trainer.max_epochs=N' if complete else ''}"),
+        ("more", f"{command} fit --run {path}{' --trainer.max_epochs=N' if complete else ''}"),
         ("test", f"{command} test --run {path}"),
-        ("predict", f"{command} predict --run {path} --images FILE"),
+        ("use", f"{command} predict --run {path} --images FILE"),
     ]

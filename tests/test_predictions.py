@@ -1,6 +1,7 @@
 """Images are found, outputs become probabilities, and the CSV says all of it."""
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ def test_probabilities_stay_and_logits_are_turned_into_them():
     assert probabilities([logits[:3], logits[3:]]).allclose(torch.softmax(logits, 1))
     assert probabilities([logits.abs()]).allclose(torch.softmax(logits.abs(), 1))
     assert probabilities([ROWS.log()]).allclose(ROWS)
+    assert probabilities([torch.tensor([[2.0, -1.0]])])[0, 0] == pytest.approx(1 / (1 + math.exp(-3)))
 
 
 @pytest.mark.parametrize("outputs", [[], [torch.ones(3)], [torch.ones(2, 3, 4)], [("image", ROWS)], [None]])

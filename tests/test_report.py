@@ -17,9 +17,9 @@ def printed(capsys, rows) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize("rows", [metric_rows(MEANS | EACH), class_rows(MEANS | EACH)])
-def test_columns_are_aligned_and_fit_80_columns(capsys, rows):
-    lines = printed(capsys, rows)
+@pytest.mark.parametrize("table", [metric_rows, class_rows])
+def test_columns_are_aligned_and_fit_80_columns(capsys, table):
+    lines = printed(capsys, table(MEANS | EACH))
     assert len({len(line) for line in lines}) == 1
     assert len(lines[0]) <= 80
 

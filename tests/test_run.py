@@ -26,12 +26,14 @@ def test_each_run_gets_the_next_folder():
 def test_runs_that_start_at_once_get_folders_of_their_own():
     ready = Barrier(8)
 
-    def create(_: int) -> str:
+    def create(_: int) -> list[Path]:
         ready.wait()
-        return Run.create(PARENT).path.name
+        return [Run.create(PARENT).path for _ in range(5)]
 
     with ThreadPoolExecutor(8) as pool:
-        assert sorted(pool.map(create, range(8))) == [f"version_{i}" for i in range(8)]
+        made = [path for paths in pool.map(create, range(8)) for path in paths]
+    assert set(made) == {PARENT / f"version_{i}" for i in range(40)}
+    assert len(made) == 40
 
 
 @pytest.mark.parametrize("file", ["runs", "runs/digits"])
@@ -71,7 +73,7 @@ def checkpoints(*names: str) -> Run:
         (("best", "last", "other"), "best", "last"),
         (("other", "last"), "last", "last"),
         (("best",), "best", "best"),
-        (("step=2", "step=1"), "step=2", "step=2"),
+        (("step=1", "step=2"), "step=1", "step=1"),
     ],
 )
 def test_the_best_and_the_last_checkpoint_stand_in_for_each_other(names, best, last):

@@ -19,7 +19,11 @@ class EpochLine(Callback):
         self.enabled = enabled
         self.train_samples = 0.0  # over all epochs of this process
         self.train_seconds = 0.0  # validation not counted
-        self.line: tuple[float, float] | None = None  # seconds and samples of the epoch that is to be printed
+        self.line: tuple[float, float] | None = None  # seconds and samples per second, to be printed
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.first_batch = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # of a run that goes on
+        self.started, self.paused = time.monotonic(), 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.print(trainer, trainer.current_epoch)
@@ -29,13 +33,14 @@ class EpochLine(Callback):
         self.validation_started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.paused += time.monotonic() - self.validation_started
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         seconds, samples = time.monotonic() - self.started, self.count(trainer)
         self.train_seconds += seconds - self.paused
         self.train_samples += samples
+        self.first_batch = 0
         self.line = seconds, samples / (seconds - self.paused)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -46,7 +51,7 @@ class EpochLine(Callback):
         loader: Any = trainer.train_dataloader
         sampler = getattr(loader, "sampler", None)
         samples = getattr(sampler, "num_samples", None) or (len(sampler) if hasattr(sampler, "__len__") else 0)
-        return samples * trainer.num_training_batches / max(1, len(loader)) if samples else 0.0
+        return samples * (trainer.num_training_batches - self.first_batch) / max(1, len(loader)) if samples else 0.0
 
     def print(self, trainer: Trainer, epoch: int) -> None:
         """Print the line of the epoch that ended: only now are its training metrics known."""

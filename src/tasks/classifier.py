@@ -31,7 +31,7 @@ class Classifier(Task):
     Args:
         net: called with num_classes K; maps inputs to logits (N, K).
         num_classes: number of classes K, at least 2.
-        loss: a function, or a class whose instances are functions, of logits (N, K) and targets (N,).
+        loss: function of logits (N, K) and targets (N,), or a module that is called with them.
         kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps.
     """
 
@@ -39,7 +39,7 @@ class Classifier(Task):
         self,
         net: Callable[[int], nn.Module],
         num_classes: int,
-        loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        loss: nn.Module | Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         **kwargs: Any,
     ) -> None:
         if num_classes < 2:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from src import UserError
 from src.data import ImageFolder
+from src.data.loader import Samples
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -20,7 +21,7 @@ def fill(part: str, count: int, classes: tuple[str, ...] = CLASSES, first: int =
         folder = Path("data", part, name)
         folder.mkdir(parents=True)
         for i in range(first, first + count):
-            Image.new("L", (5, 5), 80 * target + i).save(folder / f"{i:02}.png")
+            Image.new("L", (5, 5), 80 * target + i).save(folder / f"{i:02}.bmp")
 
 
 def pictures(**settings) -> ImageFolder:
@@ -76,7 +77,7 @@ def test_pictures_have_the_shape_asked_for():
 
 
 @pytest.mark.parametrize(
-    "hidden", [".thumbnails/0.png", "cat/.0.png", "cat/.thumbnails/0.png", "notes.txt", "cat/x.txt"]
+    "hidden", [".thumbnails/0.bmp", "cat/.0.bmp", "cat/.thumbnails/0.bmp", "notes.txt", "cat/x.txt"]
 )
 def test_hidden_files_and_folders_and_texts_are_ignored(hidden):
     fill("train", 4)
@@ -91,13 +92,13 @@ def test_pictures_in_folders_below_a_class_belong_to_it():
     fill("train", 4)
     fill("test", 2)
     Path("data/train/eel/more").mkdir()
-    Path("data/train/eel/03.png").rename("data/train/eel/more/03.PNG")
+    Path("data/train/eel/03.bmp").rename("data/train/eel/more/03.BMP")
     assert greys(pictures().load(train=True)) == greys_of(range(4))
 
 
 def no_classes() -> None:
     Path("data/train").mkdir(parents=True)
-    Image.new("L", (5, 5)).save("data/train/0.png")
+    Image.new("L", (5, 5)).save("data/train/0.bmp")
 
 
 def empty_class() -> None:
@@ -154,7 +155,7 @@ def test_a_changed_picture_is_decoded_anew():
     fill("train", 4)
     fill("test", 2)
     pictures().load(train=True)
-    changed = Path("data/train/cat/00.png")
+    changed = Path("data/train/cat/00.bmp")
     time = changed.stat().st_mtime_ns + 10**9
     Image.new("L", (5, 5), 79).save(changed)
     os.utime(changed, ns=(time, time))
@@ -182,17 +183,17 @@ def spoil(*names: str) -> None:
 @pytest.mark.parametrize("again", [False, True])  # from the cache too
 def test_a_bad_picture_stops_and_is_named(again):
     fill("train", 4)
-    spoil("cat/01.png", "eel/02.png")
+    spoil("cat/01.bmp", "eel/02.bmp")
     for _ in range(1 + again):
-        with pytest.raises(UserError, match=r"data/train/cat/01\.png: .* and 1 more; .*on_bad_image=skip"):
+        with pytest.raises(UserError, match=r"data/train/cat/01\.bmp: .* and 1 more; .*on_bad_image=skip"):
             pictures().load(train=True)
 
 
 def test_a_bad_picture_is_skipped_with_a_warning():
     fill("train", 4)
     fill("test", 1)
-    spoil("cat/01.png", "eel/02.png")
-    with pytest.warns(UserWarning, match=r"skipped 2 of 12 .*cat/01\.png.*eel/02\.png"):
+    spoil("cat/01.bmp", "eel/02.bmp")
+    with pytest.warns(UserWarning, match=r"skipped 2 of 12 .*cat/01\.bmp.*eel/02\.bmp"):
         loaded = pictures(on_bad_image="skip").load(train=True)
     assert greys(loaded) == sorted(set(greys_of(range(4))) - {1, 162})
 
@@ -201,7 +202,7 @@ def test_a_bad_picture_is_skipped_with_a_warning():
 def test_pictures_that_are_all_bad_are_refused():
     fill("train", 4)
     fill("test", 1)
-    spoil(*(f"{name}/{i:02}.png" for name in CLASSES for i in range(4)))
+    spoil(*(f"{name}/{i:02}.bmp" for name in CLASSES for i in range(4)))
     with pytest.raises(UserError, match="data/train"):
         pictures(on_bad_image="skip").setup("fit")
 
@@ -223,8 +224,11 @@ def test_streamed_pictures_are_those_in_memory():
 def test_what_replaces_a_bad_streamed_picture_is_of_the_same_class():
     fill("train", 4)
     fill("test", 1)
-    spoil("cat/03.png", "eel/03.png")
-    greys(pictures(on_bad_image="skip", in_memory=False).load(train=True))
+    spoil("cat/03.bmp", "eel/03.bmp")
+    images, targets = pictures(on_bad_image="skip", in_memory=False).load(train=True)
+    everything = torch.arange(len(targets))
+    shades, targets = Samples(images, targets, everything)[everything]
+    assert (shades[:, 0, 0, 0] // 80).tolist() == targets.tolist()
 
 
 class Echo(LightningModule):
@@ -236,9 +240,9 @@ class Echo(LightningModule):
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
 def test_predicting_files_needs_no_data_set():
-    Image.new("L", (9, 9), 30).save("a.png")
+    Image.new("L", (9, 9), 30).save("a.bmp")
     data = pictures(root="absent")
     data.load_state_dict({"class_names": ["cat"], "shape": [1, 4, 4], "split_hash": "x", "mean": [20], "std": [10]})
-    data.predict_files([Path("a.png")])
+    data.predict_files([Path("a.bmp")])
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     assert trainer.predict(Echo(), data)[0].eq(1).all()

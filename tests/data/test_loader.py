@@ -92,7 +92,15 @@ def test_a_resumed_epoch_goes_on_to_the_bit(position):
     resumed.load_state_dict(state)
     torch.manual_seed(99)
     assert same(batches(resumed, epoch=2), whole[position:])
+    assert same(batches(resumed, epoch=2), whole)
     assert same(batches(resumed, epoch=3), following)
+
+
+def test_a_position_counts_in_its_own_epoch_alone():
+    stopped, other = make(), make()
+    next(iter(stopped))
+    other.load_state_dict(stopped.state_dict())
+    assert same(batches(other, epoch=1), batches(make(), epoch=1))
 
 
 def test_the_position_at_the_end_of_an_epoch_fits_any_setting():

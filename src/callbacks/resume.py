@@ -1,4 +1,4 @@
-"""ConfigWins: what the config says now goes before what a checkpoint stored."""
+"""Resume: what a run that goes on needs and Lightning does not do."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,15 @@ PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 MOVING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # change in every step, so are never settings
 
 
-class ConfigWins(Callback):
-    """After a continued run has restored its optimizers and schedules, apply the settings that were changed since.
+class Resume(Callback):
+    """Let a continued run start where it stopped, under the settings that its config has now.
 
-    Lightning restores the stored ones over the configured (its issues #20310, #20801). Settings as they were configured
-    lie in the checkpoint; those that differ from the present ones were changed by the user. A changed base learning
-    rate scales the present one.
+    Lightning restores the stored settings of optimizers, schedules and early stopping over the configured ones (its
+    issues #20310, #20801). Here the settings as they were configured lie in the checkpoint; one that differs from the
+    present one was changed by the user and is applied. A changed base learning rate scales the present one.
+
+    Lightning also forgets the position within an epoch if the number of steps was asked for before, as schedules do,
+    and the best score if the run folder was moved.
     """
 
     def __init__(self) -> None:
@@ -26,6 +29,10 @@ class ConfigWins(Callback):
         self.configured = [plain(place) for place in places(trainer)]  # the checkpoint is restored after this hook
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        loop = trainer.fit_loop
+        if loop._combined_loader is not None and loop._combined_loader_states_to_load:
+            loop._combined_loader._load_state_dicts(loop._combined_loader_states_to_load)
+            loop._combined_loader_states_to_load = []
         now = places(trainer)
         for place, configured, stored in zip(now, self.configured, self.stored, strict=False):
             for name, value in configured.items():
