@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError
@@ -23,14 +23,14 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} does not exist{'; there are: ' + ', '.join(near) if near else ''}")
     try:
         with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()  # torch.save writes a checksum for each record, torch.load does not look at it
-        if damaged:
-            raise UserError(f"checkpoint {path} is damaged: the checksum of {damaged} is wrong")
-        stored = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:
-        raise UserError(f"checkpoint {path} is damaged or not a checkpoint: {str(error).splitlines()[0]}") from None
-    except OSError as error:
-        raise UserError(f"checkpoint {path} cannot be read: {error.strerror or error}") from None
+            damaged = archive.testzip()  # torch.save writes a checksum for each record; torch.load does not look at it
+        stored = None if damaged else torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # what a damaged file makes zipfile and pickle raise is anything
+        raise UserError(
+            f"checkpoint {path} is damaged or holds more than tensors and plain values ({reason(error)})"
+        ) from None
+    if damaged:
+        raise UserError(f"checkpoint {path} is damaged: the checksum of {damaged} is wrong")
     if not isinstance(stored, dict) or "state_dict" not in stored:
         raise UserError(f"{path} is not a checkpoint of Lightning's: it has no state_dict")
     return stored
@@ -58,3 +58,7 @@ def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
     ]
     if shown:
         raise UserError(f"the checkpoint is of another net; keys {'; '.join(shown)}")
+
+
+def reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:120]

@@ -70,9 +70,10 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
     parser.add_argument("--images", type=Path, nargs="+")
     parser.add_argument("--output", type=Path)
     try:
-        options, options.settings = parser.parse_known_args(args[1:])
+        options, settings = parser.parse_known_args(args[1:])
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}") from None
+    options.settings = settings
     if command != "predict" and (options.images or options.output):
         raise UserError(f"--images and --output go with predict, not with {command}")
     for file in options.config:
@@ -83,7 +84,7 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, [name for name in known if name != word], n=1)
     return f", did you mean {prefix}{close[0]}?" if close else ""
 
 

@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
+from src import UserError
+
 
 def param_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Split parameters so that weight decay reaches matrices and filters but not biases and norms."""
@@ -72,7 +74,7 @@ def with_warmup(
     """Return the schedule for a run of ``total_steps``, after a linear rise over the first ``warmup_steps``.
 
     Raises:
-        ValueError: if a warm-up is to precede ReduceLROnPlateau, which counts epochs.
+        UserError: if a warm-up is to precede ReduceLROnPlateau, which counts epochs.
     """
     main = schedule(optimizer) if schedule else None
     if isinstance(main, RunLR):
@@ -80,6 +82,6 @@ def with_warmup(
     if warmup_steps == 0:
         return main
     if isinstance(main, ReduceLROnPlateau):
-        raise ValueError("warmup_steps must be 0 with ReduceLROnPlateau")
+        raise UserError("warmup_steps must be 0 with ReduceLROnPlateau, which counts epochs")
     rise = LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
     return rise if main is None else SequentialLR(optimizer, [rise, main], milestones=[warmup_steps])

@@ -5,25 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from src import UserError
+from src.data.files import find_images
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def expand(paths: Sequence[Path]) -> list[Path]:
     """Return image files and those in folders, all levels down.
 
     Raises:
         UserError: if a path does not exist or nothing is found.
     """
-    known = Image.registered_extensions()
     found: list[Path] = []
     for path in paths:
         if not path.exists():
             raise UserError(f"--images {path} does not exist")
-        inside = sorted(f for f in path.rglob("[!.]*") if f.suffix.lower() in known)
-        found += inside if path.is_dir() else [path]
+        found += find_images(path) if path.is_dir() else [path]
     if not found:
         raise UserError(f"--images {' '.join(map(str, paths))}: no image files there")
     return found
@@ -31,7 +29,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 def probabilities(outputs: Sequence[Tensor]) -> Tensor:
     """Return what ``predict_step`` gave as probabilities (N, K); rows that do not add up to 1 are taken for logits."""
-    if not all(isinstance(output, Tensor) and output.ndim == 2 for output in outputs):
+    if not outputs or not all(isinstance(output, Tensor) and output.ndim == 2 for output in outputs):
         raise UserError("predict_step must return one row of class probabilities or logits for each image, (N, K)")
     rows = torch.cat([output.float().cpu() for output in outputs])
     sums_to_one = bool((rows >= 0).all()) and torch.allclose(rows.sum(1), torch.ones(len(rows)), atol=1e-2)
@@ -57,5 +55,5 @@ def predict_table(names: Sequence[str], classes: Sequence[str], rows: Tensor, mo
     for name, row in zip(names[:most], rows, strict=False):
         top = row.topk(min(3, len(classes)))
         guesses = [f"{classes[i]} {p:.1%}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
-        table.append((name, "  ".join(guesses)))
+        table.append((name if len(name) <= 40 else f"...{name[-37:]}", "  ".join(guesses)))
     return table + ([("...", f"{len(names) - most} more")] if len(names) > most else [])

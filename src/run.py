@@ -48,7 +48,8 @@ class Run:
     def find(cls, path: Path) -> "Run":
         run = cls(path)
         if not run.config.is_file():
-            near = sorted(str(config.parent) for config in path.glob("**/config.yaml"))[-3:] if path.is_dir() else []
+            found = sorted(path.glob("**/config.yaml"), key=lambda file: file.stat().st_mtime)[-3:]
+            near = [str(config.parent) for config in found]
             hint = f"; runs below it: {', '.join(near)}" if near else ""
             raise UserError(f"{path} is not a run folder: it has no config.yaml{hint}")
         return run
@@ -65,11 +66,11 @@ class Run:
         return found[-1]
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Write config.yaml; one that says something else is kept beside it under the time of its change."""
+        """Write config.yaml; one that says something else is kept beside it as config_0.yaml, config_1.yaml, ..."""
         text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + yaml.safe_dump(config, sort_keys=False)
         try:
             if self.config.is_file() and self.config.read_text() != text:
-                self.config.rename(self.path / f"config_until_{time.strftime('%Y%m%d_%H%M%S')}.yaml")
+                self.config.rename(self.path / f"config_{len(list(self.path.glob('config_*.yaml')))}.yaml")
             self.config.write_text(text)
         except OSError as error:
             raise UserError(f"cannot write into the run folder {self.path.absolute()}: {error.strerror}") from None
@@ -94,7 +95,9 @@ class Run:
                 "hardware": hardware(),
             }
         )
-        file.write_text(json.dumps(entries, indent=2) + "\n")
+        whole = file.with_suffix(".part")
+        whole.write_text(json.dumps(entries, indent=2) + "\n")
+        whole.replace(file)
 
     def discard(self) -> None:
         """Remove the folder if no checkpoint was saved in it."""

@@ -137,7 +137,7 @@ def test_what_is_typed_goes_before_what_the_checkpoint_stored() -> None:
     assert (decayed["lr"], exempt["lr"]) == (0.125, 0.125)
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.5, 0.0)
     assert yaml.safe_load(Path("runs/digits/version_0/config.yaml").read_text())["trainer"]["max_epochs"] == 2
-    assert len(list(Path("runs/digits/version_0").glob("config_until_*.yaml"))) == 1
+    assert len(list(Path("runs/digits/version_0").glob("config_*.yaml"))) == 1
     cli = main(["fit", run, "--trainer.max_epochs=3", "--test=false"])
     assert cli.trainer.optimizers[0].param_groups[0]["lr"] == 0.125
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src import UserError
-from src.predictions import find_images, predict_table, probabilities, write_csv
+from src.predictions import expand, predict_table, probabilities, write_csv
 
 ROWS = torch.tensor([[0.5, 0.2, 0.3, 0.0], [0.0, 0.1, 0.1, 0.8]])
 CLASSES = ["cat", "dog", "eel", "fox"]
@@ -22,14 +22,14 @@ def touch(*names: str) -> None:
 
 def test_images_are_found_in_folders_at_all_levels():
     touch("a/2.png", "a/1.JPG", "a/deep/er/3.webp", "a/notes.txt", "a/.hidden.png", "b/4.gif", "5.data")
-    found = find_images([Path("b"), Path("a"), Path("5.data")])
+    found = expand([Path("b"), Path("a"), Path("5.data")])
     assert [str(path) for path in found] == ["b/4.gif", "a/1.JPG", "a/2.png", "a/deep/er/3.webp", "5.data"]
 
 
 @pytest.mark.parametrize("odd", ["a/.thumbnails/2.png", "a/folder.png/notes.txt"])
 def test_hidden_folders_and_folders_named_like_images_are_passed_over(odd):
     touch("a/1.png", odd)
-    assert find_images([Path("a")]) == [Path("a/1.png")]
+    assert expand([Path("a")]) == [Path("a/1.png")]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_hidden_folders_and_folders_named_like_images_are_passed_over(odd):
 def test_images_that_are_not_there_are_named(path, message):
     touch("a/notes.txt")
     with pytest.raises(UserError, match=message):
-        find_images([Path(path)])
+        expand([Path(path)])
 
 
 def test_probabilities_stay_and_logits_are_turned_into_them():

@@ -97,7 +97,7 @@ def test_a_config_is_kept_when_another_one_is_written():
     run = Run.create(PARENT)
     for lr in (1, 1, 2):
         run.write_config({"model": {"lr": lr}, "data": "digits"})
-    (older,) = run.path.glob("config_until_*.yaml")
+    (older,) = run.path.glob("config_*.yaml")
     assert yaml.safe_load(older.read_text()) == {"model": {"lr": 1}, "data": "digits"}
     assert yaml.safe_load(run.config.read_text()) == {"model": {"lr": 2}, "data": "digits"}
     assert run.config.read_text().index("model") < run.config.read_text().index("data")  # order is kept

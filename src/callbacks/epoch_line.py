@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 SHOWN = ("train/loss", "val/loss", "val/accuracy")
 
@@ -51,7 +51,11 @@ class EpochLine(Callback):
         loader: Any = trainer.train_dataloader
         sampler = getattr(loader, "sampler", None)
         samples = getattr(sampler, "num_samples", None) or (len(sampler) if hasattr(sampler, "__len__") else 0)
-        return samples * (trainer.num_training_batches - self.first_batch) / max(1, len(loader)) if samples else 0.0
+        return (
+            samples
+            * (trainer.num_training_batches - self.first_batch)
+            / max(1, trainer.num_training_batches if loader is None else len(loader))
+        )
 
     def print(self, trainer: Trainer, epoch: int) -> None:
         """Print the line of the epoch that ended: only now are its training metrics known."""

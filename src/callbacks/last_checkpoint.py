@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 

@@ -26,7 +26,7 @@ class RandomCrop(nn.Module):
     """Pad by reflection and cut out an image of the original size: a shift by up to ``padding`` pixels.
 
     Args:
-        padding: most pixels of shift, at least 1 and less than height and width.
+        padding: most pixels of shift, at least 1.
     """
 
     def __init__(self, padding: int = 4) -> None:
@@ -45,4 +45,5 @@ class RandomCrop(nn.Module):
         """Return for each image and row (or column) the one it is taken from, (N, size)."""
         shift = torch.randint(-self.padding, self.padding + 1, (n, 1), device=device)
         last = size - 1
-        return last - (last - (torch.arange(size, device=device) + shift).abs()).abs()  # reflected at both ends
+        place = (torch.arange(size, device=device) + shift).abs() % max(1, 2 * last)
+        return last - (last - place).abs()  # reflected at both ends, as often as it takes

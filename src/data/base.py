@@ -85,12 +85,17 @@ class DataModule(LightningDataModule):
             raise UserError(f"batch_size must be at most {len(train)}, the training samples, got {self.batch_size}")
         self.parts |= {"train": Samples(images, targets, train), "val": Samples(*own_val, val)}
         self.split_hash = sha256(train.numpy().tobytes() + val.numpy().tobytes()).hexdigest()[:16]
-        self.shape = tuple(images[:1].shape[1:])
+        self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
         self.normalize = Normalize(*pixel_statistics(images, train))
 
     def predict_files(self, paths: list[Path]) -> None:
         """Let ``predict`` read these images, prepared like those of the run, instead of the test set."""
         self.parts["predict"] = Samples(Files(paths, self.shape), None, torch.arange(len(paths)))
+
+    @property
+    def predicts_files(self) -> bool:
+        """Whether this is a prediction of image files, which needs no data set."""
+        return self.trainer is not None and self.trainer.state.fn == "predict" and "predict" in self.parts
 
     def predict_names(self) -> list[str]:
         """Return what the predicted images are called: their files, or their place in the test set."""
@@ -189,9 +194,9 @@ class Normalize(nn.Module):
 
 def fold_indices(targets: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return the indices of the training and of the validation samples, both sorted, stratified by class."""
-    rarest = int(targets.bincount().clamp(min=1).min())
-    if rarest < 2 or folds > len(targets):
-        raise UserError(f"each class needs at least 2 training samples to be split, the rarest has {rarest}")
+    largest = int(targets.bincount().max())
+    if folds > largest:
+        raise UserError(f"folds must be at most {largest}, the training samples of the largest class, got {folds}")
     folds_of = StratifiedKFold(folds, shuffle=True, random_state=seed).split(targets, targets)
     train, val = list(folds_of)[fold]
     return torch.from_numpy(train), torch.from_numpy(val)
@@ -201,7 +206,7 @@ def pixel_statistics(images: Any, index: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of each channel, (C,): exact for images in memory, else of 5,000 spread evenly."""
     if not isinstance(images, Tensor):
         index = index[:: max(1, len(index) // 5000)]
-    count, total, square = 0, 0, 0
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
     for part in index.split(1000):
         pixels = images[part].double()
         count += pixels[:, 0].numel()

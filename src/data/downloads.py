@@ -17,13 +17,15 @@ class Download(DataModule):
     files: ClassVar[str]  # what must lie below root
 
     def prepare_data(self) -> None:
+        if self.predicts_files:
+            return
         try:
             for train in (True, False):
                 self.open(train, download=True)
         except (OSError, RuntimeError) as error:  # URLError is an OSError; torchvision raises RuntimeError
-            name = self.source.__name__
+            name, reason = self.source.__name__, " ".join(str(error).split())[:200]
             raise UserError(
-                f"{name} is not in {self.root.absolute()} and cannot be downloaded ({str(error).splitlines()[0]}); "
+                f"{name} is not in {self.root.absolute()} and cannot be downloaded ({reason}); "
                 f"put {self.files} there, name the folder with --data.root, or use configs/digits.yaml: no download"
             ) from error
 

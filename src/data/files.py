@@ -17,27 +17,32 @@ class Files:
     Args:
         paths: the image files.
         shape: (C, H, W) of each image; C is 1 or 3.
-        skip_bad: let the next image take the place of one that cannot be decoded, instead of stopping.
     """
 
-    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...], skip_bad: bool = False) -> None:
-        self.paths, self.shape, self.skip_bad = paths, shape, skip_bad
+    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
+        self.paths, self.shape = paths, shape
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return torch.stack([self.read(int(i)) for i in torch.as_tensor(index)])
+        return torch.stack([self.read(i) for i in index.tolist()])
 
     def subset(self, index: Tensor) -> "Files":
-        return Files([self.paths[i] for i in index], self.shape, self.skip_bad)
+        return Files([self.paths[i] for i in index.tolist()], self.shape)
 
     def read(self, i: int) -> Tensor:
-        for attempt in range(len(self.paths) if self.skip_bad else 1):
-            image = decode(self.paths[(i + attempt) % len(self.paths)], self.shape)
-            if isinstance(image, Tensor):
-                return image
-        raise UserError(f"{image}; repair or remove it, or set data.on_bad_image to skip")
+        image = decode(self.paths[i], self.shape)
+        if isinstance(image, str):
+            raise UserError(f"{image}; repair or remove it")
+        return image
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files of a folder, all levels down, but nothing that is hidden."""
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
+    return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
 def decode(path: Path, shape: tuple[int, ...]) -> Tensor | str:
@@ -50,7 +55,13 @@ def decode(path: Path, shape: tuple[int, ...]) -> Tensor | str:
             if image.size != (width, height):
                 image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(image)).view(height, width, channels).movedim(2, 0).contiguous()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that PIL raises
+    except (
+        OSError,
+        RuntimeError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # all that PIL raises
         reason = "not an image that can be read" if isinstance(error, Image.UnidentifiedImageError) else error
         return f"cannot decode {path}: {reason}"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from sklearn.model_selection import train_test_split
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src import UserError
 from src.data.base import DataModule
-from src.data.files import Files, decode
+from src.data.files import Files, decode, find_images
 
 
 class ImageFolder(DataModule):
@@ -57,6 +56,8 @@ class ImageFolder(DataModule):
         self.in_memory, self.cache = in_memory, Path(cache)
 
     def prepare_data(self) -> None:
+        if self.predicts_files:
+            return
         testing = self.trainer is not None and self.trainer.state.fn in ("test", "predict")
         parts = ["test"] if testing and self.has("test") else ["train", "val"]
         for part in parts:
@@ -95,40 +96,42 @@ class ImageFolder(DataModule):
         return names
 
     def list_files(self, part: str) -> tuple[list[Path], Tensor]:
-        classes, names = self.find_classes("train"), self.find_classes(part)
+        classes, names = self.find_classes("train" if self.has("train") else part), self.find_classes(part)
         if names != classes:
             odd = ", ".join(sorted(set(names) ^ set(classes)))
             raise UserError(f"{self.root / part} must have the classes of {self.root / 'train'}; only one has: {odd}")
-        known = Image.registered_extensions()
         files: list[Path] = []
         targets: list[int] = []
         for target, name in enumerate(names):
-            found = [f for f in (self.root / part / name).rglob("[!.]*") if f.suffix.lower() in known]
+            found = find_images(self.root / part / name)
             if not found:
                 raise UserError(f"class folder {self.root / part / name} has no images; add some or remove it")
-            files += sorted(found)
+            files += found
             targets += [target] * len(found)
         return files, torch.tensor(targets)
 
     def read(self, part: str) -> tuple[Any, Tensor]:
-        """Return the images of a folder, from the cache where they fit in memory, and their targets."""
+        """Return the images of a folder and their targets; each picture was decoded once, which finds the bad ones."""
         paths, targets = self.list_files(part)
         channels, height, width = self.shape
         fits = len(paths) * channels * height * width < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
-        if not (fits if self.in_memory is None else self.in_memory):
-            return Files(paths, self.shape, self.skip_bad), targets
+        keep = fits if self.in_memory is None else self.in_memory
         stats = [(str(path.relative_to(self.root)), path.stat()) for path in paths]
-        key = sha256(repr([self.shape, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]).encode()).hexdigest()
-        file = self.cache / f"{self.root.absolute().name}-{part}-{key[:16]}.pt"
+        content = [keep, self.shape, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
+        key = sha256(repr(content).encode()).hexdigest()[:16]
+        file = self.cache / f"{self.root.absolute().name}-{part}-{key}.pt"
         if not file.exists():
-            save(decode_all(paths, self.shape), file)
+            save(decode_all(paths, self.shape, keep), file)
         cached = torch.load(file, mmap=True, weights_only=True)
-        if bad := cached["bad"]:
-            if not self.skip_bad:
-                more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-                raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
-            warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=2)
-        return cached["images"], targets[cached["good"]]
+        good, bad = cached["good"], cached["bad"]
+        if bad and not self.skip_bad:
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
+        if len(good) == 0:
+            raise UserError(f"no image in {self.root / part} can be decoded; the first: {bad[0]}")
+        if bad:
+            warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=1)
+        return cached["images"] if keep else Files(paths, self.shape).subset(good), targets[good]
 
 
 class Decoded(Dataset):
@@ -144,26 +147,36 @@ class Decoded(Dataset):
         return decode(self.paths[i], self.shape)
 
 
-def decode_all(paths: list[Path], shape: tuple[int, ...]) -> dict[str, Any]:
-    """Decode in parallel, with a progress bar on a terminal."""
+def decode_all(paths: list[Path], shape: tuple[int, ...], keep: bool) -> dict[str, Any]:
+    """Decode in parallel, with a progress bar on a terminal, and return what to keep and what cannot be decoded."""
     workers = min(os.cpu_count() or 1, len(paths) // 500)  # a worker pays from some hundred images on
     batches = DataLoader(Decoded(paths, shape), 256, num_workers=workers, collate_fn=list)
-    images = torch.empty(len(paths), *shape, dtype=torch.uint8)
-    good, bad, i = [], [], 0
+    images = torch.empty(len(paths) if keep else 0, *shape, dtype=torch.uint8)
+    good: list[int] = []
+    bad: list[str] = []
+    i = 0
     for batch in track(batches, "decoding", console=Console(stderr=True), disable=not sys.stderr.isatty()):
         for image in batch:
-            if isinstance(image, Tensor):
-                images[len(good)] = image
-                good.append(i)
-            else:
+            if isinstance(image, str):
                 bad.append(image)
+            else:
+                if keep:
+                    images[len(good)] = image
+                good.append(i)
             i += 1
-    return {"images": images[: len(good)].clone() if bad else images, "good": torch.tensor(good), "bad": bad}
+    return {
+        "images": images[: len(good)].clone() if bad else images,
+        "good": torch.tensor(good, dtype=torch.long),
+        "bad": bad,
+    }
 
 
 def save(value: dict[str, Any], file: Path) -> None:
     """Write a file at once: whoever reads it sees all of it or none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_suffix(f".{os.getpid()}")
-    torch.save(value, part)
-    part.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(value, part)
+        part.replace(file)
+    except (OSError, RuntimeError) as error:  # torch.save wraps some
+        raise UserError(f"cannot write {file}: {error}; name another folder with --data.cache") from None

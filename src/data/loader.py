@@ -105,12 +105,18 @@ class TensorLoader:
         resumed, self.resumed = self.resumed, None
         inside = resumed is not None and resumed["epoch"] == self.sampler.epoch
         self.position = self.sampler.start = resumed["position"] if resumed and inside else 0
-        for images, *targets in self.batches:
+        for images, *targets in self.fetch():
             if self.sampler.shuffle:
                 self.seed_batch()
             self.position += 1
             images = self.transform(images.to(self.device))
             yield (images, targets[0].to(self.device)) if targets else images
+
+    def fetch(self) -> Iterator[Any]:
+        try:
+            yield from self.batches
+        except UserError as error:  # from a worker it comes with a traceback in its text
+            raise UserError(str(error).splitlines()[-1].removeprefix("src.UserError: ")) from None
 
     def seed_batch(self) -> None:
         seed = mix(self.sampler.seed, self.sampler.epoch, self.position, self.sampler.rank)
@@ -129,7 +135,7 @@ class TensorLoader:
         Raises:
             UserError: if it lies within an epoch whose batches would now be others.
         """
-        if state["position"] >= state["num_batches"]:
+        if state["position"] in (0, state["num_batches"]):
             return
         now = self.state_dict()
         changed = [key for key in ("num_samples", "num_batches", "seed") if state[key] != now[key]]

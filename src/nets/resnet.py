@@ -66,7 +66,10 @@ class ResNet(nn.Module):
 def read_weights(name: str, weights: str) -> dict[str, Tensor]:
     """Return the state dict of a file or of torchvision's weights of that name."""
     if Path(weights).is_file():
-        return torch.load(weights, map_location="cpu", weights_only=True)
+        try:
+            return dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except Exception as error:  # what a file of another kind makes pickle raise is anything
+            raise UserError(f"weights {weights} is not a file with a state dict ({type(error).__name__})") from None
     try:
         known = models.get_model_weights(name)
         return known[weights].get_state_dict(progress=False, check_hash=True)

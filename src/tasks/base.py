@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning import LightningModule
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -56,7 +56,7 @@ class Task(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, preds, targets = self.evaluate(batch)
-        means = {"loss": loss.detach(), **self.score(preds.detach(), targets)}
+        means = {"loss": loss.detach(), **self.score(preds, targets)}
         for name, mean in means.items():  # sums on the device: self.log would cost more than a small net's step
             self.train_sums[name] = self.train_sums.get(name, 0) + mean * len(targets)
         self.train_sums["samples"] = self.train_sums.get("samples", 0) + len(targets)

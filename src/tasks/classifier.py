@@ -44,19 +44,18 @@ class Classifier(Task):
     ) -> None:
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        val = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+        val: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         if num_classes > 5:
             val["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
         val |= {name: score(num_classes) for name, score in SCORES.items()}
         test = val | {f"{name}_each": score(num_classes, average="none") for name, score in SCORES.items()}
         super().__init__(net(num_classes), collection(val), collection(test), **kwargs)
-        self.save_hyperparameters()
         self.loss, self.num_classes = loss, num_classes
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch
         logits = self(inputs)
-        return self.loss(logits, targets), logits, targets
+        return self.loss(logits, targets), logits.detach().softmax(1), targets
 
     def score(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return {"accuracy": (preds.argmax(1) == targets).float().mean()}
@@ -74,7 +73,7 @@ class Classifier(Task):
             )
 
 
-def collection(metrics: dict[str, Metric]) -> MetricCollection:
+def collection(metrics: dict[str, Metric | MetricCollection]) -> MetricCollection:
     """Join metrics that count the same; left to itself, torchmetrics also joins those that agree on the first batch."""
     kinds: dict[str, list[str]] = {}
     for name in metrics:

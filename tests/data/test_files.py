@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from src import UserError
-from src.data.files import Files, decode
+from src.data.files import Files, decode, find_images
 
 PIXELS = np.random.default_rng(0).integers(256, size=(6, 4, 3), dtype=np.uint8)
 
@@ -176,15 +176,13 @@ def test_files_are_indexed_like_a_tensor():
 
 
 def test_a_bad_file_stops_and_is_named():
-    with pytest.raises(UserError, match=r"^cannot decode 1\.png: .*skip"):
+    with pytest.raises(UserError, match=r"^cannot decode 1\.png: .*; repair or remove it$"):
         some_files(bad=(1,))[torch.arange(4)]
 
 
-def test_the_next_file_takes_the_place_of_a_bad_one():
-    files = some_files(bad=(1, 3), skip_bad=True)
-    assert files[torch.arange(4)][:, 0, 0, 0].tolist() == [0, 2, 2, 0]
-
-
-def test_files_that_are_all_bad_are_refused():
-    with pytest.raises(UserError, match="cannot decode"):
-        some_files(bad=(0, 1, 2, 3), skip_bad=True)[torch.arange(1)]
+@pytest.mark.parametrize("odd", ["a/.thumbnails/2.png", "a/.2.png", "a/folder.png/notes.txt", "a/notes.txt"])
+def test_only_visible_files_with_the_name_of_an_image_are_found(odd):
+    for name in ("a/1.PNG", "a/deep/3.jpg", odd):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    assert find_images(Path("a")) == [Path("a/1.PNG"), Path("a/deep/3.jpg")]
