@@ -12,8 +12,10 @@ from typing import Any
 
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from src import UserError
+from src.data import DataModule
 from src.mistakes import users_mistake
-from src.predictions import predict_table, probabilities, write_csv
+from src.predictions import expand, files_loader, predict_table, probabilities, write_csv
 from src.report import class_rows, fact_rows, metric_rows, next_rows, print_rows
 from src.settings import Settings, without_finder
 
@@ -85,7 +87,7 @@ class Commands(Settings):
         keeper, loggers = self.trainer.checkpoint_callback, self.trainer.loggers
         best = getattr(keeper, "best_model_path", None) or None
         self.trainer.loggers = []  # val metrics of this epoch are logged already
-        self.trainer.callbacks = without_finder(self.trainer.callbacks)
+        self.trainer.callbacks = without_finder(self.trainer.callbacks)  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
         if is_overridden("validation_step", self.model) and any(self.trainer.num_val_batches):
             metrics |= self.trainer.validate(**kwargs | {"ckpt_path": best}, verbose=False)[0]
@@ -125,10 +127,20 @@ class Commands(Settings):
 
     def predict(self, **kwargs: Any) -> None:
         """Print the top classes of each image and write the probabilities of all classes to a CSV file."""
-        rows = probabilities(self.trainer.predict(**kwargs) or [])
-        data = self.datamodule
+        data = kwargs.get("datamodule")
+        if self.options.images:
+            files = expand(self.options.images)
+            state = self.stored.get(type(data).__qualname__)
+            if not isinstance(data, DataModule) or not state:
+                raise UserError(
+                    "--images needs a checkpoint that was trained on a class derived from src.data.DataModule"
+                )
+            data.load_state_dict(state)
+            kwargs |= {"datamodule": None, "dataloaders": files_loader(files, data)}
+        outputs: Any = self.trainer.predict(**kwargs)
+        rows = probabilities(outputs or [])
+        names = [str(file) for file in files] if self.options.images else [f"test/{i}" for i in range(len(rows))]
         classes = getattr(data, "class_names", None) or [str(i) for i in range(rows.shape[1])]
-        names = data.predict_names() if hasattr(data, "predict_names") else [str(i) for i in range(len(rows))]
         file = self.options.output or (self.run.path if self.run else Path()) / "predictions.csv"
         write_csv(file, names, classes, rows)
         print_rows(predict_table(names, classes, rows))

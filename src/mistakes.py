@@ -6,7 +6,7 @@ import re
 import sys
 
 from src import UserError
-from src.cli import SETTINGS, nearest
+from src.arguments import SETTINGS, nearest
 
 
 def users_mistake(error: Exception) -> UserError | None:

@@ -76,6 +76,8 @@ def with_warmup(
     Raises:
         UserError: if a warm-up is to precede ReduceLROnPlateau, which counts epochs.
     """
+    if warmup_steps < 0:
+        raise UserError(f"warmup_steps must be at least 0, got {warmup_steps}")
     main = schedule(optimizer) if schedule else None
     if isinstance(main, RunLR):
         main.total_steps = max(1, int(min(total_steps, 2**53)) - warmup_steps)
@@ -85,3 +87,19 @@ def with_warmup(
         raise UserError("warmup_steps must be 0 with ReduceLROnPlateau, which counts epochs")
     rise = LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
     return rise if main is None else SequentialLR(optimizer, [rise, main], milestones=[warmup_steps])
+
+
+def optimizer_and_schedule(
+    net: nn.Module,
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer],
+    schedule: Callable[[Optimizer], LRScheduler] | None,
+    warmup_steps: int,
+    total_steps: float,
+) -> dict[str, Any]:
+    """Return what ``configure_optimizers`` returns; ReduceLROnPlateau is stepped after each epoch, with val/loss."""
+    made = optimizer(param_groups(net))
+    scheduler = with_warmup(made, schedule, warmup_steps, total_steps)
+    if scheduler is None:
+        return {"optimizer": made}
+    interval = "epoch" if isinstance(scheduler, ReduceLROnPlateau) else "step"
+    return {"optimizer": made, "lr_scheduler": {"scheduler": scheduler, "interval": interval, "monitor": "val/loss"}}

@@ -3,12 +3,16 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from src import UserError
-from src.data.files import find_images
+from src.data import DataModule
+from src.data.files import Files, find_images
+from src.data.loader import TensorLoader
+from src.data.samples import Samples
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
@@ -25,6 +29,12 @@ def expand(paths: Sequence[Path]) -> list[Path]:
     if not found:
         raise UserError(f"--images {' '.join(map(str, paths))}: no image files there")
     return found
+
+
+def files_loader(paths: list[Path], data: DataModule) -> TensorLoader:
+    """Return batches of image files, prepared as the checkpoint says that ``data`` was restored from."""
+    transform: Any = data.normalize
+    return TensorLoader(Samples(Files(paths, data.shape), None), 64, transform)
 
 
 def probabilities(outputs: Sequence[Tensor]) -> Tensor:

@@ -19,11 +19,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, checkpoint
+from src.arguments import SETTINGS
 from src.callbacks import EpochLine, LastCheckpoint, Resume
-from src.cli import SETTINGS
 from src.loggers import run_loggers
 from src.mistakes import explain
-from src.predictions import expand
 from src.run import Run
 
 BEST = {"monitor": "val/accuracy", "mode": "max", "filename": "best", "enable_version_counter": False}
@@ -85,18 +84,11 @@ class Settings(LightningCLI):
                 f"{self.subcommand} needs a trained model: name its run with --run or a file with --ckpt_path"
             )
 
-    def instantiate_classes(self) -> None:
-        super().instantiate_classes()
-        if self._get(self.config, "channels_last"):
-            self.model.to(memory_format=torch.channels_last)
-        if self.options.images:
-            if not hasattr(self.datamodule, "predict_files"):
-                raise UserError("--images needs data of a class derived from src.data.DataModule")
-            self.datamodule.predict_files(expand(self.options.images))
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.stored:
             checkpoint.check_weights(self.model, self.stored)
+        if self._get(self.config, "channels_last"):
+            self.model.to(memory_format=torch.channels_last)
         settings = self._get(self.config_init, "trainer")
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
         self.pace.enabled = not terminal
@@ -115,7 +107,8 @@ class Settings(LightningCLI):
         if self.subcommand == "predict":
             changes["devices"] = 1  # one process writes the file
         if self.subcommand != "fit" or self.options.run:  # the batch size was found when the run began
-            changes["callbacks"] = without_finder(settings.callbacks or [])
+            own = settings.callbacks or []
+            changes["callbacks"] = without_finder(own if isinstance(own, list) else [own])
         return self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
 
     def saves(self, settings: Any) -> bool:
@@ -129,7 +122,7 @@ class Settings(LightningCLI):
             step = self.stored.get("global_step", 0)
             self.trainer.loggers = [*run_loggers(self.run.path, step), *self.trainer.loggers]
         for callback in self.trainer.checkpoint_callbacks:
-            if getattr(callback, "dirpath", "") is None:
+            if isinstance(callback, ModelCheckpoint | LastCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((self.run.path / "checkpoints").resolve())
 
     def record(self, trainer: Trainer, _: Any) -> None:
@@ -137,8 +130,9 @@ class Settings(LightningCLI):
         if self.run is not None and trainer.is_global_zero:
             self._dump_config()
             config = {key: self.config_dump[key] for key in SETTINGS}
-            if "batch_size" in (config["data"] or {}).get("init_args", {}):  # BatchSizeFinder may have changed it
-                config["data"]["init_args"]["batch_size"] = self.datamodule.batch_size
+            data = (config["data"] or {}).get("init_args", {})
+            if "batch_size" in data:  # BatchSizeFinder may have changed it
+                data["batch_size"] = getattr(self.datamodule, "batch_size", data["batch_size"])
             self.run.write_config(config)
             self.run.record(sys.orig_argv, getattr(self.datamodule, "split_hash", None))
 

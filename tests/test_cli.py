@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from src.cli import COMMANDS, main
+from src.arguments import COMMANDS
+from src.cli import main
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, ReduceLROnPlateau
 
+from src import UserError
 from src.optim import Cosine, Linear, param_groups, with_warmup
 
 LR = 0.2
@@ -106,3 +107,8 @@ def test_plateau_comes_alone():
     assert isinstance(with_warmup(sgd(), ReduceLROnPlateau, 0, 10), ReduceLROnPlateau)
     with pytest.raises(ValueError, match="warmup_steps must be 0 with ReduceLROnPlateau"):
         with_warmup(sgd(), ReduceLROnPlateau, 1, 10)
+
+
+def test_a_negative_warm_up_is_refused():
+    with pytest.raises(UserError, match="warmup_steps must be at least 0, got -1"):
+        with_warmup(SGD(nn.Linear(1, 1).parameters(), 0.1), Cosine, -1, 10)

@@ -51,11 +51,7 @@ class EpochLine(Callback):
         loader: Any = trainer.train_dataloader
         sampler = getattr(loader, "sampler", None)
         samples = getattr(sampler, "num_samples", None) or (len(sampler) if hasattr(sampler, "__len__") else 0)
-        return (
-            samples
-            * (trainer.num_training_batches - self.first_batch)
-            / max(1, trainer.num_training_batches if loader is None else len(loader))
-        )
+        return samples * (trainer.num_training_batches - self.first_batch) / max(1, len(loader))  # type: ignore[arg-type]
 
     def print(self, trainer: Trainer, epoch: int) -> None:
         """Print the line of the epoch that ended: only now are its training metrics known."""

@@ -44,7 +44,7 @@ class Resume(Callback):
         self.stored = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
             if isinstance(callback, EarlyStopping) and state:
                 state["patience"] = callback.patience

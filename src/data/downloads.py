@@ -17,8 +17,6 @@ class Download(DataModule):
     files: ClassVar[str]  # what must lie below root
 
     def prepare_data(self) -> None:
-        if self.predicts_files:
-            return
         try:
             for train in (True, False):
                 self.open(train, download=True)

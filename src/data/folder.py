@@ -56,8 +56,6 @@ class ImageFolder(DataModule):
         self.in_memory, self.cache = in_memory, Path(cache)
 
     def prepare_data(self) -> None:
-        if self.predicts_files:
-            return
         testing = self.trainer is not None and self.trainer.state.fn in ("test", "predict")
         parts = ["test"] if testing and self.has("test") else ["train", "val"]
         for part in parts:

@@ -1,34 +1,16 @@
 """TensorLoader: whole batches, in an order that depends on seed and epoch alone."""
 
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from src import UserError
-
-
-@dataclass
-class Samples(Dataset):
-    """Images and, but for prediction, targets; ``index`` (N,) names those that belong to this part.
-
-    ``images`` is a tensor, or anything that an index tensor turns into one, such as ``src.data.files.Files``.
-    """
-
-    images: Any
-    targets: Tensor | None
-    index: Tensor
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, positions: Tensor) -> tuple[Tensor, ...]:
-        index = self.index[positions]
-        return (self.images[index],) if self.targets is None else (self.images[index], self.targets[index])
+from src.data.samples import Samples
 
 
 class Order(Sampler):
@@ -73,7 +55,7 @@ class TensorLoader:
         device: where batches are made.
         rank: which of the processes this is.
         world_size: number of processes.
-        num_workers: processes that read ahead; 0 is best for tensors in memory.
+        num_workers: processes that read ahead; by default none for a tensor, for files as many as there are cores.
     """
 
     def __init__(
@@ -81,16 +63,17 @@ class TensorLoader:
         samples: Samples,
         batch_size: int,
         transform: Callable[[Tensor], Tensor],
-        *,
         shuffle: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
-        num_workers: int = 0,
+        num_workers: int | None = None,
     ) -> None:
         self.transform, self.device = transform, torch.device(device)
         self.sampler = Order(len(samples), batch_size, shuffle, seed, rank, world_size)  # Lightning sets its epoch
+        if num_workers is None:
+            num_workers = 0 if isinstance(samples.images, Tensor) else min(8, os.cpu_count() or 1)
         self.batches: DataLoader = DataLoader(
             samples, batch_size=None, sampler=self.sampler, num_workers=num_workers, persistent_workers=num_workers > 0
         )

@@ -5,24 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
 
 from src import UserError
 from src.tasks.base import Task
-
-SCORES = {
-    "precision": MulticlassPrecision,
-    "recall": MulticlassRecall,
-    "f1": MulticlassF1Score,
-    "auroc": MulticlassAUROC,
-}
+from src.tasks.metrics import classification_metrics
 
 
 class Classifier(Task):
@@ -44,12 +30,8 @@ class Classifier(Task):
     ) -> None:
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        val: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
-        if num_classes > 5:
-            val["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-        val |= {name: score(num_classes) for name, score in SCORES.items()}
-        test = val | {f"{name}_each": score(num_classes, average="none") for name, score in SCORES.items()}
-        super().__init__(net(num_classes), collection(val), collection(test), **kwargs)
+        val, test = (classification_metrics(num_classes, each_class) for each_class in (False, True))
+        super().__init__(net(num_classes), val, test, **kwargs)
         self.loss, self.num_classes = loss, num_classes
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,18 +47,9 @@ class Classifier(Task):
         return self(batch).softmax(1)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
-        names = getattr(self.trainer.datamodule, "class_names", None)
+        names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         if names is not None and len(names) != self.num_classes:
             shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             raise UserError(
                 f"num_classes must be {len(names)}, the classes of the data ({shown}), got {self.num_classes}"
             )
-
-
-def collection(metrics: dict[str, Metric | MetricCollection]) -> MetricCollection:
-    """Join metrics that count the same; left to itself, torchmetrics also joins those that agree on the first batch."""
-    kinds: dict[str, list[str]] = {}
-    for name in metrics:
-        kind = name if "accuracy" in name else "auroc" if "auroc" in name else "counts of each class"
-        kinds.setdefault(kind, []).append(name)
-    return MetricCollection(metrics, compute_groups=list(kinds.values()))

@@ -8,8 +8,6 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from lightning import LightningModule, Trainer
-from PIL import Image
 from torchvision.datasets import cifar
 
 from src import UserError
@@ -77,20 +75,3 @@ def test_cifar_is_read_as_colour_planes(tmp_path, monkeypatch, kind, label):
     assert (images.dtype, images.is_contiguous(), targets.dtype) == (torch.uint8, True, torch.int64)
     assert targets[:3].tolist() == [0, 1, 0]
     assert data.class_names == ["apple", "aquarium_fish"]
-
-
-class Echo(LightningModule):
-    """Predicts what it is given."""
-
-    def predict_step(self, batch):
-        return batch
-
-
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
-def test_predicting_files_needs_no_data_set():
-    Image.new("L", (28, 28), 30).save("a.png")
-    data = MNIST(root="absent")
-    data.load_state_dict({"class_names": ["0"], "shape": [1, 28, 28], "split_hash": "x", "mean": [20.0], "std": [10.0]})
-    data.predict_files([Path("a.png")])
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    assert trainer.predict(Echo(), data)[0].eq(1).all()

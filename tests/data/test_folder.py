@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning import LightningModule, Trainer
 from PIL import Image
 
 from src import UserError
 from src.data import ImageFolder
-from src.data.loader import Samples
+from src.data.samples import Samples
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -230,20 +229,3 @@ def test_a_bad_streamed_picture_is_dropped_with_its_target():
     everything = torch.arange(len(targets))
     shades, targets = Samples(images, targets, everything)[everything]
     assert (shades[:, 0, 0, 0] // 80).tolist() == targets.tolist()
-
-
-class Echo(LightningModule):
-    """Predicts what it is given."""
-
-    def predict_step(self, batch):
-        return batch
-
-
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
-def test_predicting_files_needs_no_data_set():
-    Image.new("L", (9, 9), 30).save("a.bmp")
-    data = pictures(root="absent")
-    data.load_state_dict({"class_names": ["cat"], "shape": [1, 4, 4], "split_hash": "x", "mean": [20], "std": [10]})
-    data.predict_files([Path("a.bmp")])
-    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    assert trainer.predict(Echo(), data)[0].eq(1).all()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from src import UserError
 from src.data.files import Files
-from src.data.loader import Samples, TensorLoader
+from src.data.loader import TensorLoader
+from src.data.samples import Samples
 
 
 def make(num_samples: int = 50, batch_size: int = 8, **settings) -> TensorLoader:

@@ -1,0 +1,108 @@
+"""What is typed: the command, its configs and its run folder, checked before torch is loaded."""
+
+import argparse
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from src import UserError
+from src.run import Run
+
+COMMANDS = {
+    "fit": "train, or go on with a run; then test the best checkpoint",
+    "validate": "judge a checkpoint on the validation part",
+    "test": "judge a checkpoint on the test set",
+    "predict": "name the classes of images",
+}
+SETTINGS = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last", "best", "last")
+USAGE = """usage: python -m src.cli COMMAND [--config FILE] [--run DIR] [--key=value ...]
+
+commands:
+{commands}
+
+  --config FILE      a YAML of configs/; a later one is layered over the former
+  --run DIR          a run folder: its config and its best checkpoint; fit goes
+                     on with the last one
+  --images PATH ...  predict: image files and folders instead of the test set
+  --output FILE      predict: the CSV to write, if not in the run folder
+  --key=value        any setting of the YAML, such as --trainer.max_epochs=3
+  --print_config     print the whole config, defaults included, and stop
+  COMMAND --help     every setting and what it means
+
+examples:
+  python -m src.cli fit --config configs/digits.yaml
+  python -m src.cli fit --config configs/digits.yaml --trainer.max_epochs=3
+  python -m src.cli predict --run runs/digits/version_0 --images my.png
+"""
+
+
+def read(args: list[str]) -> tuple[str, argparse.Namespace]:
+    """Return the command and its options: ``config``, ``run``, ``images``, ``output`` and, all others, ``settings``."""
+    command = args[0]
+    if command not in COMMANDS:
+        raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS)}; commands: {', '.join(COMMANDS)}")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--images", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path)
+    try:
+        options, settings = parser.parse_known_args(args[1:])
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}") from None
+    options.settings = settings
+    if command != "predict" and (options.images or options.output):
+        raise UserError(f"--images and --output go with predict, not with {command}")
+    for file in options.config:
+        check_yaml(Path(file))
+    if options.run is not None:
+        options.config.insert(0, str(Run.find(options.run).config))
+    return command, options
+
+
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, [name for name in known if name != word], n=1)
+    return f", did you mean {prefix}{close[0]}?" if close else ""
+
+
+def check_yaml(file: Path) -> None:
+    """Refuse a config that is missing, is no YAML, or names a key twice.
+
+    Raises:
+        UserError: with the line, where there is one.
+    """
+    if not file.is_file():
+        here = nearest(str(file), (str(f) for f in Path("configs").glob("**/*.yaml")))
+        raise UserError(f"config {file} does not exist{here}")
+    try:
+        tree = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except UnicodeDecodeError:
+        raise UserError(f"config {file} is not text in UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"config {file}{where} is not valid YAML: {reason}") from None
+    if not isinstance(tree, yaml.MappingNode):
+        raise UserError(f"config {file} must hold settings, 'key: value', got {'nothing' if tree is None else tree.id}")
+    check_duplicates(file, tree)
+    for key, _ in tree.value:
+        if key.value not in (*SETTINGS, "ckpt_path"):
+            line = key.start_mark.line + 1
+            raise UserError(f"config {file}, line {line}: unknown setting {key.value}{nearest(key.value, SETTINGS)}")
+
+
+def check_duplicates(file: Path, node: yaml.Node) -> None:
+    lines: dict[str, int] = {}
+    for child in node.value if isinstance(node, yaml.CollectionNode) else []:
+        key, value = child if isinstance(child, tuple) else (None, child)
+        if key is not None:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise UserError(
+                    f"config {file}, line {line}: key {key.value!r} stands in line {lines[key.value]} already"
+                )
+            lines[key.value] = line
+        check_duplicates(file, value)

@@ -1,0 +1,57 @@
+"""Samples: the images and targets of one part of a data set."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import torch
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src import UserError
+
+
+@dataclass
+class Samples(Dataset):
+    """Images and, but for prediction, targets; ``index`` (N,) names those that belong to this part, by default all.
+
+    ``images`` is a tensor, or anything that an index tensor turns into one, such as ``src.data.files.Files``.
+    """
+
+    images: Any
+    targets: Tensor | None
+    index: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.index is None:
+            self.index = torch.arange(len(self.images))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, positions: Tensor) -> tuple[Tensor, ...]:
+        index = self.index[positions]
+        return (self.images[index],) if self.targets is None else (self.images[index], self.targets[index])
+
+
+def on_device(images: Any, device: torch.device) -> Any:
+    """Return images that are in memory on an accelerator with room for them and as much again; others as they are."""
+    if device.type != "cuda" or not isinstance(images, Tensor) or images.device == device:
+        return images
+    return images.to(device) if 2 * images.nbytes < torch.cuda.mem_get_info(device)[0] else images
+
+
+def folded(images: Any, targets: Tensor, folds: int, fold: int, seed: int) -> tuple[Samples, Samples]:
+    """Return the training part and one of its stratified folds, which share the images."""
+    largest = int(targets.bincount().max())
+    if folds > largest:
+        raise UserError(f"folds must be at most {largest}, the training samples of the largest class, got {folds}")
+    folds_of = StratifiedKFold(folds, shuffle=True, random_state=seed).split(targets, targets)
+    train, val = list(folds_of)[fold]
+    return Samples(images, targets, torch.from_numpy(train)), Samples(images, targets, torch.from_numpy(val))
+
+
+def digest(*parts: Samples) -> str:
+    """Return a hash of which samples belong to which part."""
+    return sha256(b"".join(part.index.numpy().tobytes() for part in parts)).hexdigest()[:16]

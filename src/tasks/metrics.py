@@ -1,0 +1,67 @@
+"""What is measured of predictions, cheaply while training and thoroughly in validation and test."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+COUNTS = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
+RANKS = {"auroc": MulticlassAUROC}
+
+
+class Means:
+    """Means over an epoch, kept as sums on the device: a ``self.log`` or a metric a step costs a small net's step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Any] = {}
+
+    def add(self, samples: int, **means: Tensor) -> None:
+        for name, mean in means.items():
+            self.sums[name] = self.sums.get(name, 0) + mean * samples
+        self.sums["samples"] = self.sums.get("samples", 0) + samples
+
+    def take(self, prefix: str) -> dict[str, Tensor]:
+        """Return the means under their prefixed names, and begin anew."""
+        sums, self.sums = self.sums, {}
+        samples = sums.pop("samples", 0)
+        return {f"{prefix}{name}": total / samples for name, total in sums.items()}
+
+
+def classification_metrics(num_classes: int, each_class: bool) -> MetricCollection:
+    """Return accuracy, top-5 accuracy above five classes, and precision, recall, F1 and AUROC as means over classes.
+
+    Args:
+        num_classes: number of classes K.
+        each_class: add the last four for each class, named recall_each and so on.
+    """
+    metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
+    groups = [["accuracy"]]
+    if num_classes > 5:
+        metrics["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+        groups.append(["top5_accuracy"])
+    for family in (COUNTS, RANKS):
+        metrics |= {name: kind(num_classes) for name, kind in family.items()}
+        each = (
+            {f"{name}_each": kind(num_classes, average="none") for name, kind in family.items()} if each_class else {}
+        )
+        metrics |= each
+        groups.append([*family, *each])
+    # named, because torchmetrics by itself joins metrics that happen to agree on the first batch
+    return MetricCollection(metrics, compute_groups=groups)
+
+
+def by_class(metrics: dict[str, Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
+    """Return metrics as numbers: one that has a value for each class, recall_each, becomes recall/<class> for each."""
+    flat: dict[str, Tensor] = {}
+    for name, value in metrics.items():
+        each = zip(names or range(len(value)), value, strict=True) if value.ndim else ()
+        flat |= {f"{name.removesuffix('_each')}/{label}": number for label, number in each} or {name: value}
+    return flat
