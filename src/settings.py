@@ -91,11 +91,10 @@ class Settings(LightningCLI):
             self.model.to(memory_format=torch.channels_last)
         settings = self._get(self.config_init, "trainer")
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
-        self.pace.enabled = not terminal
         callbacks: list[Callback] = [self.pace, Resume(), LambdaCallback(on_train_start=self.record)]
         changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": False}
         if terminal:
-            callbacks.append(RichProgressBar(leave=True))
+            callbacks.append(RichProgressBar())
         if self.saves(settings):
             if settings.logger is not False:
                 callbacks.append(LearningRateMonitor())

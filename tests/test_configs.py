@@ -42,7 +42,7 @@ def test_a_config_trains_and_tests(file: Path, monkeypatch: pytest.MonkeyPatch) 
             count = 600 if train else 100
             return torch.randint(0, 255, (count, 1, 28, 28), dtype=torch.uint8), torch.arange(count) % 10
 
-        monkeypatch.setattr(MNIST, "prepare_data", lambda self: None)
+        monkeypatch.setattr(MNIST, "prepare_data", lambda _: None)
         monkeypatch.setattr(MNIST, "load", load)
     cli = main(["fit", f"--config={file}", *typed])
     assert cli.trainer.global_step == 2

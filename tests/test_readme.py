@@ -54,7 +54,7 @@ def test_the_three_steps_make_a_module_of_ones_own_train_continue_test_and_predi
 @pytest.mark.parametrize(
     "line", [line.split("#")[0].strip() for line in README.splitlines() if "python -m src.cli" in line]
 )
-def test_each_command_in_the_readme_is_one(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_command_in_the_readme_is_one(line: str) -> None:
     Path("photos").mkdir()
     Path("mine/train").mkdir(parents=True)
     if "configs/mine.yaml" in line:
@@ -99,4 +99,4 @@ def test_a_config_tells_what_it_reaches(file: Path) -> None:
     assert f"configs/{file.name}" in header
     assert re.search(r"\d+ (s|min)", header)
     assert len(lines) <= 40
-    assert list(yaml.safe_load(file.read_text()))[0] == "seed_everything"
+    assert next(iter(yaml.safe_load(file.read_text()))) == "seed_everything"

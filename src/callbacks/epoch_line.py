@@ -1,5 +1,7 @@
 """EpochLine: one line of text per epoch, and the pace of the whole run."""
 
+import shutil
+import sys
 import time
 from typing import Any
 
@@ -9,14 +11,12 @@ SHOWN = ("train/loss", "val/loss", "val/accuracy")
 
 
 class EpochLine(Callback):
-    """Print epoch, losses, validation accuracy, learning rate, seconds and samples per second; no control characters.
+    """Print epoch, losses, validation accuracy, learning rate, seconds and samples per second, as plain text.
 
-    Args:
-        enabled: print; otherwise only measure.
+    A terminal that is too narrow shows the first of them.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
-        self.enabled = enabled
+    def __init__(self) -> None:
         self.train_samples = 0.0  # over all epochs of this process
         self.train_seconds = 0.0  # validation not counted
         self.line: tuple[float, float] | None = None  # seconds and samples per second, to be printed
@@ -49,18 +49,21 @@ class EpochLine(Callback):
     def count(self, trainer: Trainer) -> float:
         """Return the number of training samples in an epoch, over all processes, as far as the loader tells."""
         loader: Any = trainer.train_dataloader
-        sampler = getattr(loader, "sampler", None)
-        samples = getattr(sampler, "num_samples", None) or (len(sampler) if hasattr(sampler, "__len__") else 0)
-        return samples * (trainer.num_training_batches - self.first_batch) / max(1, len(loader))  # type: ignore[arg-type]
+        sampler: Any = getattr(loader, "sampler", ())
+        samples = getattr(sampler, "num_samples", len(sampler))
+        return samples * (trainer.num_training_batches - self.first_batch) / max(1, len(loader))
 
     def print(self, trainer: Trainer, epoch: int) -> None:
         """Print the line of the epoch that ended: only now are its training metrics known."""
-        if self.line is None or not self.enabled or not trainer.is_global_zero:
+        if self.line is None or not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
         shown = [f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics]
         lrs = [f"lr {group['lr']:.2e}" for group in trainer.optimizers[0].param_groups[:1]]
         pace = [f"{self.line[0]:.1f} s", f"{self.line[1]:,.0f} samples/s"]
         last = f"/{trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
-        print("  ".join([f"epoch {epoch}{last}", *shown, *lrs, *pace]), flush=True)  # noqa: T201
+        fields = [f"epoch {epoch}{last}", *shown, *lrs, *pace]
+        while sys.stdout.isatty() and len("  ".join(fields)) > shutil.get_terminal_size().columns:
+            fields.pop()
+        print("  ".join(fields), flush=True)  # noqa: T201
         self.line = None
