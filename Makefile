@@ -33,7 +33,8 @@ clean: ## remove the environment and the caches; keeps runs/ and data/
 
 .venv/.stamp: requirements.lock | $(filter .tools/bin/uv,$(UV))
 	@test -x $(PY) || $(UV) venv -q --python python3 .venv
-	$(UV) pip sync -q --python $(PY) --require-hashes --compile-bytecode requirements.lock
+	@echo "setting up: installing dependencies into .venv (about 6 GB on Linux, PyTorch with CUDA)"
+	@$(UV) pip sync -q --python $(PY) --require-hashes --compile-bytecode requirements.lock
 	@touch $@
 
 .tools/bin/uv:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
@@ -42,7 +43,6 @@ class Settings(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={"enable_model_summary": False},
             auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
             parser_kwargs=strict | dict.fromkeys(self.subcommands(), strict),
         )
 
@@ -72,6 +72,9 @@ class Settings(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Keep the config as it is: Lightning would overwrite it with the settings that the checkpoint stored."""
+
+    def _add_instantiators(self) -> None:
+        """Do not store the settings in checkpoints: the run's config.yaml has them."""
 
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
@@ -127,8 +130,8 @@ class Settings(LightningCLI):
     def record(self, trainer: Trainer, _: Any) -> None:
         """Write config and provenance into the run folder, now that nothing is left to be refused."""
         if self.run is not None and trainer.is_global_zero:
-            self._dump_config()
-            config = {key: self.config_dump[key] for key in SETTINGS}
+            whole = yaml.safe_load(self.parser.dump(self.config, format="yaml"))[self.subcommand]
+            config = {key: whole[key] for key in SETTINGS}
             data = (config["data"] or {}).get("init_args", {})
             if "batch_size" in data:  # BatchSizeFinder may have changed it
                 data["batch_size"] = getattr(self.datamodule, "batch_size", data["batch_size"])

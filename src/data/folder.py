@@ -153,7 +153,8 @@ def decode_all(paths: list[Path], shape: tuple[int, ...], keep: bool) -> dict[st
     good: list[int] = []
     bad: list[str] = []
     i = 0
-    for batch in track(batches, "decoding", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+    terminal = sys.stderr.isatty()
+    for batch in track(batches, "decoding", console=Console(stderr=True)) if terminal else batches:
         for image in batch:
             if isinstance(image, str):
                 bad.append(image)
