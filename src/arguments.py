@@ -55,10 +55,10 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
     options.settings = settings
     if command != "predict" and (options.images or options.output):
         raise UserError(f"--images and --output go with predict, not with {command}")
-    for file in options.config:
-        check_yaml(Path(file))
     if options.run is not None:
         options.config.insert(0, str(Run.find(options.run).config))
+    for file in options.config:
+        check_yaml(Path(file))
     return command, options
 
 
@@ -87,7 +87,10 @@ def check_yaml(file: Path) -> None:
         raise UserError(f"config {file}{where} is not valid YAML: {reason}") from None
     if not isinstance(tree, yaml.MappingNode):
         raise UserError(f"config {file} must hold settings, 'key: value', got {'nothing' if tree is None else tree.id}")
-    check_duplicates(file, tree)
+    try:
+        check_duplicates(file, tree)
+    except RecursionError:
+        raise UserError(f"config {file} has an alias that holds itself") from None
     for key, _ in tree.value:
         if key.value not in (*SETTINGS, "ckpt_path"):
             line = key.start_mark.line + 1
@@ -100,6 +103,8 @@ def check_duplicates(file: Path, node: yaml.Node) -> None:
         key, value = child if isinstance(child, tuple) else (None, child)
         if key is not None:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError(f"config {file}, line {line}: a key must be a word, is a {key.id}")
             if key.value in lines:
                 raise UserError(
                     f"config {file}, line {line}: key {key.value!r} stands in line {lines[key.value]} already"

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from src import UserError
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, to_continue: bool = False) -> dict[str, Any]:
     """Return the content of a checkpoint: plain values and tensors, which stay on disk until they are used.
 
     Raises:
@@ -31,8 +31,10 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from None
     if damaged:
         raise UserError(f"checkpoint {path} is damaged: the checksum of {damaged} is wrong")
-    if not isinstance(stored, dict) or "state_dict" not in stored:
-        raise UserError(f"{path} is not a checkpoint of Lightning's: it has no state_dict")
+    if not isinstance(stored, dict) or not {"state_dict", "pytorch-lightning_version"} <= stored.keys():
+        raise UserError(f"{path} is not a checkpoint of Lightning's: it has no state_dict or no version")
+    if to_continue and not {"loops", "optimizer_states"} <= stored.keys():
+        raise UserError(f"{path} holds weights only: it can be tested, but training cannot go on from it")
     return stored
 
 

@@ -21,6 +21,8 @@ def main(args: list[str] | None = None) -> Any:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

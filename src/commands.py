@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import BatchSizeFinder
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError
 from src.data import DataModule
 from src.mistakes import users_mistake
-from src.predictions import expand, files_loader, predict_table, probabilities, write_csv
+from src.predictions import decodable, expand, files_loader, predict_table, probabilities, write_csv
 from src.report import class_rows, fact_rows, metric_rows, next_rows, print_rows
-from src.settings import Settings, without_finder
+from src.settings import Settings, without
 
 NOISE = (  # warnings of libraries that nobody can act on
     r".*LeafSpec.*is deprecated",
@@ -57,7 +58,7 @@ class Commands(Settings):
     def fit(self, **kwargs: Any) -> None:
         """Train; then judge the best checkpoint once, on the validation part and on the test set."""
         done = self.stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if self.stored else 0
-        if self.options.run and 0 < (self.trainer.max_epochs or -1) <= done:
+        if not self._get(self.config, "trainer").fast_dev_run and 0 < (self.trainer.max_epochs or -1) <= done:
             print_rows([("complete", f"{done} epochs are done; train on with --trainer.max_epochs=N")])
             return
         if self._get(self.config, "compile"):
@@ -69,25 +70,34 @@ class Commands(Settings):
         try:
             self.trainer.fit(**kwargs)
         except Exception:
-            if self.run is not None and not self.options.run and self.trainer.global_step == 0:
-                self.run.discard()
+            if self.trainer.global_step == 0:
+                self.discard()
             raise
         except SystemExit:  # Lightning's answer to Ctrl-C
-            if self.trainer.interrupted and self.run is not None:
-                print_rows([("stopped; go on with", f"python -m src.cli fit --run {shlex.quote(str(self.run.path))}")])
-                sys.exit(130)
-            raise
+            if not self.trainer.interrupted:
+                raise
+            if self.run is None or not self.run.has_checkpoint():
+                self.discard()
+                print_rows([("stopped", "before the end of the first epoch: nothing is saved")])
+            else:
+                print_rows([("stopped", f"go on with: python -m src.cli fit --run {shlex.quote(str(self.run.path))}")])
+            sys.exit(130)
         seconds = time.monotonic() - started
         metrics = self.judge(**kwargs)
         if self.trainer.is_global_zero:
             self.report(metrics, seconds)
 
+    def discard(self) -> None:
+        """Remove a run folder that this command made and that holds nothing yet."""
+        if self.run is not None and not self.options.run and self.trainer.is_global_zero:
+            self.run.discard()
+
     def judge(self, **kwargs: Any) -> dict[str, float]:
         """Return the metrics of the best checkpoint; of the weights as they are where none was saved."""
-        keeper, loggers = self.trainer.checkpoint_callback, self.trainer.loggers
-        best = getattr(keeper, "best_model_path", None) or None
+        loggers = self.trainer.loggers
+        best = (self.best.best_model_path if self.best else None) or None
         self.trainer.loggers = []  # val metrics of this epoch are logged already
-        self.trainer.callbacks = without_finder(self.trainer.callbacks)  # type: ignore[attr-defined]
+        self.trainer.callbacks = without(self.trainer.callbacks, BatchSizeFinder)  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
         if is_overridden("validation_step", self.model) and any(self.trainer.num_val_batches):
             metrics |= self.trainer.validate(**kwargs | {"ckpt_path": best}, verbose=False)[0]
@@ -111,8 +121,8 @@ class Commands(Settings):
         print_rows([("", ""), *metric_rows(metrics), ("", ""), *fact_rows(facts)])
         if self.run is not None:
             self.run.write_results({**metrics, **facts})
-            more = self.trainer.current_epoch == self.trainer.max_epochs
-            print_rows(next_rows(self.run.path, more))
+            if self.run.has_checkpoint():
+                print_rows(next_rows(self.run.path, self.trainer.current_epoch == self.trainer.max_epochs))
 
     def validate(self, **kwargs: Any) -> None:
         self.show(self.trainer.validate(**kwargs, verbose=False))
@@ -136,10 +146,12 @@ class Commands(Settings):
                     "--images needs a checkpoint that was trained on a class derived from src.data.DataModule"
                 )
             data.load_state_dict(state)
+            files = decodable(files, data) if getattr(data, "skip_bad", False) else files
             kwargs |= {"datamodule": None, "dataloaders": files_loader(files, data)}
         outputs: Any = self.trainer.predict(**kwargs)
         rows = probabilities(outputs or [])
-        names = [str(file) for file in files] if self.options.images else [f"test/{i}" for i in range(len(rows))]
+        names = [str(file) for file in files] if self.options.images else getattr(data, "files", {}).get("test")
+        names = names or [f"test/{i}" for i in range(len(rows))]
         classes = getattr(data, "class_names", None) or [str(i) for i in range(rows.shape[1])]
         file = self.options.output or (self.run.path if self.run else Path()) / "predictions.csv"
         write_csv(file, names, classes, rows)

@@ -19,7 +19,7 @@ class ContinuedCSVLogger(CSVLogger):
         super().__init__(folder, name="", version="")
         file = folder / "metrics.csv"
         rows = list(csv.DictReader(file.read_text().splitlines())) if file.is_file() else []
-        self.rows = [row for row in rows if int(row["step"]) < step]
+        self.rows = [row for row in rows if (row["step"] or "").isdecimal() and int(row["step"]) < step]  # none torn
 
     @property
     @rank_zero_experiment

@@ -19,21 +19,23 @@ def users_mistake(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return error
     if isinstance(error, MisconfigurationException):
-        return UserError(" ".join(str(error).split()))
+        hint = "; choose another with --best.monitor" if "ModelCheckpoint(monitor" in str(error) else ""
+        return UserError(" ".join(str(error).split()) + hint)
     link: BaseException | None = error
     while link is not None:  # jsonargparse wraps what a constructor raises
-        if isinstance(link, ValueError) and raised_in(link) == "__init__":
-            return UserError(str(link))
+        if isinstance(link, ValueError) and raised_where_settings_are_taken(link):
+            return UserError(" ".join(str(link).split()))
         link = link.__cause__ or link.__context__
     return None
 
 
-def raised_in(error: BaseException) -> str:
-    """Return the name of the function whose line raised an error."""
+def raised_where_settings_are_taken(error: BaseException) -> bool:
+    """Tell whether a constructor, or anything of Lightning's own, raised an error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace.tb_frame.f_code.co_name if trace is not None else ""
+    code = trace.tb_frame.f_code if trace is not None else None
+    return code is not None and (code.co_name == "__init__" or "/lightning/" in code.co_filename)
 
 
 def explain(message: str) -> str:
@@ -63,13 +65,13 @@ def explain(message: str) -> str:
         return f"{key + '.' if key else ''}{name} is required{hint}"
     if found := re.search(r"(?:subclass of|function that returns) (?:<class ')?(?:\w+\.)*(\w+)", message):
         return f"{prefix}must be a class path of a {found[1]}, got {got}"
-    if found := re.search(r"Expected a dot import path string: (.*)", message):
-        return f"{prefix}must be a class path such as src.nets.SmallCNN, got {found[1]}"
     wanted = [
         w
         for w in re.findall(r"Expected an? (.*?)(?:\. Got value.*)?$", message, re.M)
-        if "NoneType" not in w and "path but" not in w
+        if not any(noise in w for noise in ("NoneType", "path but", "dot import path"))
     ]
+    if set(wanted) <= {"<class 'list'>"} and (found := re.search(r"Expected a dot import path string: (.*)", message)):
+        return f"{prefix}must be a class path such as src.nets.SmallCNN, got {found[1]}"
     if wanted:
         kinds = " or ".join(
             dict.fromkeys(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.", r"\1", kind) for kind in wanted)

@@ -1,6 +1,7 @@
 """Predictions: probabilities of each class, on screen and in a CSV file."""
 
 import csv
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from src import UserError
 from src.data import DataModule
-from src.data.files import Files, find_images
+from src.data.files import Files, decode, find_images
 from src.data.loader import TensorLoader
 from src.data.samples import Samples
 
@@ -35,6 +36,14 @@ def files_loader(paths: list[Path], data: DataModule) -> TensorLoader:
     """Return batches of image files, prepared as the checkpoint says that ``data`` was restored from."""
     transform: Any = data.normalize
     return TensorLoader(Samples(Files(paths, data.shape), None), 64, transform)
+
+
+def decodable(paths: list[Path], data: DataModule) -> list[Path]:
+    """Leave out, and name, the images that cannot be decoded."""
+    faults = {path: fault for path in paths if isinstance(fault := decode(path, data.shape), str)}
+    if faults:
+        warnings.warn(f"skipped {len(faults)} of {len(paths)} images: {'; '.join(faults.values())}", stacklevel=1)
+    return [path for path in paths if path not in faults]
 
 
 def probabilities(outputs: Sequence[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 
 
@@ -13,11 +14,13 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return val and test side by side, a row for each metric that is a mean over classes."""
-    names = dict.fromkeys(key.split("/", 1)[-1] for key in metrics if key.count("/") < 2)
-    stages = [stage for stage in ("val", "test") if any(key.startswith(f"{stage}/") for key in metrics)]
-    head = ("", "".join(f"{stage:>10}" for stage in stages))
+    staged = [key for key in metrics if key.startswith(("val/", "test/")) and key.count("/") == 1]
+    stages = [stage for stage in ("val", "test") if any(key.startswith(f"{stage}/") for key in staged)]
+    head = [("", "".join(f"{stage:>10}" for stage in stages))] if stages else []
+    names = dict.fromkeys(key.split("/")[1] for key in staged)
     cells = [(name, "".join(cell(metrics.get(f"{stage}/{name}")) for stage in stages)) for name in names]
-    return [head, *cells]
+    others = [(key, cell(value)) for key, value in metrics.items() if "/" not in key]  # a module's own names
+    return [*head, *cells, *others]
 
 
 def class_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -32,7 +35,7 @@ def class_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def cell(value: float | None) -> str:
-    return f"{'-' if value is None else format(value, '.4f'):>10}"
+    return f"{'-' if value is None or isnan(value) else format(value, '.4f'):>10}"
 
 
 def fact_rows(facts: Mapping[str, float]) -> list[tuple[str, str]]:

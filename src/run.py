@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import time
+import warnings
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -57,13 +58,14 @@ class Run:
     def checkpoint(self, kind: str) -> Path:
         """Return the ``best`` or the ``last`` checkpoint."""
         folder = self.path / "checkpoints"
-        for name in (f"{kind}.ckpt", "last.ckpt"):
-            if (folder / name).is_file():
-                return folder / name
         found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+        wanted = [folder / f"{kind}.ckpt", folder / "last.ckpt", *reversed(found)]
         if not found:
             raise UserError(f"{self.path} has no checkpoint: its training did not reach the end of an epoch")
-        return found[-1]
+        chosen = next(file for file in wanted if file in found)
+        if chosen != wanted[0]:
+            warnings.warn(f"{wanted[0]} is not there, taking {chosen.name}", stacklevel=1)
+        return chosen
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml; one that says something else is kept beside it as config_0.yaml, config_1.yaml, ..."""
@@ -76,12 +78,18 @@ class Run:
             raise UserError(f"cannot write into the run folder {self.path.absolute()}: {error.strerror}") from None
 
     def write_results(self, results: dict[str, float]) -> None:
-        (self.path / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        (self.path / "results.json").write_text(
+            json.dumps({k: None if v != v else v for k, v in results.items()}, indent=2) + "\n"
+        )
 
     def record(self, command: list[str], split_hash: str | None) -> None:
         """Add one entry to provenance.json: what ran, from which code, on which data split, with what, on what."""
         file = self.path / "provenance.json"
-        entries = json.loads(file.read_text()) if file.is_file() else []
+        try:
+            entries = json.loads(file.read_text()) if file.is_file() else []
+        except ValueError:  # torn; kept beside
+            file.replace(file.with_suffix(".damaged"))
+            entries = []
         entries.append(
             {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -99,9 +107,19 @@ class Run:
         whole.write_text(json.dumps(entries, indent=2) + "\n")
         whole.replace(file)
 
+    def has_checkpoint(self) -> bool:
+        return any((self.path / "checkpoints").glob("*.ckpt"))
+
+    def check_writable(self) -> None:
+        try:
+            (self.path / ".probe").touch()
+            (self.path / ".probe").unlink()
+        except OSError as error:
+            raise UserError(f"cannot write into the run folder {self.path.absolute()}: {error.strerror}") from None
+
     def discard(self) -> None:
         """Remove the folder if no checkpoint was saved in it."""
-        if not list((self.path / "checkpoints").glob("*.ckpt")):
+        if not self.has_checkpoint():
             shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -4,16 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
+    Checkpoint,
     LambdaCallback,
     LearningRateMonitor,
     ModelCheckpoint,
+    ProgressBar,
     RichProgressBar,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,8 +28,6 @@ from src.loggers import run_loggers
 from src.mistakes import explain
 from src.run import Run
 
-BEST = {"monitor": "val/accuracy", "mode": "max", "filename": "best", "enable_version_counter": False}
-
 
 class Settings(LightningCLI):
     """LightningCLI with a run folder: settings are typed, or else the config's, and never the checkpoint's."""
@@ -36,6 +36,7 @@ class Settings(LightningCLI):
         self.options, self.pace = options, EpochLine()
         self.run = Run(options.run) if options.run else None
         self.stored: dict[str, Any] = {}  # content of the checkpoint that is started from
+        self.best: ModelCheckpoint | None = None
         strict = {"allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             args=[command, *(f"--config={file}" for file in options.config), *options.settings],
@@ -60,8 +61,12 @@ class Settings(LightningCLI):
         )
         text = "whether convolutions work on (N, H, W, C), which is faster on most machines, above all in bf16"
         parser.add_argument("--channels_last", type=bool, default=False, help=text)
-        parser.add_lightning_class_args(ModelCheckpoint, "best")
-        parser.set_defaults({f"best.{key}": value for key, value in BEST.items()})
+        parser.add_argument(
+            "--best.monitor", type=str, default="val/accuracy", help="metric that best.ckpt is chosen by"
+        )
+        parser.add_argument(
+            "--best.mode", type=Literal["max", "min"], default="max", help="whether more or less is better"
+        )
         parser.add_lightning_class_args(LastCheckpoint, "last")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -81,7 +86,7 @@ class Settings(LightningCLI):
         if settings.ckpt_path is None and self.run is not None:
             settings.ckpt_path = str(self.run.checkpoint("last" if self.subcommand == "fit" else "best"))
         if settings.ckpt_path is not None:
-            self.stored = checkpoint.read(settings.ckpt_path)
+            self.stored = checkpoint.read(settings.ckpt_path, to_continue=self.subcommand == "fit")
         elif self.subcommand != "fit":
             raise UserError(
                 f"{self.subcommand} needs a trained model: name its run with --run or a file with --ckpt_path"
@@ -103,14 +108,21 @@ class Settings(LightningCLI):
                 callbacks.append(LearningRateMonitor())
             if settings.enable_checkpointing is not False:
                 changes["enable_checkpointing"] = True
-                callbacks += [self._get(self.config_init, "best"), self._get(self.config_init, "last")]
+                self.best = ModelCheckpoint(
+                    filename="best", enable_version_counter=False, **self._get(self.config, "best")
+                )
+                callbacks += [self.best, self._get(self.config_init, "last")]
         if self.subcommand != "fit" or settings.logger in (None, True):
             changes["logger"] = False  # fit adds those of the run folder
         if self.subcommand == "predict":
             changes["devices"] = 1  # one process writes the file
-        if self.subcommand != "fit" or self.options.run:  # the batch size was found when the run began
-            own = settings.callbacks or []
-            changes["callbacks"] = without_finder(own if isinstance(own, list) else [own])
+        own: Any = settings.callbacks or []
+        once = (BatchSizeFinder,) if self.subcommand != "fit" or self.options.run else ()  # found when the run began
+        unused = (*once, Checkpoint) if self.subcommand != "fit" else once
+        changes["callbacks"] = without(own if isinstance(own, list) else [own], unused)
+        if any(isinstance(callback, ProgressBar) for callback in changes["callbacks"]):
+            callbacks = without(callbacks, ProgressBar)
+            changes["enable_progress_bar"] = True
         return self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
 
     def saves(self, settings: Any) -> bool:
@@ -119,7 +131,10 @@ class Settings(LightningCLI):
     def open_run(self, settings: Any) -> None:
         """Make the run folder, or take the one that was named; let loggers and checkpoints write there."""
         parent = Path(settings.default_root_dir or "runs") / self._get(self.config, "name")
-        self.run = self.run or (Run.create(parent) if getattr(rank_zero_only, "rank", 0) == 0 else Run(parent))
+        first = getattr(rank_zero_only, "rank", 0) == 0  # the only process that writes
+        self.run = self.run or (Run.create(parent) if first else Run(parent / "of_the_first_process"))
+        if first:
+            self.run.check_writable()
         if settings.logger is not False:
             step = self.stored.get("global_step", 0)
             self.trainer.loggers = [*run_loggers(self.run.path, step), *self.trainer.loggers]
@@ -139,6 +154,5 @@ class Settings(LightningCLI):
             self.run.record(sys.orig_argv, getattr(self.datamodule, "split_hash", None))
 
 
-def without_finder(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Leave out BatchSizeFinder, which would search again before each validation and test."""
-    return [callback for callback in callbacks if not isinstance(callback, BatchSizeFinder)]
+def without(callbacks: Sequence[Callback], kinds: Any) -> list[Callback]:
+    return [callback for callback in callbacks if not isinstance(callback, kinds)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -78,7 +79,12 @@ def checkpoints(*names: str) -> Run:
 )
 def test_the_best_and_the_last_checkpoint_stand_in_for_each_other(names, best, last):
     run = checkpoints(*names)
-    assert (run.checkpoint("best").stem, run.checkpoint("last").stem) == (best, last)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert (run.checkpoint("best").stem, run.checkpoint("last").stem) == (best, last)
+    assert [str(warning.message).split()[0] for warning in told] == [
+        str(run.path / f"checkpoints/{kind}.ckpt") for kind in ("best", "last") if kind not in names
+    ]
 
 
 def test_a_run_without_checkpoint_says_so():

@@ -19,6 +19,7 @@ class EpochLine(Callback):
     def __init__(self) -> None:
         self.train_samples = 0.0  # over all epochs of this process
         self.train_seconds = 0.0  # validation not counted
+        self.validated = False  # in this epoch
         self.line: tuple[float, float] | None = None  # seconds and samples per second, to be printed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -35,6 +36,7 @@ class EpochLine(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.paused += time.monotonic() - self.validation_started
+            self.validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         seconds, samples = time.monotonic() - self.started, self.count(trainer)
@@ -50,15 +52,19 @@ class EpochLine(Callback):
         """Return the number of training samples in an epoch, over all processes, as far as the loader tells."""
         loader: Any = trainer.train_dataloader
         sampler: Any = getattr(loader, "sampler", ())
-        samples = getattr(sampler, "num_samples", len(sampler))
-        return samples * (trainer.num_training_batches - self.first_batch) / max(1, len(loader))
+        try:
+            samples = getattr(sampler, "num_samples", None) or len(sampler)
+            return samples * (trainer.num_training_batches - self.first_batch) / max(1, len(loader))
+        except TypeError:  # a stream has no length
+            return 0.0
 
     def print(self, trainer: Trainer, epoch: int) -> None:
         """Print the line of the epoch that ended: only now are its training metrics known."""
         if self.line is None or not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
-        shown = [f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics]
+        known = [name for name in SHOWN if name in metrics and (self.validated or name.startswith("train"))]
+        shown = [f"{name} {metrics[name]:.4f}" for name in known]
         lrs = [f"lr {group['lr']:.2e}" for group in trainer.optimizers[0].param_groups[:1]]
         pace = [f"{self.line[0]:.1f} s", f"{self.line[1]:,.0f} samples/s"]
         last = f"/{trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
@@ -66,4 +72,4 @@ class EpochLine(Callback):
         while sys.stdout.isatty() and len("  ".join(fields)) > shutil.get_terminal_size().columns:
             fields.pop()
         print("  ".join(fields), flush=True)  # noqa: T201
-        self.line = None
+        self.line, self.validated = None, False

@@ -6,6 +6,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from src import UserError
+
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 MOVING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # change in every step, so are never settings
 
@@ -26,7 +28,12 @@ class Resume(Callback):
         self.stored: list[dict[str, Any]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.configured = [plain(place) for place in places(trainer)]  # the checkpoint is restored after this hook
+        self.configured = [plain(place) for place in places(trainer)]  # optimizers are restored after this hook
+        now, then = ([sorted(place) for place in places] for places in (self.configured, self.stored))
+        if self.stored and now != then:
+            raise UserError(
+                "optimizer or schedule are of another kind than the checkpoint's: start a new run with them"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         loop = trainer.fit_loop

@@ -53,7 +53,8 @@ class DataModule(LightningDataModule):
         self.parts: dict[str, Samples] = {}
         self.normalize: Normalize | None = None
         self.shape: tuple[int, ...] = ()  # of one image: (C, H, W)
-        self.split_hash = ""
+        self.files: dict[str, list[str]] = {}  # names of those that "train" and "val" were read from, if any
+        self.split_hash = self.test_hash = ""  # of which samples are in which part, and which are held out of train
 
     def load(self, train: bool) -> tuple[Any, Tensor]:
         """Return images (N, C, H, W), uint8, of the training or the test set and their classes (N,), int64."""
@@ -81,7 +82,10 @@ class DataModule(LightningDataModule):
         if len(parts[0]) < self.batch_size:
             raise UserError(f"batch_size must be at most {len(parts[0])}, the training samples, got {self.batch_size}")
         self.parts["train"], self.parts["val"] = parts
-        self.split_hash, self.normalize = digest(*parts), Normalize.of(parts[0])
+        self.split_hash, self.normalize = (
+            digest([self.files.get(part) for part in ("train", "val")], *parts),
+            Normalize.of(parts[0]),
+        )
         self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
 
     def train_dataloader(self) -> TensorLoader:
@@ -112,15 +116,17 @@ class DataModule(LightningDataModule):
         return TensorLoader(samples, self.batch_size, transform, shuffle, seed, device, *ranks)
 
     def state_dict(self) -> dict[str, Any]:
-        state = {"class_names": self.class_names, "shape": list(self.shape), "split_hash": self.split_hash}
+        hashes = {"split_hash": self.split_hash, "test_hash": self.test_hash}
+        state = {"class_names": self.class_names, "shape": list(self.shape), **hashes}
         return state | ({} if self.normalize is None else self.normalize.as_lists())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take class names, image shape and normalisation from a checkpoint that was trained on the same split."""
-        if self.split_hash not in ("", state["split_hash"]):
+        changed = self.split_hash not in ("", state["split_hash"])
+        if changed or self.test_hash not in ("", state.get("test_hash", self.test_hash)):
             raise UserError(
-                f"the checkpoint was trained on another split ({state['split_hash']}, now {self.split_hash}): its "
-                "validation would include training images; restore data, folds, fold and split_seed, or start a new run"
+                "the checkpoint was trained on another split of the data: it would be judged on images that it was "
+                "trained on; restore the data, folds, fold, split_seed and test_share, or start a new run"
             )
         self.class_names, self.shape = state["class_names"], tuple(state["shape"])
         self.normalize = Normalize(state["mean"], state["std"])

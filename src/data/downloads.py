@@ -14,7 +14,7 @@ class Download(DataModule):
     """An image set of torchvision; ``fit`` downloads it to ``root`` where it is missing."""
 
     source: ClassVar[Any]
-    files: ClassVar[str]  # what must lie below root
+    needed: ClassVar[str]  # what must lie below root
 
     def prepare_data(self) -> None:
         try:
@@ -24,7 +24,7 @@ class Download(DataModule):
             name, reason = self.source.__name__, " ".join(str(error).split())[:200]
             raise UserError(
                 f"{name} is not in {self.root.absolute()} and cannot be downloaded ({reason}); "
-                f"put {self.files} there, name the folder with --data.root, or use configs/digits.yaml: no download"
+                f"put {self.needed} there, name the folder with --data.root, or use configs/digits.yaml: no download"
             ) from error
 
     def open(self, train: bool, download: bool = False) -> Any:
@@ -42,25 +42,25 @@ class MNIST(Download):
     """60,000 + 10,000 handwritten digits, 1x28x28; LeCun et al., 1998, doi:10.1109/5.726791."""
 
     source = sets.MNIST
-    files = "MNIST/raw/*-ubyte"
+    needed = "MNIST/raw/*-ubyte"
 
 
 class FashionMNIST(Download):
     """60,000 + 10,000 pictures of clothes, 1x28x28; arXiv:1708.07747."""
 
     source = sets.FashionMNIST
-    files = "FashionMNIST/raw/*-ubyte"
+    needed = "FashionMNIST/raw/*-ubyte"
 
 
 class CIFAR10(Download):
     """50,000 + 10,000 photographs of 10 classes, 3x32x32; Krizhevsky, 2009, «Learning multiple layers of features»."""
 
     source = sets.CIFAR10
-    files = "cifar-10-python.tar.gz"
+    needed = "cifar-10-python.tar.gz"
 
 
 class CIFAR100(Download):
     """50,000 + 10,000 photographs of 100 classes, 3x32x32; Krizhevsky, 2009, «Learning multiple layers of features»."""
 
     source = sets.CIFAR100
-    files = "cifar-100-python.tar.gz"
+    needed = "cifar-100-python.tar.gz"

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from src import UserError
 from src.data.base import DataModule
 from src.data.files import Files, decode, find_images
+from src.data.samples import Samples, digest
 
 
 class ImageFolder(DataModule):
@@ -75,6 +76,8 @@ class ImageFolder(DataModule):
                 f"cannot hold out {self.test_share:.0%} of {self.root / 'train'} for testing: {error}"
             ) from None
         index = (train_index if train else test_index).sort().values
+        self.test_hash = digest(self.files["train"], Samples(images, targets, test_index.sort().values))
+        self.files["test"] = [self.files["train"][i] for i in test_index.sort().values.tolist()]
         return images[index] if isinstance(images, Tensor) else images.subset(index), targets[index]
 
     def load_val(self) -> tuple[Any, Tensor] | None:
@@ -118,9 +121,11 @@ class ImageFolder(DataModule):
         content = [keep, self.shape, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
         key = sha256(repr(content).encode()).hexdigest()[:16]
         file = self.cache / f"{self.root.absolute().name}-{part}-{key}.pt"
-        if not file.exists():
+        try:
+            cached = torch.load(file, mmap=True, weights_only=True)
+        except Exception:  # absent or damaged
             save(decode_all(paths, self.shape, keep), file)
-        cached = torch.load(file, mmap=True, weights_only=True)
+            cached = torch.load(file, mmap=True, weights_only=True)
         good, bad = cached["good"], cached["bad"]
         if bad and not self.skip_bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -129,6 +134,7 @@ class ImageFolder(DataModule):
             raise UserError(f"no image in {self.root / part} can be decoded; the first: {bad[0]}")
         if bad:
             warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=1)
+        self.files[part] = [str(paths[i].relative_to(self.root)) for i in good.tolist()]
         return cached["images"] if keep else Files(paths, self.shape).subset(good), targets[good]
 
 

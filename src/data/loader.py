@@ -87,7 +87,7 @@ class TensorLoader:
     def __iter__(self) -> Iterator[Any]:
         resumed, self.resumed = self.resumed, None
         inside = resumed is not None and resumed["epoch"] == self.sampler.epoch
-        self.position = self.sampler.start = resumed["position"] if resumed and inside else 0
+        self.position = self.sampler.start = self.same_batches(resumed)["position"] if resumed and inside else 0
         for images, *targets in self.fetch():
             if self.sampler.shuffle:
                 self.seed_batch()
@@ -113,13 +113,10 @@ class TensorLoader:
         return {"epoch": order.epoch, "position": self.position, **state}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on at the stored position.
+        """Go on at the stored position; ``__iter__`` checks that it is one in the same batches."""
+        self.resumed = state if state["position"] not in (0, state["num_batches"]) else None
 
-        Raises:
-            UserError: if it lies within an epoch whose batches would now be others.
-        """
-        if state["position"] in (0, state["num_batches"]):
-            return
+    def same_batches(self, state: dict[str, int]) -> dict[str, int]:
         now = self.state_dict()
         changed = [key for key in ("num_samples", "num_batches", "seed") if state[key] != now[key]]
         if changed:
@@ -127,7 +124,7 @@ class TensorLoader:
             raise UserError(
                 f"cannot continue in the middle of epoch {state['epoch']}: {details}; restore the old setting"
             )
-        self.resumed = state
+        return state
 
 
 def mix(*key: int) -> int:

@@ -52,6 +52,6 @@ def folded(images: Any, targets: Tensor, folds: int, fold: int, seed: int) -> tu
     return Samples(images, targets, torch.from_numpy(train)), Samples(images, targets, torch.from_numpy(val))
 
 
-def digest(*parts: Samples) -> str:
-    """Return a hash of which samples belong to which part."""
-    return sha256(b"".join(part.index.numpy().tobytes() for part in parts)).hexdigest()[:16]
+def digest(files: Any, *parts: Samples) -> str:
+    """Return a hash of which samples, and of which files, belong to which part."""
+    return sha256(repr(files).encode() + b"".join(part.index.numpy().tobytes() for part in parts)).hexdigest()[:16]

@@ -55,7 +55,7 @@ class Task(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, preds, targets = self.evaluate(batch)
         self.train_means.add(len(targets), loss=loss.detach(), **self.score(preds, targets))
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss)
         return loss
 

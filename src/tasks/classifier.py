@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from src import UserError
 from src.tasks.base import Task
+from src.tasks.checks import check_data
 from src.tasks.metrics import classification_metrics
 
 
@@ -47,9 +47,4 @@ class Classifier(Task):
         return self(batch).softmax(1)
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
-        names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        if names is not None and len(names) != self.num_classes:
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise UserError(
-                f"num_classes must be {len(names)}, the classes of the data ({shown}), got {self.num_classes}"
-            )
+        check_data(self.net, self.num_classes, self.trainer.datamodule)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
@@ -12,9 +13,26 @@ from torchmetrics.classification import (
     MulticlassPrecision,
     MulticlassRecall,
 )
+from torchmetrics.utilities import dim_zero_cat
 
 COUNTS = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
-RANKS = {"auroc": MulticlassAUROC}
+
+
+class PresentAUROC(MulticlassAUROC):
+    """Area under the ROC curve of each class that has samples, or its mean over them; nan where a class has none."""
+
+    def __init__(self, num_classes: int, average: str = "macro") -> None:
+        super().__init__(num_classes, average="none", validate_args=False)
+        self.mean = average == "macro"
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        each = super().compute()
+        present = dim_zero_cat(self.target).bincount(minlength=self.num_classes) > 0  # type: ignore[arg-type]
+        each = each.where(present, torch.nan)
+        return each.nanmean() if self.mean else each
+
+
+RANKS = {"auroc": PresentAUROC}
 
 
 class Means:
