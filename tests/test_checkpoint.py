@@ -20,7 +20,7 @@ def save(content) -> bytes:
 
 
 def whole() -> bytes:
-    return save({"state_dict": {"weight": torch.arange(4.0)}, "epoch": 3})
+    return save({"state_dict": {"weight": torch.arange(4.0)}, "epoch": 3, "pytorch-lightning_version": "2.6.6"})
 
 
 def refused() -> str:
@@ -133,3 +133,9 @@ def test_a_model_that_is_not_strict_takes_what_it_can():
     model = Layers()
     model.strict_loading = False
     check_weights(model, stored(num_layers=1))
+
+
+def test_weights_alone_are_tested_but_not_continued():
+    whole()
+    with pytest.raises(UserError, match="holds weights only: it can be tested, but training cannot go on from it"):
+        read(FILE, to_continue=True)

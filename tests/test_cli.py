@@ -54,6 +54,7 @@ def test_a_missing_config_is_refused_with_the_nearest(capsys: pytest.CaptureFixt
         (b"trainer: {max_epochs: 1\nmodel: 2\n", "line 2 is not valid YAML"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "is not text in UTF-8"),
         (b"\x00\x01\x02", "is not valid YAML"),
+        (b"trainer: {{ value }}\n", "a key must be a word"),
         (b"", "must hold settings, 'key: value', got nothing"),
         (b"- 1\n- 2\n", "must hold settings, 'key: value', got sequence"),
         (

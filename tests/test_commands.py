@@ -274,3 +274,119 @@ def test_loss_optimizer_and_schedule_are_dotted_paths() -> None:
     (group, _) = cli.trainer.optimizers[0].param_groups
     assert (group["momentum"], group["weight_decay"]) == (0.9, 0.05)
     assert group["lr"] == pytest.approx(0.1 * 0.1 ** (63 // 30))
+
+
+def test_a_crash_of_two_processes_leaves_earlier_runs_alone(tmp_path: Path) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"])
+    command = [sys.executable, "-m", "src.cli", "fit", "--config=configs/digits.yaml", "--model.net.in_channels=3"]
+    command += ["--config=configs/presets/ddp.yaml", "--trainer.accelerator=cpu", "--trainer.devices=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2
+    assert "the net does not take the data's images, (C, H, W) = (1, 8, 8)" in done.stderr
+    assert [folder.name for folder in Path("runs/digits").iterdir()] == ["version_0"]
+    assert weights("runs/digits/version_0")
+
+
+@pytest.mark.parametrize(
+    "typed", [["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"], ["--model.schedule=null"]]
+)
+def test_another_optimizer_or_schedule_is_refused_and_the_run_stays_as_it_was(
+    capsys: pytest.CaptureFixture[str], typed: list[str]
+) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"])
+    before = Path("runs/digits/version_0/config.yaml").read_text()
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", *typed])
+    assert stop.value.code == 2
+    assert "another kind than the checkpoint's" in capsys.readouterr().err
+    assert Path("runs/digits/version_0/config.yaml").read_text() == before
+    main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--test=false"])
+
+
+def test_a_checkpoint_callback_of_ones_own_does_not_decide_which_is_best() -> None:
+    own = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
+    worst = [
+        "--trainer.callbacks.monitor=val/accuracy",
+        "--trainer.callbacks.mode=min",
+        "--trainer.callbacks.filename=worst",
+    ]
+    main(["fit", *SMALL, own, *worst])
+    results = json.loads(Path("runs/digits/version_0/results.json").read_text())
+    assert results["val/accuracy"] == max(
+        float(row["val/accuracy"]) for row in rows("runs/digits/version_0") if row["val/accuracy"]
+    )
+    cli = main(["validate", "--run=runs/digits/version_0"])
+    assert cli.trainer.callback_metrics["val/accuracy"] == pytest.approx(results["val/accuracy"])
+
+
+@pytest.mark.parametrize(("step", "told"), [(5, "nothing is saved"), (30, "go on with: python -m src.cli fit --run")])
+def test_ctrl_c_tells_how_to_go_on_if_there_is_something(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int, told: str
+) -> None:
+    import signal
+
+    def interrupt(self: Task, *_: object) -> None:
+        if self.global_step == step:
+            raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Task, "on_before_zero_grad", interrupt)
+    try:
+        with pytest.raises(SystemExit) as stop:
+            main(["fit", *SMALL])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert stop.value.code == 130
+    assert told in capsys.readouterr().out
+    assert Path("runs/digits/version_0").exists() == (step == 30)
+
+
+def test_a_run_goes_on_though_its_logs_are_torn() -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"])
+    run = Path("runs/digits/version_0")
+    for name in ("metrics.csv", "provenance.json"):
+        text = (run / name).read_text()
+        (run / name).write_text(text[: len(text) - 30])
+    main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--test=false"])
+    assert len(json.loads((run / "provenance.json").read_text())) == 1
+    assert (run / "provenance.damaged").is_file()
+    assert sum(bool(row["train/loss"]) for row in rows("runs/digits/version_0")) >= 1
+
+
+@pytest.mark.filterwarnings("default:skipped")
+def test_bad_images_are_skipped_by_predict_where_that_is_set(capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(0)
+    for name in "ab":
+        Path(f"pictures/train/{name}").mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(generator.integers(0, 255, (8, 8, 3), np.uint8)).save(f"pictures/train/{name}/{i}.png")
+    typed = [
+        "--data=src.data.ImageFolder",
+        "--data.root=pictures",
+        "--data.size=8",
+        "--data.batch_size=8",
+        "--model.num_classes=2",
+    ]
+    main(["fit", *SMALL, *typed, "--data.folds=4", "--model.net.image_shape=[3,8,8]", "--trainer.max_epochs=1"])
+    Path("new").mkdir()
+    Image.new("L", (30, 20)).save("new/good.png")
+    Path("new/bad.png").write_text("no picture")
+    predict = ["predict", "--run=runs/digits/version_0", "--images", "new"]
+    with pytest.raises(SystemExit):
+        main(predict)
+    assert "cannot decode new/bad.png" in capsys.readouterr().err
+    main([*predict, "--data.on_bad_image=skip"])
+    assert "skipped 1 of 2 images: cannot decode new/bad.png" in capsys.readouterr().err
+    table = list(csv.reader(Path("runs/digits/version_0/predictions.csv").read_text().splitlines()))
+    assert [row[0] for row in table[1:]] == ["new/good.png"]
+    main(["predict", "--run=runs/digits/version_0"])
+    table = list(csv.reader(Path("runs/digits/version_0/predictions.csv").read_text().splitlines()))
+    assert {row[0].split("/")[0] for row in table[1:]} == {"train"}  # held-out pictures, by their names
+    assert len(table) == 9
+    with pytest.raises(SystemExit) as stop:  # other pictures would be held out, among them some that were trained on
+        main(["test", "--run=runs/digits/version_0", "--data.test_share=0.5"])
+    assert stop.value.code == 2
+    assert "trained on another split" in capsys.readouterr().err

@@ -33,6 +33,9 @@ MISTAKES = {
         ["--model.num_classes=7"],
         "num_classes must be 10, the classes of the data (0, 1, 2, 3",
     ),
+    "net for other images": (["--model.net.in_channels=3"], "does not take the data's images, (C, H, W) = (1, 8, 8)"),
+    "no such strategy": (["--trainer.strategy=foo"], "invalid strategy name"),
+    "no number": (["--model.optimizer.lr=4e-3x"], "model.optimizer.lr: must be float, got 4e-3x"),
     "absent checkpoint": (["--ckpt_path=absent.ckpt"], "checkpoint absent.ckpt does not exist"),
     "contradiction": (["--trainer.accelerator=gpu"], "No supported gpu backend found"),
 }

@@ -53,3 +53,7 @@ def test_without_values_of_classes_there_is_no_table():
 
 def test_a_row_without_name_and_value_is_blank(capsys):
     assert printed(capsys, [("", ""), ("time", "1 s"), ("samples", "9")]) == ["", "time     1 s", "samples  9"]
+
+
+def test_names_of_a_modules_own_are_shown_with_their_values():
+    assert ("val_acc", "    0.5000") in metric_rows({"val_acc": 0.5})

@@ -229,3 +229,25 @@ def test_a_bad_streamed_picture_is_dropped_with_its_target():
     everything = torch.arange(len(targets))
     shades, targets = Samples(images, targets, everything)[everything]
     assert (shades[:, 0, 0, 0] // 80).tolist() == targets.tolist()
+
+
+def test_other_files_in_the_same_places_make_another_split():
+    fill("train", 4)
+    fill("val", 2)
+    before, after = pictures(), pictures()
+    before.setup("fit")
+    Path("data/val/cat/00.bmp").rename("data/val/cat/held.bmp")
+    Path("data/train/cat/00.bmp").rename("data/val/cat/00.bmp")
+    Path("data/val/cat/held.bmp").rename("data/train/cat/99.bmp")
+    after.setup("fit")
+    assert len(before.parts["train"]) == len(after.parts["train"])
+    with pytest.raises(UserError, match="trained on another split"):
+        after.load_state_dict(before.state_dict())
+
+
+def test_a_damaged_cache_is_written_anew():
+    fill("train", 4)
+    first = greys(pictures().load(train=True))
+    (cached,) = Path("data/cache").glob("*.pt")
+    cached.write_bytes(cached.read_bytes()[:100])
+    assert greys(pictures().load(train=True)) == first
