@@ -6,7 +6,7 @@ CONFIG ?= configs/digits.yaml
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
-train: .venv/.stamp ## set up, then train and test on real digits (CONFIG=configs/x.yaml for another run)
+train: .venv/.stamp ## set up, then train on real digits (or CONFIG=configs/x.yaml)
 	@$(PY) -m src.cli fit --config $(CONFIG)
 
 test: .venv/.stamp ## set up, then run the tests

@@ -17,18 +17,21 @@ class ContinuedCSVLogger(CSVLogger):
 
     def __init__(self, folder: Path, step: int) -> None:
         super().__init__(folder, name="", version="")
-        file = folder / "metrics.csv"
-        rows = list(csv.DictReader(file.read_text().splitlines())) if file.is_file() else []
+        self.file, self.kept = folder / "metrics.csv", folder / "metrics.csv.kept"
+        source = self.kept if self.kept.is_file() else self.file  # kept: the rewriting below was cut off
+        rows = list(csv.DictReader(source.read_text().splitlines())) if source.is_file() else []
         self.rows = [row for row in rows if (row["step"] or "").isdecimal() and int(row["step"]) < step]  # none torn
 
     @property
     @rank_zero_experiment
     def experiment(self) -> object:
         if self._experiment is None:
-            file = Path(self.log_dir) / "metrics.csv"
-            file.unlink(missing_ok=True)
+            if self.rows and not self.kept.is_file():
+                self.file.replace(self.kept)
             writer = super().experiment
             writer.metrics = [{key: value for key, value in row.items() if value} for row in self.rows]
+            writer.save()
+            self.kept.unlink(missing_ok=True)
         return self._experiment
 
 

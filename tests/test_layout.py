@@ -10,7 +10,6 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 FILES = sorted(SRC.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
-    "losses": set(),
     "optim": set(),
     "checkpoint": set(),
     "loggers": set(),
@@ -20,12 +19,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "nets": {"nets"},
     "data": {"data"},
     "callbacks": {"callbacks"},
-    "tasks": {"losses", "optim", "tasks"},
+    "tasks": {"optim", "tasks"},
     "mistakes": {"arguments"},
     "cli": {"arguments", "commands"},
     "arguments": {"run"},
     "commands": {"data", "mistakes", "predictions", "report", "settings"},
-    "settings": {"arguments", "callbacks", "checkpoint", "loggers", "mistakes", "predictions", "run"},
+    "settings": {"arguments", "callbacks", "checkpoint", "loggers", "mistakes", "run"},
 }
 
 

@@ -188,7 +188,9 @@ def test_best_and_last_are_kept() -> None:
     assert best["callbacks"].keys() == last["callbacks"].keys()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::RuntimeWarning"
+)
 def test_compile_compiles_the_model_and_changes_no_number() -> None:
     from torch._dynamo.utils import counters
 
