@@ -16,7 +16,7 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return val and test side by side, a row for each metric that is a mean over classes."""
     staged = [key for key in metrics if key.startswith(("val/", "test/")) and key.count("/") == 1]
     stages = [stage for stage in ("val", "test") if any(key.startswith(f"{stage}/") for key in staged)]
-    head = [("", "".join(f"{stage:>10}" for stage in stages))] if stages else []
+    head = [("metric", "".join(f"{stage:>10}" for stage in stages))] if stages else []
     names = dict.fromkeys(key.split("/")[1] for key in staged)
     cells = [(name, "".join(cell(metrics.get(f"{stage}/{name}")) for stage in stages)) for name in names]
     others = [(key, cell(value)) for key, value in metrics.items() if "/" not in key]  # a module's own names

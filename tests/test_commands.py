@@ -64,7 +64,7 @@ def test_fit_ends_with_both_metrics_and_the_next_commands(capsys: pytest.Capture
     )
     assert re.fullmatch(line, lines[0])
     assert [text[:9] for text in lines[:3]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert lines[4].split() == ["val", "test"]
+    assert lines[4].split() == ["metric", "val", "test"]
     assert re.search(r"^accuracy +0\.\d{4} +0\.\d{4}$", out, re.M)
     assert "run   runs/digits/version_0" in lines
     for command in ("fit --run", "test --run", "predict --run"):
