@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 import sys
+from pathlib import Path
 
 from src import UserError
 from src.arguments import SETTINGS, nearest
@@ -22,8 +23,8 @@ def users_mistake(error: Exception) -> UserError | None:
         hint = "; choose another with --best.monitor" if "ModelCheckpoint(monitor" in str(error) else ""
         return UserError(" ".join(str(error).split()) + hint)
     link: BaseException | None = error
-    while link is not None:  # jsonargparse wraps what a constructor raises
-        if isinstance(link, ValueError) and raised_where_settings_are_taken(link):
+    while isinstance(link, ValueError):  # jsonargparse wraps what a constructor raises in others of its kind
+        if raised_where_settings_are_taken(link):
             return UserError(" ".join(str(link).split()))
         link = link.__cause__ or link.__context__
     return None
@@ -31,11 +32,15 @@ def users_mistake(error: Exception) -> UserError | None:
 
 def raised_where_settings_are_taken(error: BaseException) -> bool:
     """Tell whether a constructor, or anything of Lightning's own, raised an error."""
+    import lightning
+
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     code = trace.tb_frame.f_code if trace is not None else None
-    return code is not None and (code.co_name == "__init__" or "/lightning/" in code.co_filename)
+    return code is not None and (
+        code.co_name == "__init__" or Path(code.co_filename).is_relative_to(Path(lightning.__file__).parent)
+    )
 
 
 def explain(message: str) -> str:

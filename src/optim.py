@@ -19,17 +19,24 @@ def param_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 class RunLR(LambdaLR):
-    """A learning rate that depends on the share of the run that is over. Subclasses implement ``factor``.
+    """A learning rate that depends on the share of the run that is over. Subclasses implement ``left``.
 
     The task sets ``total_steps`` from the length of the run, so that no YAML has to count steps.
+
+    Args:
+        optimizer: whose learning rate is set.
+        final: last learning rate as a share of the base, in [0, 1].
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.total_steps = 1
-        super().__init__(optimizer, lambda step: self.factor(min(1.0, step / self.total_steps)))
+    def __init__(self, optimizer: Optimizer, final: float = 0.0) -> None:
+        self.total_steps, self.final = 1, final
+        super().__init__(optimizer, lambda step: self.factor(step))
 
-    def factor(self, done: float) -> float:
-        """Return what the base learning rate is multiplied by when the share ``done``, in [0, 1], is over."""
+    def factor(self, step: int) -> float:
+        return self.final + (1 - self.final) * self.left(min(1.0, step / self.total_steps))
+
+    def left(self, done: float) -> float:
+        """Return the share of the way from base to final that is left when the share ``done`` of the run is over."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -37,35 +44,17 @@ class RunLR(LambdaLR):
 
 
 class Cosine(RunLR):
-    """From the base learning rate to a final one along half a cosine; arXiv:1608.03983, equation 5.
+    """From the base learning rate to a final one along half a cosine; arXiv:1608.03983, equation 5."""
 
-    Args:
-        optimizer: whose learning rate is set.
-        final: last learning rate as a share of the base, in [0, 1].
-    """
-
-    def __init__(self, optimizer: Optimizer, final: float = 0.0) -> None:
-        self.final = final
-        super().__init__(optimizer)
-
-    def factor(self, done: float) -> float:
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
+    def left(self, done: float) -> float:
+        return 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Linear(RunLR):
-    """From the base learning rate to a final one along a straight line.
+    """From the base learning rate to a final one along a straight line."""
 
-    Args:
-        optimizer: whose learning rate is set.
-        final: last learning rate as a share of the base, in [0, 1].
-    """
-
-    def __init__(self, optimizer: Optimizer, final: float = 0.0) -> None:
-        self.final = final
-        super().__init__(optimizer)
-
-    def factor(self, done: float) -> float:
-        return 1 - (1 - self.final) * done
+    def left(self, done: float) -> float:
+        return 1 - done
 
 
 def with_warmup(

@@ -110,6 +110,20 @@ def test_an_image_that_cannot_be_decoded_is_named(capsys: pytest.CaptureFixture[
     assert "--data.on_bad_image=skip" in told
 
 
+def test_an_error_while_another_is_handled_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from src.nets import SmallCNN
+
+    def broken(*_: object) -> None:
+        try:
+            torch.optim.SGD([torch.zeros(1)], lr=-1)  # refused by a constructor, but that is not what goes wrong
+        except ValueError:
+            raise KeyError("a bug") from None
+
+    monkeypatch.setattr(SmallCNN, "forward", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        main([*DIGITS, "--trainer.fast_dev_run=1"])
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch."""

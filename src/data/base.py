@@ -53,7 +53,7 @@ class DataModule(LightningDataModule):
         self.parts: dict[str, Samples] = {}
         self.normalize: Normalize | None = None
         self.shape: tuple[int, ...] = ()  # of one image: (C, H, W)
-        self.files: dict[str, list[str]] = {}  # names of those that "train" and "val" were read from, if any
+        self.files: dict[str, list[str]] = {}  # names of those that each part was read from, if any
         self.split_hash = self.test_hash = ""  # of which samples are in which part, and which are held out of train
 
     def load(self, train: bool) -> tuple[Any, Tensor]:
@@ -82,10 +82,8 @@ class DataModule(LightningDataModule):
         if len(parts[0]) < self.batch_size:
             raise UserError(f"batch_size must be at most {len(parts[0])}, the training samples, got {self.batch_size}")
         self.parts["train"], self.parts["val"] = parts
-        self.split_hash, self.normalize = (
-            digest([self.files.get(part) for part in ("train", "val")], *parts),
-            Normalize.of(parts[0]),
-        )
+        self.split_hash = digest([self.files.get(part) for part in ("train", "val")], *parts)
+        self.normalize = Normalize.of(parts[0])
         self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
 
     def train_dataloader(self) -> TensorLoader:
