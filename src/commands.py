@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import BatchSizeFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError
@@ -97,7 +97,8 @@ class Commands(Settings):
         loggers = self.trainer.loggers
         best = (self.best.best_model_path if self.best else None) or None
         self.trainer.loggers = []  # val metrics of this epoch are logged already
-        self.trainer.callbacks = without(self.trainer.callbacks, BatchSizeFinder)  # type: ignore[attr-defined]
+        fitters = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
+        self.trainer.callbacks = without(self.trainer.callbacks, fitters)  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
         if is_overridden("validation_step", self.model) and any(self.trainer.num_val_batches):
             metrics |= self.trainer.validate(**kwargs | {"ckpt_path": best}, verbose=False)[0]

@@ -13,6 +13,8 @@ from src import UserError
 from src.data import DataModule
 from src.data.files import Files, decode, find_images
 from src.data.loader import TensorLoader
+from src.data.order import Order
+from src.data.prepare import Prepare
 from src.data.samples import Samples
 
 
@@ -34,8 +36,8 @@ def expand(paths: Sequence[Path]) -> list[Path]:
 
 def files_loader(paths: list[Path], data: DataModule) -> TensorLoader:
     """Return batches of image files, prepared as the checkpoint says that ``data`` was restored from."""
-    transform: Any = data.normalize
-    return TensorLoader(Samples(Files(paths, data.shape), None), 64, transform)
+    normalize: Any = data.normalize
+    return TensorLoader(Samples(Files(paths, data.shape), None), Order(len(paths), 64), Prepare(normalize))
 
 
 def decodable(paths: list[Path], data: DataModule) -> list[Path]:

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ProgressBar,
     RichProgressBar,
+    WeightAveraging,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -118,7 +119,7 @@ class Settings(LightningCLI):
             changes["devices"] = 1  # one process writes the file
         own: Any = settings.callbacks or []
         once = (BatchSizeFinder,) if self.subcommand != "fit" or self.options.run else ()  # found when the run began
-        unused = (*once, Checkpoint) if self.subcommand != "fit" else once
+        unused = (*once, Checkpoint, WeightAveraging) if self.subcommand != "fit" else once
         changes["callbacks"] = without(own if isinstance(own, list) else [own], unused)
         if any(isinstance(callback, ProgressBar) for callback in changes["callbacks"]):
             callbacks = without(callbacks, ProgressBar)

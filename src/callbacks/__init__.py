@@ -1,7 +1,20 @@
 """What watches a run. Add a callback: subclass lightning's Callback, name the class in a YAML."""
 
+from src.callbacks.averaging import EMA, SWA
 from src.callbacks.epoch_line import EpochLine
+from src.callbacks.gradient_checkpointing import GradientCheckpointing
+from src.callbacks.gradient_noise import GradientNoise
 from src.callbacks.last_checkpoint import LastCheckpoint
 from src.callbacks.resume import Resume
+from src.callbacks.weight_noise import WeightNoise
 
-__all__ = ["EpochLine", "LastCheckpoint", "Resume"]
+__all__ = [
+    "EMA",
+    "SWA",
+    "EpochLine",
+    "GradientCheckpointing",
+    "GradientNoise",
+    "LastCheckpoint",
+    "Resume",
+    "WeightNoise",
+]

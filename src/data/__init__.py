@@ -1,19 +1,45 @@
 """Where data comes from. Add a dataset: subclass DataModule, implement ``load``, name the class in a YAML."""
 
-from src.data.augment import RandomCrop, RandomFlip
+from src.data.augment import (
+    AlternatingFlip,
+    ColorJitter,
+    Cutout,
+    GaussianNoise,
+    PerSample,
+    RandAugment,
+    RandomAffine,
+    RandomCrop,
+    RandomErasing,
+    RandomFlip,
+    RandomResizedCrop,
+    TrivialAugment,
+)
 from src.data.base import DataModule
 from src.data.digits import Digits
 from src.data.downloads import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from src.data.folder import ImageFolder
+from src.data.mix import CutMix, MixUp
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
     "MNIST",
+    "AlternatingFlip",
+    "ColorJitter",
+    "CutMix",
+    "Cutout",
     "DataModule",
     "Digits",
     "FashionMNIST",
+    "GaussianNoise",
     "ImageFolder",
+    "MixUp",
+    "PerSample",
+    "RandAugment",
+    "RandomAffine",
     "RandomCrop",
+    "RandomErasing",
     "RandomFlip",
+    "RandomResizedCrop",
+    "TrivialAugment",
 ]

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from src import UserError
 from src.data.loader import TensorLoader
 from src.data.normalize import Normalize
-from src.data.samples import Samples, digest, folded, on_device
+from src.data.order import Order, Sampling
+from src.data.prepare import Prepare
+from src.data.samples import Samples, digest, folded, move
 
 
 class DataModule(LightningDataModule):
@@ -28,6 +30,8 @@ class DataModule(LightningDataModule):
         fold: the fold to validate on, in [0, folds).
         split_seed: seed of the folds, independent of the training seed.
         augment: applied one after the other to each training batch (N, C, H, W) of uint8 pixels.
+        mix: then applied to normalised images and one-hot targets: ``src.data.MixUp`` or ``CutMix``.
+        sampling: whether an epoch has each sample once, or each class equally often, perhaps in each batch too.
     """
 
     class_names: list[str]
@@ -40,15 +44,17 @@ class DataModule(LightningDataModule):
         fold: int = 0,
         split_seed: int = 0,
         augment: list[nn.Module] | None = None,
+        mix: nn.Module | None = None,
+        sampling: Sampling = "shuffled",
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if folds < 2:
-            raise ValueError(f"folds must be at least 2, got {folds}")
+        for name, value, least in (("batch_size", batch_size, 1), ("folds", folds, 2)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         if not 0 <= fold < folds:
             raise ValueError(f"fold must be in [0, {folds}), got {fold}")
-        self.root, self.batch_size, self.augment = Path(root), batch_size, augment or []
+        self.root, self.batch_size = Path(root), batch_size
+        self.augment, self.mix, self.sampling = augment or [], mix, sampling
         self.folds, self.fold, self.split_seed = folds, fold, split_seed
         self.parts: dict[str, Samples] = {}
         self.normalize: Normalize | None = None
@@ -75,10 +81,8 @@ class DataModule(LightningDataModule):
         """Load the training set, divide it into training and validation part, and measure its pixels."""
         images, targets = self.load(train=True)
         val = self.load_val()
-        if val is None:
-            parts = folded(images, targets, self.folds, self.fold, self.split_seed)
-        else:
-            parts = Samples(images, targets), Samples(*val)
+        cut = (self.folds, self.fold, self.split_seed)
+        parts = folded(images, targets, *cut) if val is None else (Samples(images, targets), Samples(*val))
         if len(parts[0]) < self.batch_size:
             raise UserError(f"batch_size must be at most {len(parts[0])}, the training samples, got {self.batch_size}")
         self.parts["train"], self.parts["val"] = parts
@@ -87,8 +91,7 @@ class DataModule(LightningDataModule):
         self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
 
     def train_dataloader(self) -> TensorLoader:
-        overfit = getattr(self.trainer, "overfit_batches", 0) > 0  # the same few batches each epoch
-        return self.loader("train", shuffle=not overfit)
+        return self.loader("train", shuffle=not getattr(self.trainer, "overfit_batches", 0))  # else the same few
 
     def val_dataloader(self) -> TensorLoader:
         return self.loader("val")
@@ -102,16 +105,14 @@ class DataModule(LightningDataModule):
     def loader(self, part: str, shuffle: bool = False) -> TensorLoader:
         if self.normalize is None:  # neither trained nor restored from a checkpoint
             self.split()
-        transform = nn.Sequential(*(self.augment if part == "train" else []), self.normalize)  # type: ignore[arg-type]
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # of seed_everything
         trainer, samples = self.trainer, self.parts[part]
-        if trainer is None:
-            return TensorLoader(samples, self.batch_size, transform, shuffle=shuffle, seed=seed)
-        device, ranks = trainer.strategy.root_device, (trainer.global_rank, trainer.world_size)
-        moved = on_device(samples.images, device)
-        for sharer in [other for other in self.parts.values() if other.images is samples.images]:
-            sharer.images = moved
-        return TensorLoader(samples, self.batch_size, transform, shuffle, seed, device, *ranks)
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        move(samples, self.parts.values(), device)
+        changes = (self.augment, self.mix, len(self.class_names)) if part == "train" else ()
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # of seed_everything
+        order = Order(len(samples), self.batch_size, shuffle, seed, *ranks, samples.classes, self.sampling)
+        return TensorLoader(samples, order, Prepare(self.normalize, *changes), device)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         hashes = {"split_hash": self.split_hash, "test_hash": self.test_hash}

@@ -1,42 +1,16 @@
-"""TensorLoader: whole batches, in an order that depends on seed and epoch alone."""
+"""TensorLoader: whole batches, whose content depends on seed, epoch and position alone."""
 
 import os
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from src import UserError
+from src.data.order import Order, mix
 from src.data.samples import Samples
-
-
-class Order(Sampler):
-    """Positions (B,) of the samples of each batch of one epoch and one process; every sample is used once."""
-
-    def __init__(self, num_samples: int, batch_size: int, shuffle: bool, seed: int, rank: int, world_size: int) -> None:
-        self.num_samples, self.shuffle, self.seed = num_samples, shuffle, seed
-        self.rank, self.world_size = rank, world_size
-        wanted = -(-num_samples // (batch_size * world_size))
-        self.num_batches = min(wanted, max(1, num_samples // world_size))  # so that no process has an empty batch
-        self.epoch = self.start = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[Tensor]:
-        order = torch.arange(self.num_samples)
-        if self.shuffle:
-            order = torch.randperm(
-                self.num_samples, generator=torch.Generator().manual_seed(mix(self.seed, self.epoch))
-            )
-        for batch in order.tensor_split(self.num_batches)[self.start :]:
-            yield batch[self.rank :: self.world_size]
 
 
 class TensorLoader:
@@ -48,30 +22,22 @@ class TensorLoader:
 
     Args:
         samples: what to iterate over.
-        batch_size: most samples per batch and process.
-        transform: applied to the images of each batch.
-        shuffle: draw a new order each epoch and seed each batch.
-        seed: seed of the order and of the batches.
+        order: the positions that each batch consists of.
+        prepare: called with images, targets or None, indices (B,) and the epoch; returns what a batch is to be.
         device: where batches are made.
-        rank: which of the processes this is.
-        world_size: number of processes.
         num_workers: processes that read ahead; by default none for a tensor, for files as many as there are cores.
     """
 
     def __init__(
         self,
         samples: Samples,
-        batch_size: int,
-        transform: Callable[[Tensor], Tensor],
-        shuffle: bool = False,
-        seed: int = 0,
+        order: Order,
+        prepare: Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]],
         device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
         num_workers: int | None = None,
     ) -> None:
-        self.transform, self.device = transform, torch.device(device)
-        self.sampler = Order(len(samples), batch_size, shuffle, seed, rank, world_size)  # Lightning sets its epoch
+        self.samples, self.prepare, self.device = samples, prepare, torch.device(device)
+        self.sampler = order  # Lightning sets its epoch
         if num_workers is None:
             num_workers = 0 if isinstance(samples.images, Tensor) else min(8, os.cpu_count() or 1)
         self.batches: DataLoader = DataLoader(
@@ -79,7 +45,7 @@ class TensorLoader:
         )
         self.batch_sampler = None  # Lightning asks
         self.position = 0
-        self.resumed: dict[str, int] | None = None
+        self.resumed: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -88,12 +54,13 @@ class TensorLoader:
         resumed, self.resumed = self.resumed, None
         inside = resumed is not None and resumed["epoch"] == self.sampler.epoch
         self.position = self.sampler.start = self.same_batches(resumed)["position"] if resumed and inside else 0
-        for images, *targets in self.fetch():
+        for positions, (images, *targets) in zip(self.sampler, self.fetch(), strict=True):
             if self.sampler.shuffle:
                 self.seed_batch()
             self.position += 1
-            images = self.transform(images.to(self.device))
-            yield (images, targets[0].to(self.device)) if targets else images
+            index, moved = self.samples.index[positions], [part.to(self.device) for part in (images, *targets)]
+            batch = self.prepare(moved[0], moved[1] if targets else None, index, self.sampler.epoch)
+            yield batch if targets else batch[0]
 
     def fetch(self) -> Iterator[Any]:
         try:
@@ -107,26 +74,22 @@ class TensorLoader:
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         order = self.sampler
-        state = {"num_samples": order.num_samples, "num_batches": order.num_batches, "seed": order.seed}
+        state: dict[str, Any] = {"num_samples": order.num_samples, "num_batches": order.num_batches, "seed": order.seed}
+        state["sampling"] = order.sampling
         return {"epoch": order.epoch, "position": self.position, **state}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at the stored position; ``__iter__`` checks that it is one in the same batches."""
         self.resumed = state if state["position"] not in (0, state["num_batches"]) else None
 
-    def same_batches(self, state: dict[str, int]) -> dict[str, int]:
+    def same_batches(self, state: dict[str, Any]) -> dict[str, Any]:
         now = self.state_dict()
-        changed = [key for key in ("num_samples", "num_batches", "seed") if state[key] != now[key]]
+        changed = [key for key in now if key not in ("epoch", "position") and state.get(key, now[key]) != now[key]]
         if changed:
             details = ", ".join(f"{key} was {state[key]}, is {now[key]}" for key in changed)
             raise UserError(
                 f"cannot continue in the middle of epoch {state['epoch']}: {details}; restore the old setting"
             )
         return state
-
-
-def mix(*key: int) -> int:
-    """Return a 63-bit seed from integers, the same on every machine."""
-    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1

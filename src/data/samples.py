@@ -1,5 +1,6 @@
 """Samples: the images and targets of one part of a data set."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -30,16 +31,25 @@ class Samples(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def classes(self) -> Tensor | None:
+        """Return the target of each sample of this part, (N,)."""
+        return None if self.targets is None else self.targets[self.index]
+
     def __getitem__(self, positions: Tensor) -> tuple[Tensor, ...]:
         index = self.index[positions]
         return (self.images[index],) if self.targets is None else (self.images[index], self.targets[index])
 
 
-def on_device(images: Any, device: torch.device) -> Any:
-    """Return images that are in memory on an accelerator with room for them and as much again; others as they are."""
+def move(samples: Samples, others: Iterable[Samples], device: torch.device) -> None:
+    """Put images that are in memory on an accelerator with room for them and as much again, for all who share them."""
+    images = samples.images
     if device.type != "cuda" or not isinstance(images, Tensor) or images.device == device:
-        return images
-    return images.to(device) if 2 * images.nbytes < torch.cuda.mem_get_info(device)[0] else images
+        return
+    if 2 * images.nbytes < torch.cuda.mem_get_info(device)[0]:
+        moved = images.to(device)
+        for sharer in [other for other in others if other.images is images]:
+            sharer.images = moved
 
 
 def folded(images: Any, targets: Tensor, folds: int, fold: int, seed: int) -> tuple[Samples, Samples]:

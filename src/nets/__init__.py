@@ -1,9 +1,11 @@
 """Networks that know nothing of training. Add one: an nn.Module, first argument num_outputs; name it in a YAML."""
 
+from src.nets.init import Init
 from src.nets.lenet import LeNet
 from src.nets.mlp import MLP
 from src.nets.resnet import ResNet
+from src.nets.resnet9 import ResNet9
 from src.nets.sequential_cnn import SequentialCNN
 from src.nets.small_cnn import SmallCNN
 
-__all__ = ["MLP", "LeNet", "ResNet", "SequentialCNN", "SmallCNN"]
+__all__ = ["MLP", "Init", "LeNet", "ResNet", "ResNet9", "SequentialCNN", "SmallCNN"]

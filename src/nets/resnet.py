@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.ops import StochasticDepth
 
 from src import UserError
 
@@ -19,6 +20,9 @@ class ResNet(nn.Module):
         small_images: start with one 3x3 convolution instead of a strided 7x7 and pooling: for images below 64 pixels.
         weights: name of weights that torchvision can download, such as DEFAULT, or a file with a state dict; the
             last layer always starts anew, and so does the first one where its shape differs.
+        drop_path: probability that the last residual branch leaves out a sample in training, in [0, 1), in proportion
+            less for earlier ones (stochastic depth, arXiv:1603.09382).
+        dropout: share of the features set to zero in training, in [0, 1); arXiv:1207.0580.
 
     Shape:
         images (N, C, H, W) -> logits (N, K).
@@ -31,6 +35,8 @@ class ResNet(nn.Module):
         depth: int = 18,
         small_images: bool = False,
         weights: str | None = None,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if depth not in (10, 18, 34, 50, 101, 152):
@@ -47,6 +53,9 @@ class ResNet(nn.Module):
         self.net.fc = nn.Linear(self.net.fc.in_features, num_outputs)
         if weights is not None:
             self.load(read_weights(f"resnet{depth}", weights), weights)
+        self.net.avgpool = nn.Sequential(self.net.avgpool, nn.Dropout(dropout))
+        if drop_path:
+            drop_branches(self.net, drop_path)
 
     def load(self, state: dict[str, Tensor], weights: str) -> None:
         """Take all weights but those of the last layer, and of the first one where its shape differs."""
@@ -61,6 +70,15 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
+
+
+def drop_branches(net: models.ResNet, drop_path: float) -> None:
+    """Let stochastic depth follow the last norm of each branch; hooks leave the names of the weights as they are."""
+    blocks = [m for m in net.modules() if isinstance(m, models.resnet.BasicBlock | models.resnet.Bottleneck)]
+    for i, block in enumerate(blocks, 1):
+        norm = block.bn2 if isinstance(block, models.resnet.BasicBlock) else block.bn3
+        norm.drop_path = StochasticDepth(drop_path * i / len(blocks), mode="row")
+        norm.register_forward_hook(lambda norm, _, branch: norm.drop_path(branch))
 
 
 def read_weights(name: str, weights: str) -> dict[str, Tensor]:

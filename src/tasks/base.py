@@ -1,29 +1,24 @@
 """Task: everything a training run needs except the meaning of a batch."""
 
-from collections.abc import Callable
 from typing import Any
 
-from lightning import LightningModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
-from src.optim import optimizer_and_schedule
 from src.tasks.metrics import Means, by_class
+from src.tasks.optimized import Optimized
+from src.tasks.views import Views, averaged
 
 
-class Task(LightningModule):
+class Task(Optimized):
     """A net, its metrics and its optimizer. Subclasses implement ``evaluate``.
 
     Args:
         net: the network to train.
         val_metrics: updated with (preds, targets) of each validation batch, logged when all are seen.
         test_metrics: the same for the test set.
-        optimizer: called with the parameter groups of the net; biases and norms are spared weight decay.
-        schedule: called with the optimizer, then stepped after each training step: one of ``src.optim``, which know
-            the length of the run, or of ``torch.optim.lr_scheduler``, which count in steps.
-        warmup_steps: steps over which the learning rate rises linearly before the schedule begins.
+        tta: in test and predict, average over views of each image: itself, ``mirror``ed, or both shifted too.
+        kwargs: see ``src.tasks.optimized.Optimized``.
     """
 
     def __init__(
@@ -31,14 +26,11 @@ class Task(LightningModule):
         net: nn.Module,
         val_metrics: MetricCollection,
         test_metrics: MetricCollection,
-        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-        schedule: Callable[[Optimizer], LRScheduler] | None = None,
-        warmup_steps: int = 0,
+        tta: Views = "plain",
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.net, self.optimizer = net, optimizer
-        self.schedule, self.warmup_steps = schedule, warmup_steps
-        self.val_metrics, self.test_metrics = val_metrics.clone("val/"), test_metrics.clone("test/")
+        super().__init__(net, **kwargs)
+        self.val_metrics, self.test_metrics, self.tta = val_metrics.clone("val/"), test_metrics.clone("test/"), tta
         self.train_means = Means()
 
     def evaluate(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,11 +42,16 @@ class Task(LightningModule):
         return {}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.net(inputs)
+        judged = self._trainer is not None and self._trainer.state.fn in ("test", "predict")
+        return averaged(self.net, inputs, self.tta if judged else "plain")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, preds, targets = self.evaluate(batch)
-        self.train_means.add(len(targets), loss=loss.detach(), **self.score(preds, targets))
+        means = {"loss": loss.detach()} | self.score(preds, targets)
+        if self.penalties:
+            penalty = sum(penalty(self.net) for penalty in self.penalties)
+            loss, means["penalty"] = loss + penalty, penalty.detach()
+        self.train_means.add(len(targets), **means)
         if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss)
         return loss
@@ -83,10 +80,6 @@ class Task(LightningModule):
         names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         self.log_dict(by_class(metrics.compute(), names), sync_dist=True)
         metrics.reset()
-
-    def configure_optimizers(self) -> Any:
-        steps = self.trainer.estimated_stepping_batches
-        return optimizer_and_schedule(self.net, self.optimizer, self.schedule, self.warmup_steps, steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_means"] = self.train_means.sums  # of a run that is continued amid an epoch

@@ -8,8 +8,8 @@ from torch import nn
 from src import UserError
 
 
-def check_data(net: nn.Module, num_classes: int, data: Any) -> None:
-    """Refuse a net for other images or classes than those of a ``src.data.DataModule``.
+def check_data(net: nn.Module, loss: Any, num_classes: int, data: Any) -> None:
+    """Refuse a net or a loss for other images, classes or targets than those of a ``src.data.DataModule``.
 
     Raises:
         UserError: with what the data has.
@@ -18,6 +18,8 @@ def check_data(net: nn.Module, num_classes: int, data: Any) -> None:
     if names is not None and len(names) != num_classes:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise UserError(f"num_classes must be {len(names)}, the classes of the data ({shown}), got {num_classes}")
+    if getattr(data, "mix", None) is not None:
+        check_soft_targets(loss, num_classes, type(data.mix).__name__)
     if not shape or any(isinstance(p, nn.UninitializedParameter) for p in net.parameters()):
         return
     training = net.training
@@ -28,3 +30,15 @@ def check_data(net: nn.Module, num_classes: int, data: Any) -> None:
         raise UserError(f"the net does not take the data's images, (C, H, W) = {shape}: {str(error)[:200]}") from None
     finally:
         net.train(training)
+
+
+def check_soft_targets(loss: Any, num_classes: int, mix: str) -> None:
+    buffers = list(loss.buffers()) if isinstance(loss, nn.Module) else []
+    logits = torch.zeros(2, num_classes, device=buffers[0].device if buffers else None)
+    try:
+        loss(logits, logits.softmax(1))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{mix} makes soft targets (N, K), which the loss does not take ({str(error)[:100]}); leave out data.mix "
+            "or choose another loss, such as torch.nn.CrossEntropyLoss or one of src.losses"
+        ) from None

@@ -1,13 +1,14 @@
 """Classifier: one class for each input."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from src.tasks.base import Task
 from src.tasks.checks import check_data
+from src.tasks.class_weights import balanced, weigh
 from src.tasks.metrics import classification_metrics
 
 
@@ -18,7 +19,8 @@ class Classifier(Task):
         net: called with num_classes K; maps inputs to logits (N, K).
         num_classes: number of classes K, at least 2.
         loss: function of logits (N, K) and targets (N,), or a module that is called with them.
-        kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps.
+        class_weights: weight of each class in the loss, (K,); ``balanced``: as the training part has samples of it.
+        kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps and more.
     """
 
     def __init__(
@@ -26,13 +28,16 @@ class Classifier(Task):
         net: Callable[[int], nn.Module],
         num_classes: int,
         loss: nn.Module | Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        class_weights: list[float] | Literal["balanced"] | None = None,
         **kwargs: Any,
     ) -> None:
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         val, test = (classification_metrics(num_classes, each_class) for each_class in (False, True))
         super().__init__(net(num_classes), val, test, **kwargs)
-        self.loss, self.num_classes = loss, num_classes
+        self.loss, self.num_classes, self.class_weights = loss, num_classes, class_weights
+        if class_weights is not None:
+            weigh(loss, num_classes, [1.0] * num_classes if class_weights == "balanced" else class_weights)
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch
@@ -40,11 +45,16 @@ class Classifier(Task):
         return self.loss(logits, targets), logits.detach().softmax(1), targets
 
     def score(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        return {"accuracy": (preds.argmax(1) == targets).float().mean()}
+        chosen = preds.argmax(1)
+        hits = targets.gather(1, chosen[:, None]) if targets.ndim == 2 else chosen == targets  # soft or not
+        return {"accuracy": hits.float().mean()}
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the probability of each class, (N, K)."""
         return self(batch).softmax(1)
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
-        check_data(self.net, self.num_classes, self.trainer.datamodule)  # type: ignore[attr-defined]
+    def setup(self, stage: str) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        check_data(self.net, self.loss, self.num_classes, data)
+        if stage == "fit" and self.class_weights == "balanced":
+            weigh(self.loss, self.num_classes, balanced(self.loss, self.num_classes, data))

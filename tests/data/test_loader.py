@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,17 +12,18 @@ from torch import Tensor
 from src import UserError
 from src.data.files import Files
 from src.data.loader import TensorLoader
+from src.data.order import Order
 from src.data.samples import Samples
 
 
 def make(num_samples: int = 50, batch_size: int = 8, **settings) -> TensorLoader:
     numbers = torch.arange(num_samples)
     samples = Samples(numbers.view(-1, 1, 1, 1).float(), numbers, numbers)
-    return TensorLoader(samples, batch_size, add_noise, **{"shuffle": True, **settings})
+    return TensorLoader(samples, Order(num_samples, batch_size, **{"shuffle": True, **settings}), add_noise)
 
 
-def add_noise(images: Tensor) -> Tensor:
-    return images + torch.rand(images.shape)
+def add_noise(images: Tensor, *targets_index_epoch: Any) -> tuple[Tensor, ...]:
+    return images + torch.rand(images.shape), targets_index_epoch[0]
 
 
 def batches(loader: TensorLoader, epoch: int = 0) -> list[tuple[Tensor, ...]]:
@@ -132,7 +134,9 @@ def test_worker_processes_give_the_same_batches_as_memory(tmp_path):
     files = Files(write_pictures(tmp_path, 20), (3, 2, 2))
     everything = torch.arange(20)
     in_memory, streamed = (
-        TensorLoader(Samples(images, everything, everything), 6, add_noise, shuffle=True, num_workers=workers)
+        TensorLoader(
+            Samples(images, everything, everything), Order(20, 6, shuffle=True), add_noise, num_workers=workers
+        )
         for images, workers in ((files[everything], 0), (files, 2))
     )
     for epoch in (0, 1):
@@ -144,11 +148,11 @@ def test_a_bad_file_is_named_in_one_line_by_a_worker_too(tmp_path):
     paths[1].write_text("no picture")
     samples = Samples(Files(paths, (3, 2, 2)), None, torch.arange(2))
     with pytest.raises(UserError, match=r"1\.png") as caught:
-        list(TensorLoader(samples, 2, add_noise, num_workers=1))
+        list(TensorLoader(samples, Order(2, 2), add_noise, num_workers=1))
     assert "\n" not in str(caught.value)
 
 
 def test_without_targets_a_batch_is_images_alone():
     numbers = torch.arange(6)
-    loader = TensorLoader(Samples(numbers, None, numbers[3:]), 2, lambda images: images)
+    loader = TensorLoader(Samples(numbers, None, numbers[3:]), Order(3, 2), lambda images, *_: (images,))
     assert [batch.tolist() for batch in loader] == [[3, 4], [5]]

@@ -1,15 +1,17 @@
 """Every net gives K outputs for each image, learns with all its weights, and has the size its paper says."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import linear
 from torchvision import models
+from torchvision.ops import StochasticDepth
 
 from src import UserError
-from src.nets import MLP, LeNet, ResNet, SequentialCNN, SmallCNN
+from src.nets import MLP, LeNet, ResNet, ResNet9, SequentialCNN, SmallCNN
 
 
 def num_parameters(net: nn.Module) -> int:
@@ -32,6 +34,8 @@ def num_parameters(net: nn.Module) -> int:
         (ResNet, {"depth": 18, "in_channels": 1}, (1, 40, 33)),
         (ResNet, {"depth": 50}, (3, 32, 32)),
         (ResNet, {"depth": 50, "small_images": True}, (3, 8, 8)),
+        (ResNet9, {"width": 8}, (3, 8, 8)),
+        (ResNet9, {"width": 4, "in_channels": 1}, (1, 32, 20)),
     ],
 )
 def test_a_net_gives_k_outputs_and_learns_with_all_weights(make, settings, shape):
@@ -50,6 +54,7 @@ def test_a_net_gives_k_outputs_and_learns_with_all_weights(make, settings, shape
         (SequentialCNN(10), 145_578),
         (MLP(10), 784 * 256 + 256 + 256 * 256 + 256 + 2570),
         (ResNet(1000), 11_689_512),
+        (ResNet9(10), 6_573_130),
     ],
 )
 def test_the_number_of_parameters_is_the_published_one(net, expected):
@@ -131,3 +136,47 @@ def test_an_unknown_name_of_weights_is_refused(depth, known):
 def test_a_depth_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="depth must be 10, 18, 34, 50, 101 or 152, got 11"):
         ResNet(7, depth=11)
+
+
+@pytest.mark.parametrize(
+    ("net", "branches"),
+    [
+        (ResNet(3, depth=10, small_images=True, drop_path=0.8), 4),
+        (ResNet(3, depth=50, small_images=True, drop_path=0.8), 16),
+        (ResNet9(3, width=4, drop_path=0.8), 2),
+    ],
+)
+def test_stochastic_depth_leaves_out_later_branches_more_often_for_each_sample(net, branches):
+    torch.manual_seed(0)
+    net, kept = deepcopy(net), []  # as an average of weights does
+
+    def note(drop: StochasticDepth, inputs: tuple[Tensor], output: Tensor) -> None:
+        kept.append((output != 0).flatten(1).any(1).float().mean())
+        assert output.equal(inputs[0]) != drop.training
+
+    drops = [m for m in net.modules() if isinstance(m, StochasticDepth)]
+    for drop in drops:
+        drop.register_forward_hook(note)
+    net(torch.randn(400, 3, 8, 8))
+    assert len(kept) == branches
+    assert kept == pytest.approx([1 - 0.8 * (i + 1) / branches for i in range(branches)], abs=0.1)
+    kept.clear()
+    net.eval()(torch.randn(5, 3, 8, 8))
+    assert kept == [1] * branches
+
+
+def test_stochastic_depth_and_dropout_add_no_weights():
+    assert ResNet(3, drop_path=0.5, dropout=0.5).state_dict().keys() == ResNet(3).state_dict().keys()
+
+
+@pytest.mark.parametrize("net", [ResNet(3, depth=10, dropout=0.5), ResNet9(3, width=4, dropout=0.5)])
+def test_dropout_zeroes_that_share_of_the_features(net):
+    torch.manual_seed(0)
+    features = []
+    head = next(m for m in net.modules() if isinstance(m, nn.Linear))
+    head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    images = torch.randn(60, 3, 32, 32)
+    dropped, whole = net(images), net.eval()(images)
+    shares = [float((f == 0).float().mean()) for f in features]
+    assert dropped.shape == whole.shape
+    assert shares[0] == pytest.approx(0.5 + shares[1] / 2, abs=0.03)

@@ -4,6 +4,7 @@ from copy import deepcopy
 from functools import partial
 from math import cos, pi
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
@@ -14,16 +15,18 @@ from sklearn.metrics import (
     roc_auc_score,
     top_k_accuracy_score,
 )
-from torch import Tensor
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src import UserError
 from src.cli import main
-from src.data import DataModule
-from src.nets import MLP
+from src.data import DataModule, MixUp
+from src.nets import MLP, Init
 from src.optim import Cosine
+from src.penalties import L1, L2
 from src.tasks import Classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
@@ -194,3 +197,81 @@ def test_weight_decay_spares_biases():
     run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
     run.fit(task, Noise())
     assert [(g["params"][0].ndim, g["weight_decay"]) for g in run.optimizers[0].param_groups] == [(2, 0.5), (1, 0)]
+
+
+def test_soft_targets_reach_loss_and_accuracy_in_training():
+    task, data = classifier(), Noise()
+    data.mix, seen = MixUp(1.0), []
+    task.register_forward_hook(lambda _, __, logits: seen.append(logits.detach()))
+    run = trainer(max_epochs=1, limit_val_batches=0)
+    batches: list[tuple[Tensor, Tensor]] = []
+    run.callbacks.append(LambdaCallback(on_train_batch_start=lambda *args: batches.append(args[2])))
+    run.fit(task, data)
+    loss = accuracy = 0.0
+    for logits, (_, soft) in zip(seen[-len(batches) :], batches, strict=True):
+        assert 1 < (soft > 0).sum(1).float().mean() <= 2
+        for row, target in zip(logits, soft, strict=True):
+            loss -= float((target * row.log_softmax(0)).sum()) / 102
+            accuracy += float(target[row.argmax()]) / 102
+    assert run.callback_metrics["train/loss"].item() == pytest.approx(loss, rel=1e-5)
+    assert run.callback_metrics["train/accuracy"].item() == pytest.approx(accuracy, rel=1e-5)
+
+
+def test_a_loss_that_does_not_take_soft_targets_is_refused_before_training():
+    task, data = classifier(loss=nn.MultiMarginLoss()), Noise()
+    data.mix = MixUp()
+    with pytest.raises(UserError, match=r"MixUp makes soft targets .* which the loss does not take"):
+        trainer(max_epochs=1).fit(task, data)
+
+
+def test_balanced_class_weights_come_from_the_training_part_and_stay_with_the_weights():
+    task, data = classifier(loss=nn.CrossEntropyLoss(), class_weights="balanced"), Noise()
+    trainer(max_epochs=1, limit_train_batches=1).fit(task, data)
+    expected = compute_class_weight("balanced", classes=np.arange(7), y=data.parts["train"].classes.numpy())
+    assert task.loss.weight.tolist() == pytest.approx(expected.tolist())
+    fresh = classifier(loss=nn.CrossEntropyLoss(), class_weights="balanced")
+    fresh.load_state_dict(task.state_dict())
+    assert fresh.loss.weight.equal(task.loss.weight)
+
+
+def test_class_weights_of_ones_own_are_used():
+    task = classifier(3, loss=nn.CrossEntropyLoss(), class_weights=[1.0, 2.0, 0.5])
+    logits, targets = torch.randn(9, 3), torch.arange(9) % 3
+    expected = cross_entropy(logits, targets, weight=torch.tensor([1.0, 2.0, 0.5]))
+    assert task.loss(logits, targets).equal(expected)
+    with pytest.raises(ValueError, match="class_weights must be 3 numbers, one for each class, got 2"):
+        classifier(3, loss=nn.CrossEntropyLoss(), class_weights=[1.0, 2.0])
+
+
+def test_test_and_predict_average_over_views_and_validation_does_not():
+    plain, averaged, data = classifier(), classifier(tta="mirror"), Noise()
+    val, val_averaged = (trainer().validate(task, data, verbose=False) for task in (plain, averaged))
+    assert val == val_averaged
+    found = torch.cat(trainer().predict(averaged, data))
+    images = torch.cat(list(data.predict_dataloader()))
+    logits = (plain(images) + plain(images.flip(3))) / 2
+    assert found.allclose(logits.softmax(1), atol=1e-6)
+    (logged,) = trainer().test(averaged, data, verbose=False)
+    _, targets = outputs(plain, data.test_dataloader())
+    assert logged["test/loss"] == pytest.approx(cross_entropy(logits, targets).item(), rel=1e-5)
+
+
+def test_a_penalty_is_added_to_the_loss_and_logged_beside_it():
+    task, data = classifier(penalties=[L2(0.1), L1(0.01)]), Noise()
+    weight = task.net[1].weight.detach().clone()
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(task, data)
+    expected = 0.05 * weight.square().sum() + 0.01 * weight.abs().sum()
+    assert run.callback_metrics["train/penalty"].item() == pytest.approx(float(expected))
+    assert run.callback_metrics["train/loss"].item() < run.callback_metrics["train/loss_step"].item()
+
+
+def test_init_draws_the_weights_of_the_net():
+    assert classifier(init=Init(nn.init.constant_, {"val": 0.5})).net[1].weight.eq(0.5).all()
+
+
+def test_groups_and_layer_decay_reach_the_optimizer():
+    task = classifier(groups=[{"match": "1.bias", "lr": 0.3}], layer_decay=0.5)
+    run = trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(task, Noise())
+    assert [(group["params"][0].ndim, group["lr"]) for group in run.optimizers[0].param_groups] == [(2, 0.1), (1, 0.3)]

@@ -1,4 +1,4 @@
-"""Augmentations of a whole batch of images (N, C, H, W) on its device, each sample drawn on its own."""
+"""Mirrored and shifted images, of any type of pixel."""
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,20 @@ class RandomFlip(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < self.p
         return torch.where(mirrored, images.flip(3), images)
+
+
+class AlternatingFlip(nn.Module):
+    """Mirror left and right in every other epoch: half of the samples in the even ones, the other half in the odd ones.
+
+    Two epochs in a row show each image both ways, which chance does for half of the images only; arXiv:2404.00498,
+    section 3.6.
+    """
+
+    by_position = True  # called with the indices of the samples in the data set, (N,), and the epoch too
+
+    def forward(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        mirrored = (scrambled(index.to(images.device)) + epoch) % 2 == 1
+        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
 class RandomCrop(nn.Module):
@@ -47,3 +61,10 @@ class RandomCrop(nn.Module):
         last = size - 1
         place = (torch.arange(size, device=device) + shift).abs() % max(1, 2 * last)
         return last - (last - place).abs()  # reflected at both ends, as often as it takes
+
+
+def scrambled(index: Tensor) -> Tensor:
+    """Return a number of 31 bits that is as good as drawn for each index and always the same; Murmur3's finalizer."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        index = ((index ^ (index >> shift)) * factor) & 0xFFFFFFFF
+    return index >> 1

@@ -1,0 +1,81 @@
+"""Train the CIFAR-10 recipe with and without each part, with several seeds, and write the table of docs/recipes.md.
+
+python -m scripts.ablation --root FOLDER --epochs 8 --seeds 0 1 2
+
+Runs that are done are kept: stopped with Ctrl-C, the same command goes on.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+CONFIG = "configs/cifar10_resnet9.yaml"
+VARIANTS = {  # what is typed besides the recipe
+    "recipe": [],
+    "without augmentation": ["--data.augment=[]"],
+    "without one-cycle: constant learning rate": ["--model.schedule=null"],
+    "without label smoothing": ["--model.loss.label_smoothing=0"],
+    "with mixup": ["--config=configs/presets/mixup.yaml"],
+    "with cutmix": ["--config=configs/presets/cutmix.yaml"],
+    "with EMA": ["--config=configs/presets/ema.yaml"],
+    "with Muon": ["--config=configs/presets/muon.yaml"],
+}
+TABLE = Path("docs/recipes.md")
+BEGIN, END = "<!-- ablation: begin -->\n", "<!-- ablation: end -->\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder with train/<class>/ and test/<class>/")
+    parser.add_argument("--epochs", type=int, default=8, help="length of each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder of the runs")
+    options, typed = parser.parse_known_args()
+    for seed in options.seeds:
+        for name, changes in VARIANTS.items():
+            train(folder(options, name, seed), seed, options, [*changes, *typed])
+            write(table(options))
+
+
+def folder(options: argparse.Namespace, name: str, seed: int) -> Path:
+    return options.runs / f"{options.epochs}_epochs" / name.replace(" ", "_").replace(":", "") / f"seed_{seed}"
+
+
+def train(run: Path, seed: int, options: argparse.Namespace, changes: list[str]) -> None:
+    """Train one variant in a folder of its own, unless it is there."""
+    if any(run.glob("version_*/results.json")):
+        return
+    command = [sys.executable, "-m", "src.cli", "fit", f"--config={CONFIG}", *changes, f"--seed_everything={seed}"]
+    command += [f"--data.root={options.root}", f"--trainer.max_epochs={options.epochs}", f"--name={run.name}"]
+    subprocess.run([*command, f"--trainer.default_root_dir={run.parent}"], check=True)
+
+
+def table(options: argparse.Namespace) -> str:
+    """Return a row for each variant: mean and deviation of the test accuracy, and the change from the recipe."""
+    lines = ["| variant | test accuracy | to the recipe | seeds | minutes a run |", "|---|--:|--:|--:|--:|"]
+    means: dict[str, float] = {}
+    for name in VARIANTS:
+        files = [f for seed in options.seeds for f in folder(options, name, seed).glob("version_*/results.json")]
+        results = [json.loads(file.read_text()) for file in files]
+        if not results:
+            continue
+        accuracies = [100 * result["test/accuracy"] for result in results]
+        means[name] = statistics.mean(accuracies)
+        spread = f" ± {statistics.stdev(accuracies):.2f}" if len(results) > 1 else ""
+        change = "" if name == "recipe" else f"{means[name] - means['recipe']:+.2f}"
+        minutes = statistics.median(result["seconds"] for result in results) / 60
+        lines.append(f"| {name} | {means[name]:.2f}{spread} % | {change} | {len(results)} | {minutes:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(rows: str) -> None:
+    text = TABLE.read_text()
+    before, rest = text.split(BEGIN)
+    TABLE.write_text(before + BEGIN + rows + END + rest.split(END)[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Prepare: from the pixels of a batch to what a net is trained on."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from src.data.normalize import Normalize
+
+
+class Prepare(nn.Module):
+    """Augment, normalise and mix a batch, in this order.
+
+    Args:
+        normalize: centres and scales the pixels.
+        augment: each called with images (N, C, H, W) in [0, 255]; one that has ``by_position`` also with the indices of
+            the samples in the data set, (N,), and the epoch.
+        mix: called with normalised images and one-hot targets (N, K), returns both: soft targets.
+        num_classes: number of classes K, needed by ``mix`` alone.
+    """
+
+    def __init__(
+        self,
+        normalize: Normalize,
+        augment: Sequence[nn.Module] = (),
+        mix: nn.Module | None = None,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.normalize, self.augment, self.mix, self.num_classes = normalize, augment, mix, num_classes
+
+    def forward(self, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int) -> tuple[Tensor, ...]:
+        for augment in self.augment:
+            positions = (index, epoch) if getattr(augment, "by_position", False) else ()
+            images = augment(images, *positions)
+        images = self.normalize(images)
+        if targets is None:
+            return (images,)
+        if self.mix is None:
+            return images, targets
+        return self.mix(images, one_hot(targets, self.num_classes).float())

@@ -1,0 +1,126 @@
+"""MuonSGD: orthogonal updates for matrices and filters, plain ones for the rest."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+from torch.optim.sgd import sgd as sgd_step
+
+
+class MuonSGD(Optimizer):
+    """Muon for matrices and filters, SGD for all else; https://kellerjordan.github.io/posts/muon/, arXiv:2502.16982.
+
+    One optimizer for a whole net: ``torch.optim.Muon`` takes only matrices, and Lightning steps only one by itself. A
+    filter (O, I, H, W) counts as the matrix (O, I * H * W). A group with ``muon: false`` is left to SGD, which suits
+    embeddings and the last layer.
+
+    Args:
+        params: parameters or groups of them.
+        lr: learning rate of Muon: spectral norm of each update, times sqrt(rows / columns) for tall matrices.
+        momentum: of Muon, in [0, 1).
+        weight_decay: share of the learning rate by which Muon shrinks weights; in SGD, added to gradients.
+        sgd_lr: learning rate of SGD.
+        sgd_momentum: of SGD, in [0, 1).
+        nesterov: whether both look a step ahead.
+        ns_steps: iterations towards an orthogonal matrix, at least 1; five leave singular values of 0.7 to 1.2.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        sgd_lr: float = 0.05,
+        sgd_momentum: float = 0.9,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+    ) -> None:
+        for name, value in (("lr", lr), ("sgd_lr", sgd_lr), ("weight_decay", weight_decay)):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        for name, value in (("momentum", momentum), ("sgd_momentum", sgd_momentum)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if ns_steps < 1:
+            raise ValueError(f"ns_steps must be at least 1, got {ns_steps}")
+        muon = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "ns_steps": ns_steps,
+        }
+        super().__init__(params, muon | {"sgd_lr": sgd_lr, "sgd_momentum": sgd_momentum, "muon": True})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; one of both kinds becomes two. ``lr`` and ``momentum`` of a group are for both of them."""
+        given = {key: value for key, value in param_group.items() if key != "params"}
+        params = param_group["params"]
+        kinds: dict[bool, list[Any]] = {True: [], False: []}
+        for each in [params] if isinstance(params, Tensor) else params:
+            tensor = each[1] if isinstance(each, tuple) else each  # of named_parameters()
+            if isinstance(tensor, torch.nn.UninitializedParameter):
+                raise ValueError("MuonSGD must know the shapes of parameters, got one of a lazy module without any yet")
+            kinds[given.get("muon", True) and tensor.ndim > 1].append(each)
+        sgd = {key: given.get(f"sgd_{key}", given.get(key, self.defaults[f"sgd_{key}"])) for key in ("lr", "momentum")}
+        for muon, part in kinds.items():
+            if part:
+                super().add_param_group(given | ({} if muon else sgd) | {"params": part, "muon": muon})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            kinds = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    kinds[p.flatten(1).shape if group["muon"] else None, p.dtype, p.device].append(p)
+            for params in kinds.values():
+                (self.step_muon if group["muon"] else self.step_sgd)(params, group)
+        return loss
+
+    def step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Step matrices that all have one shape."""
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        grads = [p.grad for p in params if p.grad is not None]
+        means = [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_lerp_(means, grads, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(grads, means, group["momentum"]) if group["nesterov"] else means
+        updates = orthogonal(torch.stack([each.flatten(1) for each in ahead]), group["ns_steps"])  # (N, rows, columns)
+        scale = max(1, updates.shape[1] / updates.shape[2]) ** 0.5
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        steps = [update.view_as(p) for update, p in zip(updates.to(params[0].dtype), params, strict=True)]
+        torch._foreach_add_(params, steps, alpha=-group["lr"] * scale)
+
+    def step_sgd(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        means = [self.state[p].get("momentum_buffer") for p in params]
+        settings = {key: group[key] for key in ("lr", "momentum", "weight_decay", "nesterov")}
+        sgd_step(params, [p.grad for p in params if p.grad is not None], means, dampening=0, maximize=False, **settings)
+        for p, mean in zip(params, means, strict=True):
+            self.state[p]["momentum_buffer"] = mean
+
+
+def orthogonal(matrices: Tensor, steps: int) -> Tensor:
+    """Bring all singular values of matrices near 1, by a quintic Newton-Schulz iteration in bfloat16.
+
+    Shape:
+        matrices (N, rows, columns) -> the same.
+    """
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x  # the smaller product
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.mT if tall else x

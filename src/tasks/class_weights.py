@@ -1,0 +1,43 @@
+"""Weights of the classes in a loss, so that small ones count as much as large ones."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from src import UserError
+
+
+def weigh(loss: Any, num_classes: int, weights: list[float]) -> None:
+    """Set the weights of the classes: ``pos_weight`` where a loss has that, else ``weight``.
+
+    Raises:
+        UserError: if it has neither, or there are not as many weights as classes.
+    """
+    if len(weights) != num_classes:
+        raise UserError(f"class_weights must be {num_classes} numbers, one for each class, got {len(weights)}")
+    name = weights_name(loss)
+    like = getattr(loss, name)
+    setattr(loss, name, torch.tensor(weights, device=None if like is None else like.device))
+
+
+def weights_name(loss: Any) -> str:
+    named = [name for name in ("pos_weight", "weight") if isinstance(loss, nn.Module) and name in loss._buffers]
+    if not named:
+        raise UserError(
+            f"class_weights needs a loss that has them, such as torch.nn.CrossEntropyLoss, got {type(loss).__name__}"
+        )
+    return named[0]
+
+
+def balanced(loss: Any, num_classes: int, data: Any) -> list[float]:
+    """Return weights that make all classes of the training part count the same.
+
+    For a ``weight`` N / (K * N_k), with a mean of one over the samples, where N_k of N targets are of class k; for a
+    ``pos_weight`` (N - N_k) / N_k, negatives for each positive.
+    """
+    targets = data.parts["train"].classes
+    counts = torch.bincount(targets, minlength=num_classes).clamp(min=1)
+    if weights_name(loss) == "pos_weight":
+        return ((len(targets) - counts) / counts).tolist()
+    return (len(targets) / (num_classes * counts)).tolist()

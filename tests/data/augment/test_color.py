@@ -1,0 +1,107 @@
+"""Colours change as torchvision changes them, by a factor of each sample's own; noise is Gaussian."""
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional
+
+from src.data.augment import color
+from src.data.augment.color import ColorJitter, GaussianNoise, brighten, contrast, saturate, turn_hue
+
+CHANGES = [
+    (brighten, functional.adjust_brightness, (0, 2)),
+    (contrast, functional.adjust_contrast, (0, 2)),
+    (saturate, functional.adjust_saturation, (0, 2)),
+    (turn_hue, functional.adjust_hue, (-0.5, 0.5)),
+]
+
+
+def noise(channels: int) -> torch.Tensor:
+    """Return images with grey, black, white and colourful pixels."""
+    torch.manual_seed(0)
+    images = torch.randint(256, (16, channels, 6, 9), dtype=torch.uint8)
+    images[:, :, 0] = images[:, :1, 0]
+    images[:, :, 1, :4], images[:, :, 1, 4:] = 0, 255
+    return images
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("ours", "theirs", "bounds"), CHANGES)
+def test_each_sample_changes_as_in_torchvision_by_its_own_factor(ours, theirs, bounds, channels):
+    pixels = noise(channels).float()
+    factors = torch.linspace(*bounds, len(pixels))
+    expected = (
+        torch.stack([theirs(image / 255, factor) for image, factor in zip(pixels, factors.tolist(), strict=True)]) * 255
+    )
+    torch.testing.assert_close(ours(pixels, factors), expected, atol=2e-3, rtol=0)
+
+
+def test_whole_numbers_are_those_of_floats_rounded(monkeypatch):
+    monkeypatch.setattr(color, "uniform", lambda images, low, high: torch.linspace(low, high, len(images)))
+    images = noise(3)
+    for name, (_, theirs, _), amount in zip(
+        ("brightness", "contrast", "saturation", "hue"), CHANGES, (0.8, 1.5, 0.9, 0.3), strict=True
+    ):
+        low, high = (-amount, amount) if name == "hue" else (max(0, 1 - amount), 1 + amount)
+        factors = torch.linspace(low, high, len(images)).tolist()
+        expected = torch.stack([theirs(image / 255, factor) for image, factor in zip(images, factors, strict=True)])
+        found = ColorJitter(**{name: amount})(images)
+        assert found.dtype == torch.uint8
+        assert (found - expected * 255).abs().max() < 0.501
+
+
+def test_all_four_come_in_the_order_of_their_names(monkeypatch):
+    monkeypatch.setattr(
+        color, "uniform", lambda images, low, high: torch.full((len(images),), 0.75 * high + 0.25 * low)
+    )
+    images = noise(3).float()
+    expected = images / 255
+    for (_, theirs, _), factor in zip(CHANGES, (1.2, 1.25, 1.3, 0.05), strict=True):
+        expected = torch.stack([theirs(image, factor) for image in expected])
+    found = ColorJitter(0.4, 0.5, 0.6, 0.1)(images)
+    torch.testing.assert_close(found, expected * 255, atol=0.01, rtol=0)
+
+
+def test_factors_are_drawn_evenly_between_their_bounds():
+    torch.manual_seed(0)
+    images = torch.full((3000, 1, 1, 1), 100.0)
+    for amount, low, high in ((0.4, 60, 140), (1.4, 0, 240)):
+        share = (ColorJitter(brightness=amount)(images).flatten() - low) / (high - low)
+        assert share.histc(10, 0, 1).div(300).sub(1).abs().max() < 0.26  # 4.7 standard deviations
+
+
+def test_grey_images_have_no_saturation_and_no_hue():
+    images = noise(1)
+    assert ColorJitter(saturation=0.9, hue=0.5)(images).equal(images)
+
+
+def test_noise_is_gaussian_of_the_deviation_asked_for():
+    torch.manual_seed(0)
+    images = torch.full((20, 1, 50, 40), 128, dtype=torch.uint8)
+    noisy = GaussianNoise(0.1)(images)
+    added = (noisy - 128) / 25.5
+    assert noisy.dtype == torch.float32
+    assert (added.mean(), added.std()) == (
+        pytest.approx(0, abs=0.025),
+        pytest.approx(1, abs=0.02),
+    )  # 5 and 5.6 deviations
+    assert (added.abs() < 1).float().mean() == pytest.approx(0.6827, abs=0.012)
+
+
+def test_noise_is_clipped_to_the_range_of_pixels():
+    noisy = GaussianNoise(2.0)(noise(3))
+    assert (noisy.min(), noisy.max()) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ColorJitter(brightness=-0.1), "brightness must be at least 0, got -0.1"),
+        (lambda: ColorJitter(contrast=-1), "contrast must be at least 0, got -1"),
+        (lambda: ColorJitter(saturation=-1), "saturation must be at least 0, got -1"),
+        (lambda: ColorJitter(hue=0.6), r"hue must be in \[0, 0.5\], got 0.6"),
+        (lambda: GaussianNoise(-0.1), "std must be at least 0, got -0.1"),
+    ],
+)
+def test_invalid_arguments_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,72 @@
+"""Erased is a rectangle, or a square, filled with the batch's mean colour, and nothing else."""
+
+import pytest
+import torch
+
+from src.data.augment.erasing import Cutout, RandomErasing
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Return colour images, the means of whose channels, 100, 20 and 220, are not among their pixels."""
+    torch.manual_seed(0)
+    offsets = torch.tensor([100, 20, 220]).view(1, 3, 1, 1)
+    halves = torch.arange(3 * 8 * 12).view(3, 8, 12) % 9 + 1
+    return torch.stack([halves, -halves] * 600).add(offsets).byte()
+
+
+def erased(images: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """Return where pixels became the mean, (N, H, W), having made sure that all others are the same."""
+    mean = torch.tensor([100, 20, 220]).view(1, 3, 1, 1)
+    filled = (result == mean).all(1)
+    assert torch.where(filled[:, None], images, result).equal(images)
+    return filled
+
+
+def sides(filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return height and width, each (N,), of what is filled, having made sure that it is a rectangle without holes."""
+    rows, columns = filled.any(2), filled.any(1)
+    assert filled.equal(rows[:, :, None] & columns[:, None, :])
+    for line in (rows, columns):
+        assert (line.int().diff(dim=1).clamp(min=0).sum(1) + line[:, 0].int() <= 1).all()
+    return rows.sum(1), columns.sum(1)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_a_share_of_the_images_loses_one_rectangle_of_the_mean_colour(images, p):
+    height, width = sides(erased(images, RandomErasing(p, (0.1, 0.5), (0.5, 2))(images)))
+    hit = height > 0
+    assert hit.sum() == pytest.approx(1200 * p, abs=70 * (0 < p < 1))  # 4.4 standard deviations
+    share = (height * width)[hit] / 96
+    assert ((share > 0.05) & (share < 0.6)).all()
+    assert p == 0 or len(share.unique()) > 8
+
+
+def test_a_cut_out_is_a_square_around_any_pixel_cut_off_at_the_border(images):
+    filled = erased(images, Cutout(4)(images))
+    height, width = sides(filled)
+    found = torch.stack([height, width], 1).unique(dim=0)
+    assert found.tolist() == [[h, w] for h in (2, 3, 4) for w in (2, 3, 4)]
+    assert filled.any(0).all()
+    whole = ((height == 4) & (width == 4)).float().mean()
+    assert whole == pytest.approx(5 * 9 / 96, abs=0.065)  # centres 2..6 of 8 and 2..10 of 12; 4.5 standard deviations
+
+
+def test_floats_are_filled_with_their_exact_mean():
+    images = torch.rand(6, 2, 5, 5) * 255
+    result = Cutout(50)(images)
+    torch.testing.assert_close(result, images.mean((0, 2, 3), keepdim=True).expand_as(images))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: RandomErasing(1.1), r"p must be in \[0, 1\], got 1.1"),
+        (lambda: RandomErasing(area=(0.5, 1.5)), r"area must be two increasing numbers in \(0, 1\], got \(0.5, 1.5\)"),
+        (lambda: RandomErasing(ratio=(3, 2)), r"ratio must be two increasing numbers in \(0, inf\], got \(3, 2\)"),
+        (lambda: Cutout(0), "size must be at least 1, got 0"),
+    ],
+)
+def test_invalid_arguments_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

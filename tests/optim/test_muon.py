@@ -1,0 +1,270 @@
+"""MuonSGD is torch's Muon for matrices and torch's SGD for the rest, in one optimizer."""
+
+import io
+import re
+from copy import deepcopy
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import SGD, Muon
+from torch.utils.data import DataLoader
+
+from src.optim import MuonSGD
+from src.optim.muon import orthogonal
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def net() -> nn.Sequential:
+    """A net with filters, matrices of one shape and of others, norms and biases."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),  # (4, 9): wide
+        nn.BatchNorm2d(4),
+        nn.Flatten(),  # (N, 16)
+        nn.Linear(16, 4),  # wide
+        nn.Linear(4, 4),
+        nn.Linear(4, 4),
+        nn.Linear(4, 12),  # tall
+    )
+
+
+def train(model: nn.Module, *optimizers: torch.optim.Optimizer, steps: int = 3, seed: int = 0) -> None:
+    """Take steps on a loss of random inputs, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        loss = model(torch.randn(8, 1, 4, 4, generator=generator)).square().mean()
+        model.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def near(found: Tensor, expected: Tensor, before: Tensor) -> bool:
+    """Tell whether a step is the expected one as far as bfloat16 can tell."""
+    return (found - expected).norm() < 0.02 * (expected - before).norm()
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_matrices_are_trained_as_by_torchs_muon_and_the_rest_as_by_its_sgd(nesterov):
+    ours = net()
+    ours[0] = nn.Flatten()
+    ours[1] = nn.Linear(16, 16)
+    start, theirs = deepcopy(ours), deepcopy(ours)
+    matrices = [p for p in theirs.parameters() if p.ndim > 1]
+    vectors = [p for p in theirs.parameters() if p.ndim <= 1]
+    settings = {"nesterov": nesterov, "weight_decay": 0.1}
+    train(ours, MuonSGD(ours.parameters(), lr=0.02, momentum=0.9, sgd_lr=0.05, sgd_momentum=0.8, **settings), steps=1)
+    muon = Muon(matrices, lr=0.02, momentum=0.9, **settings)
+    train(theirs, muon, SGD(vectors, lr=0.05, momentum=0.8, **settings), steps=1)
+    for found, expected, before in zip(ours.parameters(), theirs.parameters(), start.parameters(), strict=True):
+        assert near(found, expected, before) if found.ndim > 1 else found.equal(expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_many_steps_from_the_same_gradients_are_those_of_torchs_muon(shape, nesterov):
+    ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
+    settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "nesterov": nesterov}
+    optimizers = MuonSGD([ours], **settings), Muon([theirs], **settings)
+    for _ in range(5):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert near(ours, theirs, torch.ones(shape))
+
+
+def test_many_steps_from_the_same_gradients_are_those_of_torchs_sgd():
+    ours, theirs = (nn.Parameter(torch.ones(7)) for _ in range(2))
+    settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}
+    optimizers = MuonSGD([ours], **settings, sgd_lr=0.02, sgd_momentum=0.9), SGD([theirs], **settings)
+    for _ in range(5):
+        ours.grad = torch.randn(7)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert ours.equal(theirs)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 32), (3, 32, 16), (2, 24, 24)])
+def test_an_orthogonal_update_keeps_singular_vectors_and_brings_values_near_one(shape):
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    values = torch.linspace(0.2, 3, min(shape[1:])).expand(shape[0], -1)
+    found = orthogonal(left * values[:, None] @ right, 5).float()
+    assert found.shape == shape
+    singular = torch.linalg.svdvals(found)
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
+    within = left.mT @ found @ right.mT
+    assert (within - torch.diag_embed(within.diagonal(dim1=1, dim2=2))).abs().max() < 0.05
+
+
+def test_a_matrix_without_gradient_stays_without():
+    assert not orthogonal(torch.zeros(2, 3, 4), 5).any()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_filters_are_trained_as_flattened_matrices(layout):
+    filters, grads = torch.randn(4, 3, 2, 2), torch.randn(3, 4, 3, 2, 2)
+    four = nn.Parameter(filters.clone(memory_format=layout))
+    two = nn.Parameter(filters.flatten(1).clone())
+    optimizers = MuonSGD([four]), MuonSGD([two])
+    for grad in grads:
+        four.grad, two.grad = grad.clone(memory_format=layout), grad.flatten(1).clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert four.flatten(1).equal(two)
+    assert not four.equal(filters)
+
+
+def test_matrices_of_one_shape_do_not_mix():
+    together = [nn.Parameter(torch.randn(4, 6)) for _ in range(3)]
+    alone = deepcopy(together)
+    for p, q in zip(together, alone, strict=True):
+        p.grad = torch.randn(4, 6)
+        q.grad = p.grad.clone()
+    MuonSGD(together).step()
+    for q in alone:
+        MuonSGD([q]).step()
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-4)  # of steps of 0.02
+
+
+def test_parameters_are_split_by_kind_and_each_kind_has_its_settings():
+    model = net()
+    muon, sgd = MuonSGD(model.parameters(), lr=0.3, momentum=0.7, sgd_lr=0.2, sgd_momentum=0.6).param_groups
+    assert all(p.ndim > 1 for p in muon["params"])
+    assert all(p.ndim == 1 for p in sgd["params"])
+    assert {*muon["params"], *sgd["params"]} == set(model.parameters())
+    assert [(group["muon"], group["lr"], group["momentum"]) for group in (muon, sgd)] == [
+        (True, 0.3, 0.7),
+        (False, 0.2, 0.6),
+    ]
+
+
+def test_settings_of_a_group_count_for_both_kinds_and_muon_can_be_turned_off():
+    one, two = nn.Linear(3, 3), nn.Linear(3, 3)
+    groups = [{"params": one.parameters(), "lr": 0.7}, {"params": two.parameters(), "muon": False, "sgd_lr": 0.4}]
+    found = MuonSGD(groups, lr=0.3, sgd_lr=0.2).param_groups
+    assert [(group["params"], group["muon"], group["lr"]) for group in found] == [
+        ([one.weight], True, 0.7),
+        ([one.bias], False, 0.7),
+        ([two.weight, two.bias], False, 0.4),
+    ]
+
+
+def test_named_parameters_are_taken_too():
+    groups = MuonSGD(nn.Linear(2, 2).named_parameters()).param_groups
+    assert [group["param_names"] for group in groups] == [["weight"], ["bias"]]
+
+
+def test_a_closure_is_called_with_gradients_and_its_loss_is_returned():
+    p = nn.Parameter(torch.ones(2, 2))
+    optimizer = MuonSGD([p])
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 4
+    assert p.square().sum() < 4
+    assert optimizer.step() is None
+
+
+def test_parameters_without_gradients_are_left_alone():
+    model = net()
+    before = deepcopy(model.state_dict())
+    model[3].weight.grad = torch.ones(4, 16)
+    optimizer = MuonSGD(model.parameters(), weight_decay=0.5)
+    optimizer.step()
+    assert {key for key, value in model.state_dict().items() if not value.equal(before[key])} == {"3.weight"}
+    assert list(optimizer.state) == [model[3].weight]
+
+
+def test_a_stored_optimizer_goes_on_to_the_bit():
+    whole = net()
+    optimizer = MuonSGD(whole.parameters(), weight_decay=0.1)
+    train(whole, optimizer)
+    half, stored = deepcopy(whole), io.BytesIO()
+    torch.save(optimizer.state_dict(), stored)
+    stored.seek(0)
+    resumed = MuonSGD(half.parameters())
+    resumed.load_state_dict(torch.load(stored, weights_only=True))
+    train(whole, optimizer, seed=1)
+    train(half, resumed, seed=1)
+    assert all(p.equal(q) for p, q in zip(whole.parameters(), half.parameters(), strict=True))
+    fresh = net()
+    fresh.load_state_dict(whole.state_dict())
+    train(fresh, MuonSGD(fresh.parameters(), weight_decay=0.1), seed=1)
+    assert not fresh[3].weight.equal(half[3].weight)
+
+
+def test_a_copy_goes_on_by_itself():
+    model = net()
+    optimizer = MuonSGD(model.parameters(), sgd_lr=0.3)
+    train(model, optimizer)
+    twin, twins_optimizer = deepcopy((model, optimizer))
+    train(model, optimizer, seed=1)
+    assert not twin[3].weight.equal(model[3].weight)
+    train(twin, twins_optimizer, seed=1)
+    assert all(p.equal(q) for p, q in zip(twin.parameters(), model.parameters(), strict=True))
+    twins_optimizer.add_param_group({"params": nn.Parameter(torch.ones(2))})
+    assert twins_optimizer.param_groups[-1]["lr"] == 0.3
+
+
+class Fit(LightningModule):
+    """Map noise to zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.losses = net(), []
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
+        loss = (self.net(batch) - 1).square().mean()
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self) -> MuonSGD:
+        return MuonSGD(self.parameters())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_lightning_trains_with_it_while_accumulating(precision):
+    model = Fit()
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, accumulate_grad_batches=2, precision=precision, logger=False, **quiet
+    )
+    trainer.fit(model, DataLoader(torch.randn(480, 1, 4, 4), batch_size=8))
+    assert trainer.global_step == 30
+    assert sum(model.losses[-10:]) < 0.5 * sum(model.losses[:10])
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": -0.1}, "lr must be at least 0, got -0.1"),
+        ({"sgd_lr": -0.1}, "sgd_lr must be at least 0, got -0.1"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0, got -1"),
+        ({"momentum": 1}, "momentum must be in [0, 1), got 1"),
+        ({"sgd_momentum": -0.5}, "sgd_momentum must be in [0, 1), got -0.5"),
+        ({"ns_steps": 0}, "ns_steps must be at least 1, got 0"),
+    ],
+)
+def test_invalid_arguments_are_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MuonSGD([nn.Parameter(torch.ones(2, 2))], **settings)
+
+
+def test_parameters_without_a_shape_are_refused():
+    with pytest.raises(ValueError, match="MuonSGD must know the shapes of parameters"):
+        MuonSGD(nn.LazyLinear(3).parameters())
