@@ -21,12 +21,23 @@ check: .venv/.stamp ## format, lint, types, then the tests
 format: .venv/.stamp ## format the code
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
+show: .venv/.stamp ## draw training images as CONFIG augments them: show.png
+	@$(PY) -m src.cli show --config $(CONFIG)
+
+schedule: .venv/.stamp ## draw the learning rate that CONFIG sets over the run: schedule.png
+	@$(PY) -m src.cli schedule --config $(CONFIG)
+
 schema: .venv/.stamp ## write configs/schema.json: completion and checks in the editor
 	@$(PY) -W ignore -m scripts.schema
 
 lock: $(filter .tools/bin/uv,$(UV)) ## pin every dependency anew, with hashes
 	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
 	  --group pyproject.toml:dev pyproject.toml -o requirements.lock
+	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
+	  --all-extras -c requirements.lock pyproject.toml -o requirements-extras.lock
+
+extras: .venv/.stamp ## install what presets need beside the core: wandb, mlflow
+	@$(UV) pip install -q --python $(PY) --require-hashes --compile-bytecode -r requirements-extras.lock
 
 clean: ## remove the environment and the caches; keeps runs/ and data/
 	rm -rf .venv .tools .pytest_cache .ruff_cache .mypy_cache
@@ -44,4 +55,4 @@ clean: ## remove the environment and the caches; keeps runs/ and data/
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help train test check format schema lock clean
+.PHONY: help train test check format show schedule schema lock extras clean

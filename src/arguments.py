@@ -15,6 +15,8 @@ COMMANDS = {
     "validate": "judge a checkpoint on the validation part",
     "test": "judge a checkpoint on the test set",
     "predict": "name the classes of images",
+    "show": "draw training images, augmented, as a picture",
+    "schedule": "draw the learning rate over the steps of a run",
 }
 SETTINGS = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last", "best", "last")
 USAGE = """usage: python -m src.cli COMMAND [--config FILE] [--run DIR] [--key=value ...]
@@ -26,7 +28,7 @@ commands:
   --run DIR          a run folder: its config and its best checkpoint; fit goes
                      on with the last one
   --images PATH ...  predict: image files and folders instead of the test set
-  --output FILE      predict: the CSV to write, if not in the run folder
+  --output FILE      the CSV of predict, the PNG of show or schedule
   --key=value        any setting of the YAML, such as --trainer.max_epochs=3
   --print_config     print the whole config, defaults included, and stop
   COMMAND --help     every setting and what it means
@@ -53,8 +55,10 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}") from None
     options.settings = settings
-    if command != "predict" and (options.images or options.output):
-        raise UserError(f"--images and --output go with predict, not with {command}")
+    if options.images and command != "predict":
+        raise UserError(f"--images goes with predict, not with {command}")
+    if options.output and command not in ("predict", "show", "schedule"):
+        raise UserError(f"--output goes with predict, show and schedule, not with {command}")
     if options.run is not None:
         options.config.insert(0, str(Run.find(options.run).config))
     for file in options.config:

@@ -2,14 +2,17 @@
 
 import argparse
 import logging
+import resource
 import shlex
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
@@ -20,6 +23,7 @@ from src.predictions import decodable, expand, files_loader, predict_table, prob
 from src.report import class_rows, fact_rows, metric_rows, next_rows, print_rows
 from src.settings import Settings, without
 
+PICTURES = ("show", "schedule")  # each of them a file of that name, a command that reads the settings of fit
 NOISE = (  # warnings of libraries that nobody can act on
     r".*LeafSpec.*is deprecated",
     r"The number of training batches .* is smaller than the logging interval",
@@ -31,7 +35,7 @@ NOISE = (  # warnings of libraries that nobody can act on
 )
 
 
-def run(command: str, options: argparse.Namespace) -> "Commands":
+def run(command: str, options: argparse.Namespace) -> Settings:
     """Run one command.
 
     Raises:
@@ -45,11 +49,16 @@ def run(command: str, options: argparse.Namespace) -> "Commands":
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")
         warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)  # noqa: ARG005, T201
         try:
-            return Commands(command, options)
+            return pictures(command)("fit", options) if command in PICTURES else Commands(command, options)
         except Exception as error:
             if (mistake := users_mistake(error)) is not None and mistake is not error:
                 raise mistake from error
             raise
+
+
+def pictures(command: str) -> type[Settings]:
+    """Return what draws; imported only where a picture is asked for."""
+    return getattr(import_module(f"src.{command}"), command.capitalize())
 
 
 class Commands(Settings):
@@ -118,8 +127,11 @@ class Commands(Settings):
             "batch_size": getattr(self.datamodule, "batch_size", 0),
             "seconds": round(seconds, 1),
             "samples_per_second": round(self.pace.train_samples / max(self.pace.train_seconds, 1e-9)),
+            "milliseconds_per_step": round(1000 * self.pace.train_seconds / max(self.pace.train_steps, 1), 2),
+            "peak_memory_mib": peak_memory_mib(self.trainer.strategy.root_device),
         }
-        print_rows([("", ""), *metric_rows(metrics), ("", ""), *fact_rows(facts)])
+        before = self.run.before() if self.run else ({}, "")
+        print_rows([("", ""), *metric_rows(metrics), ("", ""), *fact_rows(facts, *before)])
         if self.run is not None:
             self.run.write_results({**metrics, **facts})
             if self.run.has_checkpoint():
@@ -158,3 +170,10 @@ class Commands(Settings):
         write_csv(file, names, classes, rows)
         print_rows(predict_table(names, classes, rows))
         print_rows([("written to", str(file))])
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """Return the most memory that this process has held so far: of the GPU, or else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)

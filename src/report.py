@@ -38,8 +38,14 @@ def cell(value: float | None) -> str:
     return f"{'-' if value is None or isnan(value) else format(value, '.4f'):>10}"
 
 
-def fact_rows(facts: Mapping[str, float]) -> list[tuple[str, str]]:
-    return [(name.replace("_", " "), f"{value:,}") for name, value in facts.items()]
+def fact_rows(facts: Mapping[str, float], before: Mapping[str, float], run_before: str) -> list[tuple[str, str]]:
+    """Return what a run took, and its pace and memory also as multiples of those of the run before it."""
+    shown = {name: f"{value:,}" for name, value in facts.items()}
+    width = max(map(len, shown.values()), default=0)
+    for name in ("milliseconds_per_step", "samples_per_second", "peak_memory_mib"):
+        if facts.get(name) and before.get(name):
+            shown[name] = f"{shown[name]:<{width}}  {facts[name] / before[name]:.2f} x {run_before}"
+    return [(name.replace("_", " ").replace("mib", "MiB"), value) for name, value in shown.items()]
 
 
 def next_rows(run: Path, complete: bool) -> list[tuple[str, str]]:

@@ -82,6 +82,15 @@ class Run:
             json.dumps({k: None if v != v else v for k, v in results.items()}, indent=2) + "\n"
         )
 
+    def before(self) -> tuple[dict[str, float], str]:
+        """Return the results of the version before this one, and its name; nothing where there are none."""
+        number = int(self.path.name.removeprefix("version_")) if self.path.name[8:].isdecimal() else 0
+        file = self.path.with_name(f"version_{number - 1}") / "results.json"
+        try:
+            return json.loads(file.read_text()), file.parent.name
+        except (OSError, ValueError):
+            return {}, ""
+
     def record(self, command: list[str], split_hash: str | None) -> None:
         """Add one entry to provenance.json: what ran, from which code, on which data split, with what, on what."""
         file = self.path / "provenance.json"

@@ -77,7 +77,7 @@ def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_images_go_with_predict_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "go with predict, not with fit" in refused(capsys, "fit", "--images", "a.png")
+    assert "--images goes with predict, not with fit" in refused(capsys, "fit", "--images", "a.png")
 
 
 def test_an_option_without_its_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

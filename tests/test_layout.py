@@ -26,6 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"arguments", "commands"},
     "arguments": {"run"},
     "commands": {"data", "mistakes", "predictions", "report", "settings"},
+    "schedule": {"report", "settings"},
+    "show": {"data", "report", "schedule", "settings"},
     "settings": {"arguments", "callbacks", "checkpoint", "loggers", "mistakes", "run"},
 }
 

@@ -19,11 +19,13 @@ class EpochLine(Callback):
     def __init__(self) -> None:
         self.train_samples = 0.0  # over all epochs of this process
         self.train_seconds = 0.0  # validation not counted
+        self.train_steps = 0  # of the optimizer
         self.validated = False  # in this epoch
         self.line: tuple[float, float] | None = None  # seconds and samples per second, to be printed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.first_batch = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # of a run that goes on
+        self.first_step = trainer.global_step
         self.started, self.paused = time.monotonic(), 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -41,8 +43,9 @@ class EpochLine(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         seconds, samples = time.monotonic() - self.started, self.count(trainer)
         self.train_seconds += seconds - self.paused
+        self.train_steps += trainer.global_step - self.first_step
         self.train_samples += samples
-        self.first_batch = 0
+        self.first_batch, self.first_step = 0, trainer.global_step
         self.line = seconds, samples / (seconds - self.paused)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
