@@ -22,12 +22,10 @@ def users_mistake(error: Exception) -> UserError | None:
     if isinstance(error, MisconfigurationException):
         hint = "; choose another with --best.monitor" if "ModelCheckpoint(monitor" in str(error) else ""
         return UserError(" ".join(str(error).split()) + hint)
-    if isinstance(error, ValueError) and (
-        missing := re.search(r"Requirement '([\w-]+)\S* not met", str(error.__cause__))
-    ):
-        return UserError(f"{missing[1]} is not installed: make extras installs it")
     link: BaseException | None = error
     while isinstance(link, ValueError):  # jsonargparse wraps what a constructor raises in others of its kind
+        if missing := re.search(r"Requirement '([\w-]+)\S* not met", str(link)):
+            return UserError(f"{missing[1]} is not installed: make extras installs it")
         if raised_where_settings_are_taken(link):
             return UserError(" ".join(str(link).split()))
         link = link.__cause__ or link.__context__
