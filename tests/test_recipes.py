@@ -1,0 +1,29 @@
+"""Every recipe of docs/recipes.md runs as it stands there."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from src.cli import main
+
+TEXT = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
+BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: " ".join(re.findall(r"[\w.]+", block)[3:6]))
+def test_a_recipe_trains_validates_and_tests(block: str) -> None:
+    Path("recipe.yaml").write_text(block)
+    cli = main(["fit", "--config=configs/digits.yaml", "--config=recipe.yaml", "--trainer.fast_dev_run=2"])
+    assert cli.trainer.global_step == 2
+
+
+@pytest.mark.parametrize("room", ["src.data.augment", "src.losses", "src.optim.schedules", "src.penalties"])
+def test_whatever_a_config_can_name_is_on_the_page(room: str) -> None:
+    module = import_module(room)
+    public = {
+        name: kind for name, kind in vars(module).items() if isinstance(kind, type) and kind.__module__.startswith(room)
+    }
+    bases = {base for kind in public.values() for base in kind.__mro__[1:]}
+    assert not [name for name, kind in public.items() if kind not in bases and name not in TEXT]
