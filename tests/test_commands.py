@@ -142,6 +142,15 @@ def test_what_is_typed_goes_before_what_the_checkpoint_stored() -> None:
     assert cli.trainer.optimizers[0].param_groups[0]["lr"] == 0.125
 
 
+def test_the_first_epoch_of_a_continued_run_has_a_pace(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"])
+    capsys.readouterr()
+    main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--test=false"])
+    out = capsys.readouterr().out
+    assert "epoch 2/2" in out
+    assert "  0 samples/s" not in out
+
+
 def test_a_longer_run_stretches_its_schedule() -> None:
     main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"])
     cli = main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=4", "--test=false"])

@@ -53,7 +53,7 @@ def test_the_machine_is_found_by_itself() -> None:
 
 
 def test_bf16_reaches_convolutions_but_not_weights(convolved: list[Tensor]) -> None:
-    cli = preset("bf16")
+    cli = preset("bf16", "--config=configs/presets/channels_last.yaml")
     assert {output.dtype for output in convolved if output.requires_grad} == {torch.bfloat16}
     assert all(output.is_contiguous(memory_format=torch.channels_last) for output in convolved)
     assert {p.dtype for p in cli.model.parameters()} == {torch.float32}
@@ -80,16 +80,72 @@ def test_fp16_reaches_convolutions_but_not_weights(convolved: list[Tensor]) -> N
     assert losses[1] < losses[0]
 
 
-def test_memory_finds_a_batch_size_and_accumulates_four() -> None:
-    cli = preset("memory")
+def test_batch_size_finds_the_largest_that_it_tries() -> None:
+    cli = preset("batch_size")
     assert cli.datamodule.batch_size > 64
     assert f"batch_size: {cli.datamodule.batch_size}" in Path("runs/digits/version_0/config.yaml").read_text()
-    batches = math.ceil(1293 / cli.datamodule.batch_size)
-    assert cli.trainer.global_step == 2 * math.ceil(batches / 4)
 
 
-def test_accumulated_batches_make_one_step() -> None:
-    cli = main([*FIT, "--trainer.accumulate_grad_batches=4"])
+def test_channels_last_reaches_the_convolutions(convolved: list[Tensor]) -> None:
+    preset("channels_last", "--trainer.max_epochs=1")
+    assert all(output.is_contiguous(memory_format=torch.channels_last) for output in convolved)
+    assert not all(output.is_contiguous() for output in convolved)
+
+
+def test_checkpointing_changes_no_number_and_computes_blocks_twice(convolved: list[Tensor]) -> None:
+    main([*FIT, "--trainer.max_epochs=1"])
+    once = len(convolved)
+    preset("checkpointing", "--trainer.max_epochs=1")
+    assert len(convolved) - once == once + 21 * 6  # of each of 21 steps, the six convolutions again
+    assert train_losses(0) == train_losses(1)
+
+
+def test_balanced_shows_small_classes_as_often_as_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    step = Task.training_step
+
+    def watched(self: Task, batch: Any, batch_idx: int) -> Tensor:
+        seen.append(batch[1].bincount(minlength=10))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", watched)
+    preset("balanced", "--trainer.max_epochs=1")
+    assert len(seen) == 21
+    assert all(counts.max() - counts.min() <= 2 for counts in seen)
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_mixing_gives_soft_targets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    evaluate = Task.training_step
+
+    def watched(self: Task, batch: Any, batch_idx: int) -> Tensor:
+        seen.append(batch[1])
+        return evaluate(self, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "training_step", watched)
+    cli = preset(name)
+    targets = torch.cat(seen)
+    assert targets.sum(1).allclose(torch.ones(len(targets)))
+    assert (targets.amax(1) > 0.01).all()
+    assert (targets.amax(1) < 0.99).float().mean() > 0.3
+    assert cli.trainer.callback_metrics["val/accuracy"] > 0.3
+    losses = train_losses(0)
+    assert losses[1] < losses[0]
+
+
+def test_muon_leaves_vectors_and_the_last_layer_to_sgd() -> None:
+    cli = preset("muon")
+    names = {id(p): name for name, p in cli.model.net.named_parameters()}
+    groups = cli.trainer.optimizers[0].param_groups
+    muon = {names[id(p)] for group in groups if group["muon"] for p in group["params"]}
+    assert muon == {name for name, p in cli.model.net.named_parameters() if p.ndim > 1 and not name.startswith("head")}
+    losses = train_losses(0)
+    assert losses[1] < losses[0]
+
+
+def test_accumulate_makes_one_step_of_four_batches() -> None:
+    cli = preset("accumulate")
     assert cli.trainer.global_step == 2 * math.ceil(21 / 4)
 
 

@@ -24,7 +24,8 @@ class EpochLine(Callback):
         self.line: tuple[float, float] | None = None  # seconds and samples per second, to be printed
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.first_batch = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # of a run that goes on
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # in a run that goes on
+        self.first_batch = done % trainer.num_training_batches if trainer.num_training_batches else 0
         self.first_step = trainer.global_step
         self.started, self.paused = time.monotonic(), 0.0
 

@@ -161,3 +161,16 @@ def test_an_optimizer_that_stores_its_settings_under_other_names_is_left_alone()
             super().__init__(weights, lr=speed)
 
     check_settings(Own([nn.Parameter(torch.ones(2))], 0.1), [{"match": "0.*", "lr": 0.5}])
+
+
+@pytest.mark.parametrize(("optimizer", "decoupled"), [(torch.optim.AdamW, True), (torch.optim.Adam, False)])
+def test_decoupled_decay_shrinks_weights_whatever_their_gradients_are(optimizer, decoupled):
+    def shrunk(scale: float) -> float:
+        weight = nn.Parameter(torch.ones(3, 3))
+        made = optimizer(param_groups(nn.ParameterList([weight])), lr=0.1, weight_decay=0.5)
+        weight.grad = torch.full_like(weight, scale)
+        made.step()
+        return float(weight.detach().mean())
+
+    shares = [shrunk(scale) for scale in (1e-3, 1e3)]
+    assert shares == pytest.approx([1 - 0.1 * 0.5 - 0.1] * 2 if decoupled else [1 - 0.1] * 2, rel=1e-4)
