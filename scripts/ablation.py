@@ -37,15 +37,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, help="length of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder of the runs")
-    options, typed = parser.parse_known_args()
+    options, unknown = parser.parse_known_args()
+    options.typed = unknown  # settings of the command line
     for seed in options.seeds:
         for name, changes in VARIANTS.items():
-            train(folder(options, name, seed), seed, options, [*changes, *typed])
+            train(folder(options, name, seed), seed, options, [*changes, *options.typed])
             write(table(options))
 
 
 def folder(options: argparse.Namespace, name: str, seed: int) -> Path:
-    return options.runs / f"{options.epochs}_epochs" / name.replace(" ", "_").replace(":", "") / f"seed_{seed}"
+    setting = "_".join([f"{options.epochs}_epochs", *(typed.lstrip("-") for typed in options.typed)]).replace("/", "_")
+    return options.runs / setting / name.replace(" ", "_").replace(":", "") / f"seed_{seed}"
 
 
 def train(run: Path, seed: int, options: argparse.Namespace, changes: list[str]) -> None:

@@ -38,6 +38,9 @@ def read(path: str | Path, to_continue: bool = False) -> dict[str, Any]:
     return stored
 
 
+CLASS_WEIGHTS = ("loss.weight", "loss.pos_weight")  # those of the config count, where it has any
+
+
 def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
     """Refuse weights of another net.
 
@@ -46,8 +49,10 @@ def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
     """
     if is_overridden("configure_model", model) or not model.strict_loading:
         return  # the net is not there yet, or need not match
-    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    theirs = {key: tuple(value.shape) for key, value in stored["state_dict"].items()}
+    own, theirs = (
+        {key: tuple(value.shape) for key, value in state.items() if key not in CLASS_WEIGHTS}
+        for state in (model.state_dict(), stored["state_dict"])
+    )
     faults = {
         "missing": [key for key in own if key not in theirs],
         "unexpected": [key for key in theirs if key not in own],

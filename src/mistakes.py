@@ -24,6 +24,8 @@ def users_mistake(error: Exception) -> UserError | None:
         return UserError(" ".join(str(error).split()) + hint)
     link: BaseException | None = error
     while isinstance(link, ValueError):  # jsonargparse wraps what a constructor raises in others of its kind
+        if isinstance(link, UserError):
+            return link
         if missing := re.search(r"Requirement '([\w-]+)\S* not met", str(link)):
             return UserError(f"{missing[1]} is not installed: make extras installs it")
         if raised_where_settings_are_taken(link):

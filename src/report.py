@@ -4,6 +4,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
+from typing import Any
+
+from src import UserError
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
@@ -58,3 +61,11 @@ def next_rows(run: Path, complete: bool) -> list[tuple[str, str]]:
         ("test", f"{command} test --run {path}"),
         ("use", f"{command} predict --run {path} --images FILE"),
     ]
+
+
+def save(figure: Any, file: Path) -> None:
+    """Write a figure of matplotlib's."""
+    try:
+        figure.savefig(file, dpi=120)
+    except (OSError, ValueError) as error:  # the latter for an ending that is no kind of picture
+        raise UserError(f"cannot write {file}: {error}; name another file with --output") from None

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src import UserError
-from src.report import print_rows
+from src.report import print_rows, save
 from src.settings import Settings
 
 
@@ -25,18 +25,19 @@ class Rates(Callback):
         steps = trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError("the run has no end, so its schedule none either: set --trainer.max_epochs")
-        names = {id(p): name for name, p in pl_module.named_parameters()}
-        (optimizer,) = trainer.optimizers
-        for group in optimizer.param_groups:
-            self.groups.append([names[id(p)] for p in group["params"]])
-        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
-        self.hidden = any(isinstance(schedule, ReduceLROnPlateau) for schedule in schedules)
-        for _ in range(int(steps)):
-            self.rates.append([float(group["lr"]) for group in optimizer.param_groups])
-            optimizer.step()  # no gradients, no change
-            for schedule in schedules:
-                if not isinstance(schedule, ReduceLROnPlateau):
-                    schedule.step()
+        names = {id(p): name for name, p in getattr(pl_module, "net", pl_module).named_parameters()}
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        self.groups = [[names.get(id(p), "?") for p in group["params"]] for group in groups]
+        self.hidden = any(isinstance(each.scheduler, ReduceLROnPlateau) for each in trainer.lr_scheduler_configs)
+        epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)  # in steps
+        for step in range(1, int(steps) + 1):
+            self.rates.append([float(group["lr"]) for group in groups])
+            for optimizer in trainer.optimizers:
+                optimizer.step()  # no gradients, no change
+            for each in trainer.lr_scheduler_configs:
+                every = each.frequency * (epoch if each.interval == "epoch" else 1)
+                if step % every == 0 and not isinstance(each.scheduler, ReduceLROnPlateau):
+                    each.scheduler.step()  # type: ignore[call-arg]
         trainer.should_stop = True
 
     def curves(self) -> dict[tuple[float, ...], list[str]]:
@@ -59,21 +60,18 @@ class Schedule(Settings):
         return super().instantiate_trainer(**kwargs | alone)
 
     def fit(self, **kwargs: Any) -> None:
-        self.trainer.fit(**kwargs)
+        self.trainer.fit(**kwargs | {"ckpt_path": None})  # the whole run, not what is left of it
+        if not self.trainer.is_global_zero:
+            return
         figure = Figure(figsize=(9, 4), layout="constrained")
         axes = figure.subplots()
         for rates, names in self.drawn.curves().items():
             axes.plot(rates, label=names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
         axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
-        axes.set_title("ReduceLROnPlateau acts on val/loss: not drawn" if self.drawn.hidden else self.options.config[0])
+        axes.set_title(
+            "ReduceLROnPlateau acts on val/loss: not drawn" if self.drawn.hidden else self._get(self.config, "name")
+        )
         figure.legend(fontsize="small", loc="outside right upper", title="parameters", title_fontsize="small")
         file = self.options.output or Path("schedule.png")
         save(figure, file)
         print_rows([("steps", f"{len(self.drawn.rates):,}"), ("written to", str(file))])
-
-
-def save(figure: Figure, file: Path) -> None:
-    try:
-        figure.savefig(file, dpi=120)
-    except (OSError, ValueError) as error:  # the latter for an ending that is no kind of picture
-        raise UserError(f"cannot write {file}: {error}; name another file with --output") from None

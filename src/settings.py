@@ -121,6 +121,8 @@ class Settings(LightningCLI):
         once = (BatchSizeFinder,) if self.subcommand != "fit" or self.options.run else ()  # found when the run began
         unused = (*once, Checkpoint, WeightAveraging) if self.subcommand != "fit" else once
         changes["callbacks"] = without(own if isinstance(own, list) else [own], unused)
+        if sum(isinstance(callback, WeightAveraging) for callback in changes["callbacks"]) > 1:
+            raise UserError("trainer.callbacks has two averages of the weights, which would mix: leave one of them out")
         if any(isinstance(callback, ProgressBar) for callback in changes["callbacks"]):
             callbacks = without(callbacks, ProgressBar)
             changes["enable_progress_bar"] = True
@@ -145,7 +147,7 @@ class Settings(LightningCLI):
 
     def record(self, trainer: Trainer, _: Any) -> None:
         """Write config and provenance into the run folder, now that nothing is left to be refused."""
-        if self.run is not None and trainer.is_global_zero:
+        if self.run is not None and self.saves(self._get(self.config, "trainer")) and trainer.is_global_zero:
             whole = yaml.safe_load(self.parser.dump(self.config, format="yaml"))[self.subcommand]
             config = {key: whole[key] for key in SETTINGS}
             data = (config["data"] or {}).get("init_args", {})

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from src import UserError
 from src.data import DataModule
-from src.report import print_rows
-from src.schedule import save
+from src.report import print_rows, save
 from src.settings import Settings
 
 ROWS, COLUMNS = 8, 8

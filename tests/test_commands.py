@@ -315,6 +315,16 @@ def test_another_optimizer_or_schedule_is_refused_and_the_run_stays_as_it_was(
     main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--test=false"])
 
 
+def test_groups_that_hold_other_parameters_than_before_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    first, other = (f"--model.groups=[{{match: '{layer}.bias', lr: 0.001}}]" for layer in (1, 4))
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false", first])
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", other])
+    assert stop.value.code == 2
+    assert "groups divide the parameters otherwise than the checkpoint's" in capsys.readouterr().err
+    main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--test=false"])
+
+
 def test_a_checkpoint_callback_of_ones_own_does_not_decide_which_is_best() -> None:
     own = "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"
     worst = [

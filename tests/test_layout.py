@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "arguments": {"run"},
     "commands": {"data", "mistakes", "predictions", "report", "settings"},
     "schedule": {"report", "settings"},
-    "show": {"data", "report", "schedule", "settings"},
+    "show": {"data", "report", "settings"},
     "settings": {"arguments", "callbacks", "checkpoint", "loggers", "mistakes", "run"},
 }
 

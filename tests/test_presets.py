@@ -195,10 +195,12 @@ def test_the_learning_rate_is_logged() -> None:
 
 def test_overfit_sees_the_same_few_batches_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
+    targets: list[Tensor] = []
     step = Task.training_step
 
     def watched(self: Task, batch: Any, batch_idx: int) -> Tensor:
         seen.append(float(batch[0].sum()))
+        targets.append(batch[1])
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(Task, "training_step", watched)
@@ -206,6 +208,7 @@ def test_overfit_sees_the_same_few_batches_each_epoch(monkeypatch: pytest.Monkey
     assert len(seen) == 2 * 10
     assert seen[:10] == seen[10:]
     assert len(set(seen)) == 10
+    assert len(torch.cat(targets).unique()) == 10  # of all classes, not the first ones of a sorted set
 
 
 def test_profile_writes_a_table() -> None:

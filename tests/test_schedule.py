@@ -1,6 +1,7 @@
 """The picture of a schedule shows the learning rates that training then has."""
 
 import csv
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ def test_it_draws_the_rates_of_training_and_trains_nothing(capsys: pytest.Captur
     assert not Path("runs").exists()
     assert "42" in capsys.readouterr().out
     (plain, names), (head, only) = cli.drawn.curves().items()
-    assert only == ["net.head.weight"]
+    assert only == ["head.weight"]
     assert len(names) == len(list(cli.model.net.parameters())) - 1
     main(["fit", *SMALL, "--test=false", "--trainer.log_every_n_steps=1"])
     rows = csv.DictReader(Path("runs/digits/version_0/metrics.csv").read_text().splitlines())
@@ -50,3 +51,33 @@ def test_mistakes_are_answered_in_one_line(typed: list[str], message: str, capsy
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_the_schedule_of_a_run_is_drawn_whole_and_the_run_stays_as_it_is() -> None:
+    main(["fit", *SMALL, "--test=false"])
+    run = Path("runs/digits/version_0")
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    cli = main(["schedule", f"--run={run}", "--trainer.max_epochs=4"])
+    (rates,) = cli.drawn.curves()
+    assert len(rates) == 84
+    assert rates[0] == pytest.approx(4e-3 / 11)
+    assert rates[-1] > 0
+    assert {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()} == before
+
+
+def test_a_schedule_that_counts_epochs_is_stepped_after_each_epoch() -> None:
+    Path("halved.py").write_text(
+        "from src.tasks import Classifier\n"
+        "import torch\n"
+        "class Halved(Classifier):\n"
+        "    def configure_optimizers(self):\n"
+        "        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)\n"
+        "        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]\n"
+    )
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        cli = main(["schedule", "--config=configs/digits.yaml", "--model=halved.Halved", "--trainer.max_epochs=3"])
+    finally:
+        sys.path.pop(0)
+    (rates,) = cli.drawn.curves()
+    assert list(rates) == [1.0] * 21 + [0.5] * 21 + [0.25] * 21

@@ -7,7 +7,15 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
 
-class EMA(WeightAveraging):
+class Average(WeightAveraging):
+    """An average that lies where the weights do; Lightning's is made before they are moved, and so lies on the CPU."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+
+class EMA(Average):
     """An exponential moving average of weights and batch-norm statistics, over about the last 1 / (1 - decay) steps.
 
     After t steps it decays by (1 + t) / (10 + t) where that is less, so that a short run is not held back by its
@@ -28,12 +36,12 @@ class EMA(WeightAveraging):
         kept = ((1 + steps) / (10 + steps)).clamp(max=self.decay)
         for average, value in zip(averages, values, strict=True):
             if average.is_floating_point():
-                average.lerp_(value, (1 - kept).to(average.dtype))
+                average.lerp_(value.to(average.dtype), (1 - kept).to(average.dtype))
             else:
                 average.copy_(value)
 
 
-class SWA(WeightAveraging):
+class SWA(Average):
     """The mean of the weights at the ends of the last epochs (stochastic weight averaging, arXiv:1803.05407).
 
     Batch-norm statistics are averaged too. Until it begins, the weights themselves are validated and saved. Goes with
@@ -41,18 +49,41 @@ class SWA(WeightAveraging):
     StochasticWeightAveraging neither validates nor saves the averages before the run is over.
 
     Args:
-        start: share of the epochs that are over when it begins, in [0, 1).
+        start: share of the run that is over when it begins, in [0, 1).
     """
 
     def __init__(self, start: float = 0.75) -> None:
         if not 0 <= start < 1:
             raise ValueError(f"start must be in [0, 1), got {start}")
-        self.start = start
+        self.start, self.begun = start, False
         super().__init__()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
-        if trainer.is_last_batch:  # before the validation that follows
-            average: Any = self._average_model
-            if trainer.current_epoch < self.start * max(1, trainer.max_epochs or 1):
-                average.n_averaged.zero_()  # the next value takes the place of the average
+        if trainer.is_last_batch and trainer.global_step > self.start * trainer.estimated_stepping_batches:
+            self.update(pl_module)  # before the validation that follows
+            self.begun = True
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.begun:
+            self.update(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if not self.begun:
+            self.update(pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def update(self, pl_module: LightningModule) -> None:
+        """Take the weights into the average, or in its place until it has begun."""
+        average: Any = self._average_model
+        if average is not None:
+            if not self.begun:
+                average.n_averaged.zero_()
             average.update_parameters(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"begun": self.begun}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.begun = state_dict["begun"]

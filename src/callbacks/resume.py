@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 
 from src import UserError
 
@@ -27,13 +27,20 @@ class Resume(Callback):
         self.configured: list[dict[str, Any]] = []
         self.stored: list[dict[str, Any]] = []
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.configured = [plain(place) for place in places(trainer)]  # optimizers are restored after this hook
-        now, then = ([sorted(place) for place in places] for places in (self.configured, self.stored))
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = {id(p): name for name, p in pl_module.named_parameters()}
+        self.configured = [plain(place, names) for place in places(trainer)]  # optimizers are restored after this hook
+        now, then = ([sorted({*place} - {"names"}) for place in places] for places in (self.configured, self.stored))
         if self.stored and now != then:
             raise UserError(
                 "optimizer or schedule are of another kind than the checkpoint's: start a new run with them"
             )
+        for group, before in zip(self.configured, self.stored, strict=False):
+            if group.get("names") != before.get("names", group.get("names")):
+                (odd, *_) = set(group["names"]) ^ set(before["names"]) or {group["names"][0]}
+                raise UserError(
+                    f"groups divide the parameters otherwise than the checkpoint's ({odd}): start a new run"
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         loop = trainer.fit_loop
@@ -43,14 +50,17 @@ class Resume(Callback):
         now = places(trainer)
         for place, configured, stored in zip(now, self.configured, self.stored, strict=False):
             for name, value in configured.items():
-                if name not in MOVING and stored.get(name, value) != value:
+                if name not in (*MOVING, "names") and stored.get(name, value) != value:
                     place[name] = value
             base = "initial_lr" if "initial_lr" in configured else "lr"
             if "params" in place and stored.get(base, configured[base]) != configured[base]:
                 place["lr"] *= configured[base] / stored[base]
         self.stored = []
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if "current_model_state" in checkpoint and not averaged and trainer.state.fn == "fit":
+            pl_module.load_state_dict(checkpoint["current_model_state"])  # the weights, not an average no longer wanted
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
             if isinstance(callback, EarlyStopping) and state:
@@ -81,10 +91,11 @@ def places(trainer: Trainer) -> list[dict[str, Any]]:
     return [*groups, *(vars(schedule) for schedule in schedules)]
 
 
-def plain(place: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of the values that a checkpoint can hold and a user can set."""
+def plain(place: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
+    """Return a copy of the values that a checkpoint can hold and a user can set, and the names of the parameters."""
     kinds = (bool, int, float, str, list, tuple)
-    return {
+    named = {"names": [names.get(id(p), "") for p in place["params"]]} if "params" in place else {}
+    return named | {
         key: list(value) if isinstance(value, list) else value
         for key, value in place.items()
         if isinstance(value, kinds) and key not in ("params", "_schedulers", "lr_lambdas")

@@ -91,7 +91,7 @@ class DataModule(LightningDataModule):
         self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
 
     def train_dataloader(self) -> TensorLoader:
-        return self.loader("train", shuffle=not getattr(self.trainer, "overfit_batches", 0))  # else the same few
+        return self.loader("train", shuffle=True)
 
     def val_dataloader(self) -> TensorLoader:
         return self.loader("val")
@@ -112,11 +112,11 @@ class DataModule(LightningDataModule):
         changes = (self.augment, self.mix, len(self.class_names)) if part == "train" else ()
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # of seed_everything
         order = Order(len(samples), self.batch_size, shuffle, seed, *ranks, samples.classes, self.sampling)
+        order.frozen = getattr(trainer, "overfit_batches", 0) > 0  # the same few batches each epoch
         return TensorLoader(samples, order, Prepare(self.normalize, *changes), device)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        hashes = {"split_hash": self.split_hash, "test_hash": self.test_hash}
-        state = {"class_names": self.class_names, "shape": list(self.shape), **hashes}
+        state = {name: getattr(self, name) for name in ("class_names", "shape", "split_hash", "test_hash")}
         return state | ({} if self.normalize is None else self.normalize.as_lists())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

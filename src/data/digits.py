@@ -9,10 +9,7 @@ from src.data.base import DataModule
 
 
 class Digits(DataModule):
-    """1,797 handwritten digits of 8x8 pixels that ship with scikit-learn; a fixed stratified fifth is the test set.
-
-    Reference: Alpaydin & Kaynak, 1998, doi:10.24432/C50P49.
-    """
+    """1,797 digits of 8x8 pixels that come with scikit-learn, doi:10.24432/C50P49, a stratified fifth for testing."""
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         pixels, classes = load_digits(return_X_y=True)  # 17 levels of grey, 0 to 16

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src import UserError
-from src.data.order import Order, mix
+from src.data.order import Order, seed_of
 from src.data.samples import Samples
 
 
@@ -69,7 +69,7 @@ class TensorLoader:
             raise UserError(str(error).splitlines()[-1].removeprefix("src.UserError: ")) from None
 
     def seed_batch(self) -> None:
-        seed = mix(self.sampler.seed, self.sampler.epoch, self.position, self.sampler.rank)
+        seed = seed_of(self.sampler.seed, self.sampler.epoch, self.position, self.sampler.rank)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 75 us, spent on absent devices
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)

@@ -22,11 +22,12 @@ class Mix(nn.Module):
 
     def shares(self, n: int, device: torch.device) -> Tensor:
         """Return which share of itself each image keeps, (N,)."""
-        return torch.distributions.Beta(*torch.full((2, n), float(self.alpha), device=device)).sample()
+        alpha = torch.full((n,), float(self.alpha), device=device)
+        return torch.distributions.Beta(alpha, alpha, validate_args=False).sample()
 
 
 class MixUp(Mix):
-    """A weighted mean of two images, and of their targets; arXiv:1710.09412, equation 1."""
+    """A weighted mean of two images, and of their targets; arXiv:1710.09412, section 2."""
 
     def __init__(self, alpha: float = 0.2) -> None:
         super().__init__(alpha)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class Order(Sampler):
         classes: Tensor | None = None,
         sampling: Sampling = "shuffled",
     ) -> None:
+        if sampling not in get_args(Sampling):
+            raise ValueError(f"sampling must be one of {', '.join(get_args(Sampling))}, got {sampling}")
         self.num_samples, self.shuffle, self.seed = num_samples, shuffle, seed
         self.rank, self.world_size, self.sampling = rank, world_size, sampling
         wanted = -(-num_samples // (batch_size * world_size))
@@ -45,15 +47,16 @@ class Order(Sampler):
         evened = [] if classes is None or not shuffle or sampling == "shuffled" else classes.unique()
         self.members = [(classes == k).nonzero()[:, 0] for k in evened]
         self.epoch = self.start = 0
+        self.frozen = False  # whether every epoch is the first one
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch = 0 if self.frozen else epoch
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         if not self.shuffle:
             order = torch.arange(self.num_samples)
         elif self.members:
@@ -61,7 +64,7 @@ class Order(Sampler):
         else:
             order = torch.randperm(self.num_samples, generator=generator)
         for batch in order.tensor_split(self.num_batches)[self.start :]:
-            yield batch[self.rank :: self.world_size]
+            yield batch.tensor_split(self.world_size)[self.rank]
 
     def evened(self, generator: torch.Generator) -> Tensor:
         """Return an order in which all classes are equally likely: drawn one by one or, if balanced, in rounds."""
@@ -80,6 +83,6 @@ class Order(Sampler):
         return order
 
 
-def mix(*key: int) -> int:
+def seed_of(*key: int) -> int:
     """Return a 63-bit seed from integers, the same on every machine."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1

@@ -31,6 +31,10 @@ class Init:
     ) -> None:
         self.weight, self.settings, self.bias, self.match = weight, settings or {}, bias, match
         try:
+            re.compile(match)
+        except re.error as error:
+            raise ValueError(f"match must be a regular expression, got {match!r} ({error})") from None
+        try:
             inspect.signature(weight).bind(None, **self.settings)
         except TypeError as error:
             raise ValueError(f"settings must be arguments of {weight.__name__}: {error}") from None

@@ -24,6 +24,8 @@ class ResNet9(nn.Module):
     def __init__(
         self, num_outputs: int, in_channels: int = 3, width: int = 64, drop_path: float = 0.0, dropout: float = 0.0
     ) -> None:
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
         super().__init__()
         self.features = nn.Sequential(
             ConvBlock(in_channels, width),

@@ -18,27 +18,32 @@ def check_data(net: nn.Module, loss: Any, num_classes: int, data: Any) -> None:
     if names is not None and len(names) != num_classes:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise UserError(f"num_classes must be {len(names)}, the classes of the data ({shown}), got {num_classes}")
-    if getattr(data, "mix", None) is not None:
-        check_soft_targets(loss, num_classes, type(data.mix).__name__)
+    check_loss(loss, num_classes, getattr(data, "mix", None))
     if not shape or any(isinstance(p, nn.UninitializedParameter) for p in net.parameters()):
         return
     training = net.training
     try:
         with torch.no_grad():
-            net.eval()(torch.zeros(2, *shape, device=next(net.parameters()).device))
+            like = next(net.parameters())
+            net.eval()(torch.zeros(2, *shape, device=like.device, dtype=like.dtype))
     except RuntimeError as error:
         raise UserError(f"the net does not take the data's images, (C, H, W) = {shape}: {str(error)[:200]}") from None
     finally:
         net.train(training)
 
 
-def check_soft_targets(loss: Any, num_classes: int, mix: str) -> None:
+def check_loss(loss: Any, num_classes: int, mix: nn.Module | None) -> None:
+    """Refuse a loss that does not take the targets: classes (N,), and soft ones (N, K) where ``mix`` makes them."""
     buffers = list(loss.buffers()) if isinstance(loss, nn.Module) else []
     logits = torch.zeros(2, num_classes, device=buffers[0].device if buffers else None)
-    try:
-        loss(logits, logits.softmax(1))
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{mix} makes soft targets (N, K), which the loss does not take ({str(error)[:100]}); leave out data.mix "
-            "or choose another loss, such as torch.nn.CrossEntropyLoss or one of src.losses"
-        ) from None
+    kinds = {"classes (N,)": torch.zeros(2, dtype=torch.long, device=logits.device)}
+    if mix is not None:
+        kinds[f"the soft targets (N, K) that {type(mix).__name__} makes"] = logits.softmax(1)
+    for kind, targets in kinds.items():
+        try:
+            loss(logits, targets)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise UserError(
+                f"the loss does not take logits (N, {num_classes}) and {kind} ({' '.join(str(error).split())[:100]}); "
+                "choose another, such as torch.nn.CrossEntropyLoss or one of src.losses"
+            ) from None

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from src.tasks.base import Task
 from src.tasks.checks import check_data
-from src.tasks.class_weights import balanced, weigh
+from src.tasks.class_weights import balanced, restore, weigh
 from src.tasks.metrics import classification_metrics
 
 
@@ -31,8 +31,6 @@ class Classifier(Task):
         class_weights: list[float] | Literal["balanced"] | None = None,
         **kwargs: Any,
     ) -> None:
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         val, test = (classification_metrics(num_classes, each_class) for each_class in (False, True))
         super().__init__(net(num_classes), val, test, **kwargs)
         self.loss, self.num_classes, self.class_weights = loss, num_classes, class_weights
@@ -52,6 +50,10 @@ class Classifier(Task):
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the probability of each class, (N, K)."""
         return self(batch).softmax(1)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        restore(self, checkpoint["state_dict"])
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

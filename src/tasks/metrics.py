@@ -15,6 +15,8 @@ from torchmetrics.classification import (
 )
 from torchmetrics.utilities import dim_zero_cat
 
+from src import UserError
+
 COUNTS = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
 
 
@@ -60,6 +62,8 @@ def classification_metrics(num_classes: int, each_class: bool) -> MetricCollecti
         num_classes: number of classes K.
         each_class: add the last four for each class, named recall_each and so on.
     """
+    if num_classes < 2:
+        raise UserError(f"num_classes must be at least 2, got {num_classes}")
     metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
     groups = [["accuracy"]]
     if num_classes > 5:

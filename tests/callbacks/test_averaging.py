@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
 from src.callbacks import EMA, SWA
 from src.cli import main
@@ -44,8 +46,7 @@ def test_ema_is_the_moving_average_with_a_decay_that_grows(monkeypatch: pytest.M
 
 
 def test_swa_is_the_mean_of_the_ends_of_the_last_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SWA.__init__, "__defaults__", (0.5,))
-    callbacks = '[{"class_path": "src.callbacks.SWA"}]'
+    callbacks = '[{"class_path": "src.callbacks.SWA", "init_args": {"start": 0.5}}]'
     saved, steps, validated = fit(monkeypatch, "swa", "--trainer.max_epochs=4", f"--trainer.callbacks={callbacks}")
     ends = steps[5::6]
     assert len(ends) == 4
@@ -98,3 +99,45 @@ def test_the_average_is_what_fit_test_and_validate_judge(average: str) -> None:
 def test_settings_out_of_range_are_refused(kind: type, setting: float) -> None:
     with pytest.raises(ValueError, match=rf"must be in \[0, 1\), got {setting}"):
         kind(setting)
+
+
+def test_two_averages_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*FIT, "--config=configs/presets/ema.yaml", "--config=configs/presets/swa.yaml"])
+    assert stop.value.code == 2
+    assert "trainer.callbacks has two averages of the weights" in capsys.readouterr().err
+
+
+def test_swa_begins_at_its_share_of_the_steps_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["--trainer.max_epochs=-1", "--trainer.max_steps=24"]
+    saved, steps, _ = fit(monkeypatch, "swa", *typed)
+    assert len(steps) == 24
+    torch.testing.assert_close(saved, steps[-1])  # the last quarter holds the end of one epoch alone
+
+
+def test_until_swa_begins_the_weights_are_validated_and_saved_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["--trainer.max_epochs=2", "--trainer.val_check_interval=2", "--last.every_n_steps=4"]
+    saved_weights: list[tuple[Weights, Weights]] = []
+    save = WeightAveraging.on_save_checkpoint
+
+    def note(self: SWA, trainer: Trainer, task: Task, checkpoint: dict) -> None:
+        save(self, trainer, task, checkpoint)
+        saved_weights.append((weights(task), {k: v.clone() for k, v in checkpoint["state_dict"].items()}))
+
+    monkeypatch.setattr(WeightAveraging, "on_save_checkpoint", note)
+    _, steps, validated = fit(monkeypatch, "swa", *typed)
+    for step, value in zip((2, 4, 6, 8, 10), validated, strict=False):
+        torch.testing.assert_close(value, steps[step - 1])
+    for live, stored in saved_weights[:3]:
+        assert all(value.equal(stored[f"net.{name}"]) for name, value in live.items())
+
+
+def test_a_run_that_goes_on_without_its_average_has_the_weights_that_were_averaged() -> None:
+    schedule = "--model.schedule=null"  # whose length would differ
+    main([*FIT, schedule, "--trainer.max_epochs=2"])
+    main([*FIT, schedule, "--trainer.max_epochs=1", "--config=configs/presets/ema.yaml"])
+    main(["fit", "--run=runs/digits/version_1", "--trainer.max_epochs=2", "--trainer.callbacks=null"])
+    plain, dropped = (
+        torch.load(f"runs/digits/version_{i}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for i in (0, 1)
+    )
+    assert all(value.equal(dropped[name]) for name, value in plain.items())

@@ -48,23 +48,26 @@ def test_the_variance_falls_with_the_steps_of_the_optimizer(accumulate):
     assert model.idle.grad is None
 
 
-def noise(seed_of_process: int, seed_of_first: int | None = None, dtype: torch.dtype = torch.float) -> Tensor:
-    """Return the noise that a process adds, told by the first one what to draw."""
-    torch.manual_seed(seed_of_process)
+def noise(step: int = 3, dtype: torch.dtype = torch.float) -> Tensor:
+    """Return the noise that a process adds."""
     p = nn.Parameter(torch.zeros(50, dtype=dtype))
     p.grad = torch.zeros_like(p)
-    strategy = SimpleNamespace(broadcast=lambda own: own if seed_of_first is None else seed_of_first)
-    trainer = SimpleNamespace(global_step=3, strategy=strategy)
-    GradientNoise().on_before_optimizer_step(trainer, SimpleNamespace(device="cpu"), torch.optim.SGD([p], lr=1))
+    task, optimizer = SimpleNamespace(device="cpu"), torch.optim.SGD([p], lr=1)
+    GradientNoise().on_before_optimizer_step(SimpleNamespace(global_step=step), task, optimizer)
     assert p.grad.dtype == dtype
     return p.grad
 
 
-def test_noise_comes_from_torchs_generator_and_is_that_of_the_first_process():
-    assert noise(1).equal(noise(1))
-    assert not noise(1).isclose(noise(2)).any()
-    assert noise(1, 7).equal(noise(2, 7))
-    assert noise(1, dtype=torch.bfloat16).isfinite().all()
+def test_noise_depends_on_seed_and_step_alone_and_so_is_the_same_in_all_processes(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    torch.manual_seed(1)
+    first = noise()
+    torch.manual_seed(2)
+    assert noise().equal(first)
+    assert not noise(step=4).isclose(first).any()
+    monkeypatch.setenv("PL_GLOBAL_SEED", str(2**32 - 1))  # the largest that Lightning takes
+    assert not noise().isclose(first).any()
+    assert noise(dtype=torch.bfloat16).isfinite().all()
 
 
 @pytest.mark.parametrize(

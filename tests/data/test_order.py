@@ -54,5 +54,24 @@ def test_processes_divide_an_epoch_among_them(sampling):
         assert sorted(batch.tolist()) == sorted([*first.tolist(), *second.tolist()])
 
 
+def test_batches_of_each_process_are_balanced_too():
+    for rank in range(2):
+        for batch in epoch(evened("balanced", rank=rank, world_size=2)):
+            counts = CLASSES[batch].bincount(minlength=3)
+            assert counts.max() - counts.min() <= 2
+
+
+def test_a_frozen_order_is_the_same_in_each_epoch():
+    order = Order(500, 32, shuffle=True)
+    first = torch.cat(epoch(order))
+    order.frozen = True
+    assert torch.cat(epoch(order, 3)).equal(first)
+
+
+def test_another_sampling_is_refused():
+    with pytest.raises(ValueError, match="sampling must be one of shuffled, weighted, balanced, got balancd"):
+        evened("balancd")
+
+
 def test_shuffled_sampling_takes_each_sample_once():
     assert torch.cat(epoch(evened("shuffled"))).sort().values.equal(torch.arange(500))

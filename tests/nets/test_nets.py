@@ -165,6 +165,12 @@ def test_stochastic_depth_leaves_out_later_branches_more_often_for_each_sample(n
     assert kept == [1] * branches
 
 
+@pytest.mark.parametrize("kind", [ResNet, ResNet9])
+def test_a_probability_of_1_to_leave_out_is_refused(kind):
+    with pytest.raises(ValueError, match=r"drop_path must be in \[0, 1\), got 1"):
+        kind(3, drop_path=1)
+
+
 def test_stochastic_depth_and_dropout_add_no_weights():
     assert ResNet(3, drop_path=0.5, dropout=0.5).state_dict().keys() == ResNet(3).state_dict().keys()
 

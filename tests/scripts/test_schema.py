@@ -82,5 +82,5 @@ def test_wrong(schema: dict[str, Any], text: str) -> None:
 def test_docstrings_are_in_it(schema: dict[str, Any]) -> None:
     text = json.dumps(schema)
     assert "number of stratified folds of the training set" in text  # of an argument
-    assert "1,797 handwritten digits" in text  # of a class
+    assert "1,797 digits of 8x8" in text  # of a class
     assert "Stop training once this number of epochs is reached" in text  # of Lightning's Trainer

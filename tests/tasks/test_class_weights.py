@@ -9,6 +9,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from src import UserError
+from src.cli import main
 from src.data.samples import Samples
 from src.losses import BinaryCrossEntropy
 from src.tasks.class_weights import balanced, weigh
@@ -38,3 +39,40 @@ def test_balanced_classes_count_the_same_in_the_loss():
 def test_a_loss_without_weights_is_refused(loss):
     with pytest.raises(UserError, match=r"class_weights needs a loss that has them, such as torch.nn.CrossEntropyLoss"):
         weigh(loss, 3, [1, 1, 1])
+
+
+FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--model.loss=torch.nn.CrossEntropyLoss"]
+
+
+def test_class_weights_that_are_typed_go_before_those_of_a_checkpoint():
+    ones, others = ([1.0] * 10, [9.0, *[1.0] * 9])
+    main([*FIT, f"--model.class_weights={ones}", "--trainer.max_epochs=1"])
+    run = "--run=runs/digits/version_0"
+    cli = main(["fit", run, f"--model.class_weights={others}", "--trainer.max_epochs=2"])
+    assert cli.model.loss.weight.tolist() == others
+    assert main(["test", run]).model.loss.weight.tolist() == others
+    assert main(["test", run, "--model.class_weights=null"]).model.loss.weight is None
+
+
+def test_balanced_class_weights_are_known_in_a_later_test():
+    fitted = main([*FIT, "--model.class_weights=balanced", "--trainer.max_epochs=1"]).model.loss.weight
+    assert not fitted.eq(1).all()
+    assert main(["test", "--run=runs/digits/version_0"]).model.loss.weight.equal(fitted)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--model.class_weights=[1,2]"], "class_weights must be 10 numbers, one for each class, got 2"),
+        (["--model.class_weights=[-1,1,1,1,1,1,1,1,1,1]"], "class_weights must be numbers of at least 0"),
+        (["--model.class_weights=balanced", "--model.loss=torch.nn.functional.cross_entropy"], "class_weights needs a"),
+        (["--model.loss={class_path: src.losses.FocalLoss, init_args: {weight: [1, 2, 3]}}"], "the loss does not take"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(typed, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*FIT, *typed])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -220,7 +220,7 @@ def test_soft_targets_reach_loss_and_accuracy_in_training():
 def test_a_loss_that_does_not_take_soft_targets_is_refused_before_training():
     task, data = classifier(loss=nn.MultiMarginLoss()), Noise()
     data.mix = MixUp()
-    with pytest.raises(UserError, match=r"MixUp makes soft targets .* which the loss does not take"):
+    with pytest.raises(UserError, match=r"the loss does not take .* and the soft targets \(N, K\) that MixUp makes"):
         trainer(max_epochs=1).fit(task, data)
 
 

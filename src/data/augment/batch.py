@@ -5,6 +5,8 @@ from math import inf
 import torch
 from torch import Tensor
 
+from src import UserError
+
 
 def uniform(images: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Return a number drawn from [low, high) for each of the images, (N,), on their device."""
@@ -18,6 +20,6 @@ def restored(pixels: Tensor, images: Tensor) -> Tensor:
 
 
 def check_range(name: str, bounds: tuple[float, float], most: float = inf) -> None:
-    """Raise ValueError unless 0 < lower bound <= upper bound <= ``most``."""
+    """Raise UserError unless 0 < lower bound <= upper bound <= ``most``."""
     if not 0 < bounds[0] <= bounds[1] <= most:
-        raise ValueError(f"{name} must be two increasing numbers in (0, {most}], got {bounds}")
+        raise UserError(f"{name} must be two increasing numbers in (0, {most}], got {bounds}")
