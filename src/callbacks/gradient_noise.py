@@ -27,7 +27,7 @@ class GradientNoise(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         std = (self.eta / (1 + trainer.global_step) ** self.gamma) ** 0.5
         # the same in every process, as gradients are: their own generators differ
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) * 2**32 + trainer.global_step
+        seed = hash((int(os.environ.get("PL_GLOBAL_SEED", 0)), trainer.global_step)) % 2**63
         generator = torch.Generator(pl_module.device).manual_seed(seed)
         for p in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
             p.grad.add_(torch.empty_like(p.grad).normal_(generator=generator), alpha=std)
