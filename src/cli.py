@@ -5,6 +5,7 @@ from typing import Any
 
 from src import UserError
 from src.arguments import COMMANDS, USAGE, read
+from src.memory import keep_freed
 
 
 def main(args: list[str] | None = None) -> Any:
@@ -15,6 +16,7 @@ def main(args: list[str] | None = None) -> Any:
         return None
     try:
         command, options = read(args)
+        keep_freed()
         from src.commands import run  # takes seconds: a mistyped name is refused before
 
         return run(command, options)

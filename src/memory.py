@@ -1,0 +1,20 @@
+"""Memory of the process: what a training step frees is kept for the next one."""
+
+import ctypes
+import os
+from contextlib import suppress
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt(3)
+
+
+def keep_freed() -> None:
+    """Let the C library keep freed memory, in large pages; call it before torch is imported.
+
+    Otherwise each large tensor of a step on the CPU is asked of the kernel anew, page by page. On a system other than
+    Linux with glibc nothing changes.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's: transparent huge pages
+    with suppress(AttributeError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
