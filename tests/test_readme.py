@@ -91,6 +91,12 @@ def test_the_presets_table_is_complete() -> None:
     assert named == {file.stem for file in (ROOT / "configs/presets").glob("*.yaml")}
 
 
+def test_what_a_recipe_did_is_what_was_measured() -> None:
+    points = re.findall(r"^\| .* \| `.*` \| ([+-][\d.]+) \|$", README, re.M)
+    measured = re.findall(r"^\| .* % \| ([+-][\d.]+) \|", (ROOT / "docs/recipes.md").read_text(), re.M)
+    assert sorted(abs(float(each)) for each in points) == sorted(abs(float(each)) for each in measured)
+
+
 def test_every_named_run_is_in_the_measured_table() -> None:
     assert set(re.findall(r"^\| `(\w+\.yaml)`", README, re.M)) == {
         file.name for file in (ROOT / "configs").glob("*.yaml")
