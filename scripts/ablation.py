@@ -26,6 +26,7 @@ VARIANTS = {  # what is typed besides the recipe
     "SGD in place of Muon": ["--model.groups=null", f"--model.optimizer={SGD}"],
     "without label smoothing": ["--model.loss.label_smoothing=0"],
     "with cutmix": ["--config=configs/presets/cutmix.yaml"],
+    "with test-time augmentation": ["--model.tta=mirror_shift"],
 }
 TABLE = Path("docs/recipes.md")
 BEGIN, END = "<!-- ablation: begin -->\n", "<!-- ablation: end -->\n"

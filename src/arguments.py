@@ -59,6 +59,8 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
         raise UserError(f"--images goes with predict, not with {command}")
     if options.output and command not in ("predict", "show", "schedule"):
         raise UserError(f"--output goes with predict, show and schedule, not with {command}")
+    if options.output and options.output.is_dir():
+        raise UserError(f"--output must be a file, got the folder {options.output}")
     if options.run is not None:
         options.config.insert(0, str(Run.find(options.run).config))
     for file in options.config:
@@ -95,10 +97,15 @@ def check_yaml(file: Path) -> None:
         check_duplicates(file, tree)
     except RecursionError:
         raise UserError(f"config {file} has an alias that holds itself") from None
-    for key, _ in tree.value:
+    for key, value in tree.value:
+        line = key.start_mark.line + 1
         if key.value not in (*SETTINGS, "ckpt_path"):
-            line = key.start_mark.line + 1
             raise UserError(f"config {file}, line {line}: unknown setting {key.value}{nearest(key.value, SETTINGS)}")
+        if key.value in ("trainer", "best", "last") and not isinstance(value, yaml.MappingNode):
+            got = "nothing" if not value.value else value.value
+            raise UserError(f"config {file}, line {line}: {key.value} must hold settings, 'key: value', got {got}")
+        if key.value == "name" and not value.value:
+            raise UserError(f"config {file}, line {line}: name must be a word, got nothing")
 
 
 def check_duplicates(file: Path, node: yaml.Node) -> None:

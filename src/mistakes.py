@@ -4,7 +4,13 @@ import importlib
 import inspect
 import re
 import sys
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+from jsonargparse import Namespace
 
 from src import UserError
 from src.arguments import SETTINGS, nearest
@@ -45,6 +51,41 @@ def raised_where_settings_are_taken(error: BaseException) -> bool:
     return code is not None and (
         code.co_name == "__init__" or Path(code.co_filename).is_relative_to(Path(lightning.__file__).parent)
     )
+
+
+def check_values(settings: Any, key: str = "") -> None:
+    """Refuse null where the class that a setting is for takes none, which jsonargparse lets pass, and nan and inf.
+
+    Raises:
+        UserError: with the setting's whole name.
+    """
+    if isinstance(settings, float) and not isfinite(settings):
+        raise UserError(f"{key} must be a finite number, got {settings}")
+    if isinstance(settings, list):
+        for i, each in enumerate(settings):
+            check_values(each, f"{key}.{i}")
+    if not isinstance(settings, Mapping | Namespace):
+        return
+    if isinstance(settings.get("class_path"), str):
+        hints = type_hints(settings["class_path"])
+        for name, value in vars(settings.get("init_args") or Namespace()).items():
+            if value is None and name in hints:
+                raise UserError(f"{key}.{name} must be {hints[name]}, got null")
+    for name, value in (settings if isinstance(settings, Mapping) else vars(settings)).items():
+        check_values(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+
+
+def type_hints(class_path: str) -> dict[str, str]:
+    """Return the types of those arguments of a class that must not be None."""
+    module, _, name = class_path.rpartition(".")
+    hints: dict[str, str] = {}
+    for parent in getattr(getattr(importlib.import_module(module), name), "__mro__", ()):
+        for parameter in inspect.signature(parent.__init__).parameters.values() if "__init__" in vars(parent) else ():
+            kind = parameter.annotation
+            optional = parameter.default is None or kind is Any or NoneType in get_args(kind)
+            if kind is not parameter.empty and not isinstance(kind, str) and not optional:
+                hints.setdefault(parameter.name, re.sub(r"(\w+\.)+", "", inspect.formatannotation(kind)))
+    return hints
 
 
 def explain(message: str) -> str:

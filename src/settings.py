@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ProgressBar,
     RichProgressBar,
+    StochasticWeightAveraging,
     WeightAveraging,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,7 +27,7 @@ from src import UserError, checkpoint
 from src.arguments import SETTINGS
 from src.callbacks import EpochLine, LastCheckpoint, Resume
 from src.loggers import run_loggers
-from src.mistakes import explain
+from src.mistakes import check_values, explain
 from src.run import Run
 
 
@@ -65,14 +66,14 @@ class Settings(LightningCLI):
         parser.add_argument(
             "--best.monitor", type=str, default="val/accuracy", help="metric that best.ckpt is chosen by"
         )
-        parser.add_argument(
-            "--best.mode", type=Literal["max", "min"], default="max", help="whether more or less is better"
-        )
+        text = "whether more or less is better; by default less of what is called loss"
+        parser.add_argument("--best.mode", type=Literal["max", "min"] | None, default=None, help=text)
         parser.add_lightning_class_args(LastCheckpoint, "last")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             self.config = parser.parse_args(args)
+            check_values(self.config[self.config.subcommand])
         except argparse.ArgumentError as error:
             raise UserError(explain(error.message)) from None
 
@@ -109,9 +110,9 @@ class Settings(LightningCLI):
                 callbacks.append(LearningRateMonitor())
             if settings.enable_checkpointing is not False:
                 changes["enable_checkpointing"] = True
-                self.best = ModelCheckpoint(
-                    filename="best", enable_version_counter=False, **self._get(self.config, "best")
-                )
+                monitor, mode = self._get(self.config, "best.monitor"), self._get(self.config, "best.mode")
+                mode = mode or ("min" if "loss" in str(monitor) else "max")
+                self.best = ModelCheckpoint(filename="best", enable_version_counter=False, monitor=monitor, mode=mode)
                 callbacks += [self.best, self._get(self.config_init, "last")]
         if self.subcommand != "fit" or settings.logger in (None, True):
             changes["logger"] = False  # fit adds those of the run folder
@@ -121,7 +122,10 @@ class Settings(LightningCLI):
         once = (BatchSizeFinder,) if self.subcommand != "fit" or self.options.run else ()  # found when the run began
         unused = (*once, Checkpoint, WeightAveraging) if self.subcommand != "fit" else once
         changes["callbacks"] = without(own if isinstance(own, list) else [own], unused)
-        if sum(isinstance(callback, WeightAveraging) for callback in changes["callbacks"]) > 1:
+        if (
+            sum(isinstance(callback, WeightAveraging | StochasticWeightAveraging) for callback in changes["callbacks"])
+            > 1
+        ):
             raise UserError("trainer.callbacks has two averages of the weights, which would mix: leave one of them out")
         if any(isinstance(callback, ProgressBar) for callback in changes["callbacks"]):
             callbacks = without(callbacks, ProgressBar)

@@ -56,6 +56,9 @@ def test_a_missing_config_is_refused_with_the_nearest(capsys: pytest.CaptureFixt
         (b"\x00\x01\x02", "is not valid YAML"),
         (b"trainer: {{ value }}\n", "a key must be a word"),
         (b"", "must hold settings, 'key: value', got nothing"),
+        (b"data: src.data.Digits\ntrainer:\n", "line 2: trainer must hold settings, 'key: value', got nothing"),
+        (b"best: val/loss\n", "line 1: best must hold settings, 'key: value', got val/loss"),
+        (b"name:\n", "line 1: name must be a word, got nothing"),
         (b"- 1\n- 2\n", "must hold settings, 'key: value', got sequence"),
         (
             b"trainer:\n  max_epochs: 1\n  devices: 1\n  max_epochs: 2\n",
@@ -78,6 +81,10 @@ def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 def test_images_go_with_predict_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--images goes with predict, not with fit" in refused(capsys, "fit", "--images", "a.png")
+
+
+def test_a_folder_to_write_a_picture_to_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--output must be a file, got the folder ." in refused(capsys, "show", "--output", ".")
 
 
 def test_an_option_without_its_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -315,6 +315,21 @@ def test_another_optimizer_or_schedule_is_refused_and_the_run_stays_as_it_was(
     main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--test=false"])
 
 
+def test_another_warm_up_is_refused_when_a_run_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"])
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--model.warmup_steps=10"])
+    assert stop.value.code == 2
+    assert "warmup_steps was 40, is 10" in capsys.readouterr().err
+
+
+def test_the_least_loss_is_the_best_without_being_told(tmp_path: Path) -> None:  # noqa: ARG001
+    cli = main(["fit", *SMALL, "--trainer.max_epochs=2", "--test=false", "--best.monitor=val/loss"])
+    assert cli.best.mode == "min"
+    losses = [float(row["val/loss"]) for row in rows("runs/digits/version_0") if row["val/loss"]]
+    assert float(cli.best.best_model_score) == pytest.approx(min(losses))
+
+
 def test_groups_that_hold_other_parameters_than_before_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     first, other = (f"--model.groups=[{{match: '{layer}.bias', lr: 0.001}}]" for layer in (1, 4))
     main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false", first])

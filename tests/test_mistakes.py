@@ -37,6 +37,24 @@ MISTAKES = {
     "no such strategy": (["--trainer.strategy=foo"], "invalid strategy name"),
     "no number": (["--model.optimizer.lr=4e-3x"], "model.optimizer.lr: must be float, got 4e-3x"),
     "absent checkpoint": (["--ckpt_path=absent.ckpt"], "checkpoint absent.ckpt does not exist"),
+    "null for a choice": (
+        ["--model.tta=null"],
+        "model.tta must be Literal['plain', 'mirror', 'mirror_shift'], got null",
+    ),
+    "null of a parent class": (["--data.batch_size=null"], "data.batch_size must be int, got null"),
+    "null in a list": (
+        ["--data.augment=[{class_path: src.data.RandomCrop, init_args: {padding: null}}]"],
+        "data.augment.0.padding must be int, got null",
+    ),
+    "infinite number": (["--model.optimizer.lr=.inf"], "model.optimizer.lr must be a finite number, got inf"),
+    "mix for augment": (["--data.augment=[src.data.MixUp]"], "data.augment: MixUp fails on images (2, 1, 8, 8)"),
+    "augment for mix": (["--data.mix=src.data.RandomFlip"], "data.mix: RandomFlip fails on images (2, 1, 8, 8)"),
+    "another shape": (["--data.augment=[torch.nn.Flatten]"], "must keep the shape (2, 1, 8, 8), got (1, 2, 64)"),
+    "no loss": (["--model.loss=torch.nn.ReLU"], "the loss does not take logits (N, 10) and classes (N,)"),
+    "loss of each sample": (
+        ["--model.loss=torch.nn.CrossEntropyLoss", "--model.loss.reduction=none"],
+        "the loss must be one number that depends on the logits, got (2,)",
+    ),
     "contradiction": (["--trainer.accelerator=gpu"], "No supported gpu backend found"),
 }
 

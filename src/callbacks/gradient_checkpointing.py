@@ -57,7 +57,7 @@ class GradientCheckpointing(Callback):
 
     def undo(self) -> None:
         for block in self.blocks:
-            del block.forward
+            vars(block).pop("forward", None)  # of another one of these
         self.blocks = []
 
 

@@ -32,15 +32,19 @@ class Resume(Callback):
         self.configured = [plain(place, names) for place in places(trainer)]  # optimizers are restored after this hook
         now, then = ([sorted({*place} - {"names"}) for place in places] for places in (self.configured, self.stored))
         if self.stored and now != then:
-            raise UserError(
-                "optimizer or schedule are of another kind than the checkpoint's: start a new run with them"
-            )
-        for group, before in zip(self.configured, self.stored, strict=False):
-            if group.get("names") != before.get("names", group.get("names")):
-                (odd, *_) = set(group["names"]) ^ set(before["names"]) or {group["names"][0]}
+            have, had = (sum("last_epoch" not in keys for keys in places) for places in (now, then))
+            what = f"there are {have} parameter groups, in the checkpoint {had}" if have != had else ""
+            what = what or "optimizer or schedule are of another kind than the checkpoint's"
+            raise UserError(f"{what}: restore the settings, or start a new run with them")
+        for place, before in zip(self.configured, self.stored, strict=False):
+            if place.get("names") != before.get("names", place.get("names")):
+                (odd, *_) = set(place["names"]) ^ set(before["names"]) or {place["names"][0]}
                 raise UserError(
                     f"groups divide the parameters otherwise than the checkpoint's ({odd}): start a new run"
                 )
+            if place.get("_milestones") != before.get("_milestones"):  # of the warm-up and what follows it
+                was, now_is = before["_milestones"][0], place["_milestones"][0]
+                raise UserError(f"warmup_steps was {was}, is {now_is}: restore it, or start a new run")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         loop = trainer.fit_loop
@@ -54,7 +58,8 @@ class Resume(Callback):
                     place[name] = value
             base = "initial_lr" if "initial_lr" in configured else "lr"
             if "params" in place and stored.get(base, configured[base]) != configured[base]:
-                place["lr"] *= configured[base] / stored[base]
+                share = place["lr"] / stored[base] if stored[base] else 1.0
+                place["lr"] = share * configured[base]
         self.stored = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -15,6 +15,5 @@ class Digits(DataModule):
         pixels, classes = load_digits(return_X_y=True)  # 17 levels of grey, 0 to 16
         images, targets = torch.tensor(pixels * 255 / 16).round().byte().view(-1, 1, 8, 8), torch.tensor(classes)
         self.class_names = [str(digit) for digit in range(10)]
-        parts = train_test_split(torch.arange(1797), test_size=0.2, random_state=0, stratify=targets)
-        index = parts[0 if train else 1]
+        index = train_test_split(torch.arange(1797), test_size=0.2, random_state=0, stratify=targets)[0 if train else 1]
         return images[index], targets[index]

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from src import UserError
 from src.data.normalize import Normalize
+from src.data.samples import Samples
 
 
 class Prepare(nn.Module):
@@ -39,3 +42,25 @@ class Prepare(nn.Module):
         if self.mix is None:
             return images, targets
         return self.mix(images, one_hot(targets, self.num_classes).float())
+
+    def try_out(self, samples: Samples) -> None:
+        """Call each transform once, with two samples.
+
+        Raises:
+            UserError: for one that fails or does not return images of the shape that it was given.
+        """
+        first = torch.arange(min(2, len(samples)))
+        images, targets = samples[first]
+        parts = [("augment", each, Prepare(self.normalize, [each])) for each in self.augment]
+        if self.mix is not None:
+            parts.append(("mix", self.mix, Prepare(self.normalize, (), self.mix, self.num_classes)))
+        for name, each, alone in parts:
+            shown = f"data.{name}: {type(each).__name__}"
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    made = alone(images, targets, samples.index[first], 0)[0]
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                reason = " ".join(str(error).split())[:150]
+                raise UserError(f"{shown} fails on images {tuple(images.shape)}: {reason}") from error
+            if made.shape != images.shape:
+                raise UserError(f"{shown} must keep the shape {tuple(images.shape)}, got {tuple(made.shape)}")

@@ -89,13 +89,14 @@ def check_settings(optimizer: Optimizer, rules: list[dict[str, Any]] | None) -> 
     for rule in rules or []:
         settings = {key: value for key, value in rule.items() if key != "match"}
         for key, value in settings.items():
+            if not isinstance(key, str):
+                raise UserError(f"groups: settings have names, got {key}")
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
                 raise UserError(f"groups: {kind.__name__} has no setting {key}, {hint}")
-            if isinstance(known[key], int | float) and not comparable(known[key], value):
-                wanted = "true or false" if isinstance(known[key], bool) else "a number"
-                raise UserError(f"groups: {key} must be {wanted}, got {value!r}")
+            if not alike(known[key], value):
+                raise UserError(f"groups: {key} must be {kind_of(known[key])}, got {value!r}")
         accepted = (known | settings).keys() & inspect.signature(kind).parameters
         try:
             with suppress(TypeError):  # not all optimizers take their settings under the names that they store
@@ -104,5 +105,15 @@ def check_settings(optimizer: Optimizer, rules: list[dict[str, Any]] | None) -> 
             raise UserError(f"groups: {rule['match']!r}: {error}") from None
 
 
-def comparable(known: float, value: Any) -> bool:
-    return isinstance(value, int | float) and isinstance(value, bool) == isinstance(known, bool)
+def alike(known: Any, value: Any) -> bool:
+    """Tell whether a value can take the place of a truth value, a number or several numbers; of others, always."""
+    if isinstance(known, tuple):
+        return isinstance(value, tuple | list) and len(value) == len(known) and all(map(alike, known, value))
+    numeric = isinstance(value, int | float) and isinstance(value, bool) == isinstance(known, bool)
+    return not isinstance(known, int | float) or numeric
+
+
+def kind_of(known: Any) -> str:
+    if isinstance(known, tuple):
+        return f"{len(known)} numbers"
+    return "true or false" if isinstance(known, bool) else "a number"

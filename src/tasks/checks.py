@@ -35,15 +35,18 @@ def check_data(net: nn.Module, loss: Any, num_classes: int, data: Any) -> None:
 def check_loss(loss: Any, num_classes: int, mix: nn.Module | None) -> None:
     """Refuse a loss that does not take the targets: classes (N,), and soft ones (N, K) where ``mix`` makes them."""
     buffers = list(loss.buffers()) if isinstance(loss, nn.Module) else []
-    logits = torch.zeros(2, num_classes, device=buffers[0].device if buffers else None)
+    logits = torch.zeros(2, num_classes, device=buffers[0].device if buffers else None, requires_grad=True)
     kinds = {"classes (N,)": torch.zeros(2, dtype=torch.long, device=logits.device)}
     if mix is not None:
-        kinds[f"the soft targets (N, K) that {type(mix).__name__} makes"] = logits.softmax(1)
+        kinds[f"the soft targets (N, K) that {type(mix).__name__} makes"] = logits.detach().softmax(1)
     for kind, targets in kinds.items():
         try:
-            loss(logits, targets)
-        except (RuntimeError, ValueError, IndexError) as error:
+            value = loss(logits, targets)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
             raise UserError(
                 f"the loss does not take logits (N, {num_classes}) and {kind} ({' '.join(str(error).split())[:100]}); "
                 "choose another, such as torch.nn.CrossEntropyLoss or one of src.losses"
             ) from None
+        if not isinstance(value, torch.Tensor) or value.ndim > 0 or not value.requires_grad:
+            shown = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise UserError(f"the loss must be one number that depends on the logits, got {shown} (a reduction?)")
