@@ -55,8 +55,13 @@ def train(run: Path, seed: int, options: argparse.Namespace, changes: list[str])
     """Train one variant in a folder of its own, unless it is there."""
     if any(run.glob("version_*/results.json")):
         return
-    command = [sys.executable, "-m", "src.cli", "fit", f"--config={CONFIG}", *changes, f"--seed_everything={seed}"]
-    command += [f"--data.root={options.root}", f"--trainer.max_epochs={options.epochs}", f"--name={run.name}"]
+    command = [sys.executable, "-m", "src.cli", "fit", f"--config={CONFIG}", "--model.tta=plain", *changes]
+    command += [
+        f"--seed_everything={seed}",
+        f"--data.root={options.root}",
+        f"--trainer.max_epochs={options.epochs}",
+        f"--name={run.name}",
+    ]
     subprocess.run([*command, f"--trainer.default_root_dir={run.parent}"], check=True)
 
 
