@@ -68,8 +68,8 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
     return command, options
 
 
-def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, [name for name in known if name != word], n=1)
+def nearest(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
+    close = difflib.get_close_matches(word, [name for name in known if name != word], 1, cutoff)
     return f", did you mean {prefix}{close[0]}?" if close else ""
 
 

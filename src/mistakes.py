@@ -139,7 +139,7 @@ def near_attribute(module: str, name: str) -> str:
 def near_setting(name: str) -> str:
     """Return the nearest known name: of the top level, or of the arguments of all classes that a config can name."""
     group, _, last = name.rpartition(".")
-    return nearest(last, argument_names() if group else SETTINGS, f"{group}." if group else "")
+    return nearest(last, argument_names(), f"{group}.", 0.75) if group else nearest(last, SETTINGS)
 
 
 def argument_names() -> set[str]:
@@ -150,4 +150,5 @@ def argument_names() -> set[str]:
     classes = [value for values in ours for value in values if inspect.isclass(value)]
     for parent in (LightningModule, LightningDataModule, Trainer, Optimizer):
         classes += [parent, *parent.__subclasses__()]
-    return {p for c in classes for p in inspect.signature(c.__init__).parameters} - {"self", "args", "kwargs"}
+    named = {p for c in classes for p in inspect.signature(c.__init__).parameters} | {"class_path", "init_args"}
+    return named - {"self", "args", "kwargs"}

@@ -156,7 +156,9 @@ class Settings(LightningCLI):
             config = {key: whole[key] for key in SETTINGS}
             data = (config["data"] or {}).get("init_args", {})
             if "batch_size" in data:  # BatchSizeFinder may have changed it
-                data["batch_size"] = getattr(self.datamodule, "batch_size", data["batch_size"])
+                samples = getattr(self.datamodule, "parts", {}).get("train", ())
+                found = getattr(self.datamodule, "batch_size", data["batch_size"])
+                data["batch_size"] = min(found, len(samples) or found)
             self.run.write_config(config)
             self.run.record(sys.orig_argv, getattr(self.datamodule, "split_hash", None))
 

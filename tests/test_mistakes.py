@@ -49,6 +49,10 @@ MISTAKES = {
     "infinite number": (["--model.optimizer.lr=.inf"], "model.optimizer.lr must be a finite number, got inf"),
     "mix for augment": (["--data.augment=[src.data.MixUp]"], "data.augment: MixUp fails on images (2, 1, 8, 8)"),
     "augment for mix": (["--data.mix=src.data.RandomFlip"], "data.mix: RandomFlip fails on images (2, 1, 8, 8)"),
+    "one draw for all": (
+        ["--data.augment=[{class_path: torchvision.transforms.v2.RandomRotation, init_args: {degrees: 9}}]"],
+        "data.augment: RandomRotation draws once a batch: wrap it in src.data.PerSample",
+    ),
     "another shape": (["--data.augment=[torch.nn.Flatten]"], "must keep the shape (2, 1, 8, 8), got (1, 2, 64)"),
     "no loss": (["--model.loss=torch.nn.ReLU"], "the loss does not take logits (N, 10) and classes (N,)"),
     "loss of each sample": (

@@ -55,6 +55,10 @@ class Prepare(nn.Module):
         if self.mix is not None:
             parts.append(("mix", self.mix, Prepare(self.normalize, (), self.mix, self.num_classes)))
         for name, each, alone in parts:
+            if name == "augment" and type(each).__module__.startswith("torchvision."):
+                raise UserError(
+                    f"data.augment: {type(each).__name__} draws once a batch: wrap it in src.data.PerSample"
+                )
             shown = f"data.{name}: {type(each).__name__}"
             try:
                 with torch.random.fork_rng(devices=[]):

@@ -50,18 +50,21 @@ def optimizer_and_schedule(
 def with_warmup(
     optimizer: Optimizer, schedule: Callable[[Optimizer], LRScheduler] | None, warmup_steps: int, total_steps: float
 ) -> list[LRScheduler]:
-    """Return the schedules for a run of ``total_steps``, with a linear rise over the first ``warmup_steps``.
+    """Return the schedules for a run of ``total_steps``, with a linear rise over the first ``warmup_steps`` to where
+    the schedule begins.
 
     The rise comes before the schedule; only ReduceLROnPlateau, which counts epochs, acts beside it: both multiply.
     """
     if warmup_steps < 0:
         raise UserError(f"warmup_steps must be at least 0, got {warmup_steps}")
     main = schedule(optimizer) if schedule else None
+    first = 1.0  # where the schedule begins, as a share of the base rate
     if isinstance(main, RunLR):
+        first = max(main.factor(0), 1e-9)
         main.total_steps = max(1, int(min(total_steps, 2**53)) - warmup_steps)
     if warmup_steps == 0:
         return [main] if main else []
-    rise = LinearLR(optimizer, start_factor=1 / (warmup_steps + 1), total_iters=warmup_steps)
+    rise = LinearLR(optimizer, first / (warmup_steps + 1), first, warmup_steps)
     if main is None or isinstance(main, ReduceLROnPlateau):
         return [rise, main] if main else [rise]
     return [SequentialLR(optimizer, [rise, main], milestones=[warmup_steps])]

@@ -27,9 +27,8 @@ def weigh(loss: Any, num_classes: int, weights: list[float]) -> None:
 def weights_name(loss: Any) -> str:
     named = [name for name in ("pos_weight", "weight") if isinstance(loss, nn.Module) and name in loss._buffers]
     if not named:
-        raise UserError(
-            f"class_weights needs a loss that has them, such as torch.nn.CrossEntropyLoss, got {type(loss).__name__}"
-        )
+        got = getattr(loss, "__name__", type(loss).__name__)
+        raise UserError(f"class_weights needs a loss that has them, such as torch.nn.CrossEntropyLoss, got {got}")
     return named[0]
 
 

@@ -33,9 +33,10 @@ class Classifier(Task):
     ) -> None:
         val, test = (classification_metrics(num_classes, each_class) for each_class in (False, True))
         super().__init__(net(num_classes), val, test, **kwargs)
-        self.loss, self.num_classes, self.class_weights = loss, num_classes, class_weights
+        self.loss = nn.CrossEntropyLoss() if loss is cross_entropy else loss  # which has room for class weights
+        self.num_classes, self.class_weights = num_classes, class_weights
         if class_weights is not None:
-            weigh(loss, num_classes, [1.0] * num_classes if class_weights == "balanced" else class_weights)
+            weigh(self.loss, num_classes, [1.0] * num_classes if class_weights == "balanced" else class_weights)
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch

@@ -65,7 +65,10 @@ def test_balanced_class_weights_are_known_in_a_later_test():
     [
         (["--model.class_weights=[1,2]"], "class_weights must be 10 numbers, one for each class, got 2"),
         (["--model.class_weights=[-1,1,1,1,1,1,1,1,1,1]"], "class_weights must be numbers of at least 0"),
-        (["--model.class_weights=balanced", "--model.loss=torch.nn.functional.cross_entropy"], "class_weights needs a"),
+        (
+            ["--model.class_weights=balanced", "--model.loss=torch.nn.functional.multi_margin_loss"],
+            "got multi_margin_loss",
+        ),
         (["--model.loss={class_path: src.losses.FocalLoss, init_args: {weight: [1, 2, 3]}}"], "the loss does not take"),
     ],
 )

@@ -225,7 +225,7 @@ def test_a_loss_that_does_not_take_soft_targets_is_refused_before_training():
 
 
 def test_balanced_class_weights_come_from_the_training_part_and_stay_with_the_weights():
-    task, data = classifier(loss=nn.CrossEntropyLoss(), class_weights="balanced"), Noise()
+    task, data = classifier(class_weights="balanced"), Noise()  # of the default loss
     trainer(max_epochs=1, limit_train_batches=1).fit(task, data)
     expected = compute_class_weight("balanced", classes=np.arange(7), y=data.parts["train"].classes.numpy())
     assert task.loss.weight.tolist() == pytest.approx(expected.tolist())
