@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from src import UserError
 from src.report import print_rows, save
-from src.settings import Settings
+from src.settings import Picture
 
 
 class Rates(Callback):
@@ -48,16 +48,13 @@ class Rates(Callback):
         return found
 
 
-class Schedule(Settings):
+class Schedule(Picture):
     """Draws instead of training."""
-
-    def saves(self, settings: Any) -> bool:  # noqa: ARG002
-        return False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.drawn = Rates()
         alone = {"callbacks": [self.drawn], "num_sanity_val_steps": 0, "logger": False, "fast_dev_run": False}
-        return super().instantiate_trainer(**kwargs | alone)
+        return super().instantiate_trainer(**kwargs | alone | {"min_epochs": None, "min_steps": None})
 
     def fit(self, **kwargs: Any) -> None:
         self.trainer.fit(**kwargs | {"ckpt_path": None})  # the whole run, not what is left of it

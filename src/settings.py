@@ -163,5 +163,15 @@ class Settings(LightningCLI):
             self.run.record(sys.orig_argv, getattr(self.datamodule, "split_hash", None))
 
 
+class Picture(Settings):
+    """The settings of fit, for a command that draws instead of training."""
+
+    def before_instantiate_classes(self) -> None:
+        """Need no checkpoint."""
+
+    def saves(self, settings: Any) -> bool:  # noqa: ARG002
+        return False
+
+
 def without(callbacks: Sequence[Callback], kinds: Any) -> list[Callback]:
     return [callback for callback in callbacks if not isinstance(callback, kinds)]

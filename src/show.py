@@ -10,16 +10,13 @@ from torch import Tensor
 from src import UserError
 from src.data import DataModule
 from src.report import print_rows, save
-from src.settings import Settings
+from src.settings import Picture
 
 ROWS, COLUMNS = 8, 8
 
 
-class Show(Settings):
+class Show(Picture):
     """Draws instead of training."""
-
-    def saves(self, settings: Any) -> bool:  # noqa: ARG002
-        return False
 
     def fit(self, **kwargs: Any) -> None:
         data = kwargs.get("datamodule")

@@ -315,8 +315,9 @@ def test_another_optimizer_or_schedule_is_refused_and_the_run_stays_as_it_was(
     main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--test=false"])
 
 
-def test_another_warm_up_is_refused_when_a_run_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"])
+@pytest.mark.parametrize("schedule", ["src.optim.OneCycle", "null"])
+def test_another_warm_up_is_refused_when_a_run_goes_on(schedule: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false", f"--model.schedule={schedule}"])
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--model.warmup_steps=10"])
     assert stop.value.code == 2

@@ -27,6 +27,11 @@ def test_it_draws_the_rates_of_training_and_trains_nothing(capsys: pytest.Captur
     assert [rate * 2.5 for rate in plain] == pytest.approx(head)
 
 
+def test_a_least_number_of_epochs_is_not_trained() -> None:
+    cli = main(["schedule", *SMALL, "--trainer.min_epochs=2"])
+    assert cli.trainer.current_epoch == 0
+
+
 def test_a_plateau_schedule_is_said_to_be_hidden() -> None:
     plateau = '{"class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau"}'
     cli = main(["schedule", *SMALL, f"--model.schedule={plateau}", "--output=p.svg"])

@@ -54,3 +54,9 @@ def test_other_data_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         main(SHOW)
     assert stop.value.code == 2
     assert "show needs data of a class derived from src.data.DataModule, got Digits" in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_is_shown() -> None:
+    main(["fit", *SHOW[1:], "--trainer.max_epochs=1", "--trainer.enable_checkpointing=false", "--test=false"])
+    main(["show", "--run=runs/digits/version_0"])
+    assert Path("show.png").is_file()

@@ -59,27 +59,13 @@ class SWA(Average):
         super().__init__()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
-        if trainer.is_last_batch and trainer.global_step > self.start * trainer.estimated_stepping_batches:
-            self.update(pl_module)  # before the validation that follows
-            self.begun = True
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.begun:
-            self.update(pl_module)
-        super().on_validation_epoch_start(trainer, pl_module)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if not self.begun:
-            self.update(pl_module)
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-
-    def update(self, pl_module: LightningModule) -> None:
-        """Take the weights into the average, or in its place until it has begun."""
         average: Any = self._average_model
-        if average is not None:
-            if not self.begun:
-                average.n_averaged.zero_()
+        if not self.begun:
+            average.n_averaged.zero_()  # so that the weights take its place
+        due = trainer.is_last_batch and trainer.global_step > self.start * trainer.estimated_stepping_batches
+        if due or not self.begun:
             average.update_parameters(pl_module)
+        self.begun |= due
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"begun": self.begun}

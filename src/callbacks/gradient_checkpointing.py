@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -49,16 +49,12 @@ class GradientCheckpointing(Callback):
             else:
                 yield from self.outermost(child)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        self.undo()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        self.undo()
-
-    def undo(self) -> None:
+    def undo(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         for block in self.blocks:
             vars(block).pop("forward", None)  # of another one of these
         self.blocks = []
+
+    teardown = on_exception = undo
 
 
 def forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -67,11 +63,7 @@ def forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return plain(*args, **kwargs)
     if torch.compiler.is_compiling():  # there buffers change once by themselves
         return checkpoint(plain, *args, use_reentrant=False, **kwargs)
-    return checkpoint(plain, *args, use_reentrant=False, context_fn=partial(contexts, block), **kwargs)
-
-
-def contexts(block: nn.Module) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), Buffers(block)
+    return checkpoint(plain, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), Buffers(block)), **kwargs)
 
 
 class Buffers:

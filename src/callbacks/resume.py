@@ -42,8 +42,8 @@ class Resume(Callback):
                 raise UserError(
                     f"groups divide the parameters otherwise than the checkpoint's ({odd}): start a new run"
                 )
-            if place.get("_milestones") != before.get("_milestones"):  # of the warm-up and what follows it
-                was, now_is = before["_milestones"][0], place["_milestones"][0]
+            was, now_is = (each.get("total_iters") for each in (before, place))  # of the warm-up, a LinearLR
+            if was != now_is:
                 raise UserError(f"warmup_steps was {was}, is {now_is}: restore it, or start a new run")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

@@ -35,7 +35,8 @@ def check_data(net: nn.Module, loss: Any, num_classes: int, data: Any) -> None:
 def check_loss(loss: Any, num_classes: int, mix: nn.Module | None) -> None:
     """Refuse a loss that does not take the targets: classes (N,), and soft ones (N, K) where ``mix`` makes them."""
     buffers = list(loss.buffers()) if isinstance(loss, nn.Module) else []
-    logits = torch.zeros(2, num_classes, device=buffers[0].device if buffers else None, requires_grad=True)
+    like = buffers[0] if buffers else torch.zeros(())
+    logits = torch.zeros(2, num_classes, device=like.device, dtype=like.dtype, requires_grad=True)
     kinds = {"classes (N,)": torch.zeros(2, dtype=torch.long, device=logits.device)}
     if mix is not None:
         kinds[f"the soft targets (N, K) that {type(mix).__name__} makes"] = logits.detach().softmax(1)

@@ -1,5 +1,6 @@
 """Weights of the classes in a loss, so that small ones count as much as large ones."""
 
+from itertools import product
 from math import inf
 from typing import Any
 
@@ -32,9 +33,10 @@ def weights_name(loss: Any) -> str:
     return named[0]
 
 
-def restore(task: Any, state: dict[str, Any]) -> None:
+def restore(task: Any, checkpoint: dict[str, Any]) -> None:
     """Put the task's class weights into those of a checkpoint, which alone may know balanced ones."""
-    for name in ("loss.weight", "loss.pos_weight"):
+    states = [checkpoint[key] for key in ("state_dict", "current_model_state") if key in checkpoint]  # with an average
+    for state, name in product(states, ("loss.weight", "loss.pos_weight")):
         own = task.state_dict().get(name)
         if own is None:
             state.pop(name, None)

@@ -54,7 +54,7 @@ class Classifier(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        restore(self, checkpoint["state_dict"])
+        restore(self, checkpoint)
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -141,3 +141,26 @@ def test_a_run_that_goes_on_without_its_average_has_the_weights_that_were_averag
         torch.load(f"runs/digits/version_{i}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for i in (0, 1)
     )
     assert all(value.equal(dropped[name]) for name, value in plain.items())
+
+
+def test_a_run_that_ends_before_swa_begins_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Weights] = []
+
+    def stop(task: Task, *_: object) -> None:
+        steps.append(weights(task))
+        task.trainer.should_stop = len(steps) == 7
+
+    monkeypatch.setattr(Task, "on_train_batch_end", stop)
+    bare = ["--trainer.limit_val_batches=0", "--trainer.enable_checkpointing=false", "--trainer.max_epochs=9"]
+    task = main([*FIT, *bare, "--config=configs/presets/swa.yaml"]).model
+    assert len(steps) == 7
+    torch.testing.assert_close(weights(task), steps[-1])
+
+
+def test_class_weights_that_changed_are_used_beside_an_average_too() -> None:
+    weighted = [f"--model.class_weights={[2.0] * 10}", "--model.schedule=null"]
+    main([*FIT, *weighted, "--trainer.max_epochs=1", "--config=configs/presets/ema.yaml"])
+    more = ["fit", "--run=runs/digits/version_0", "--test=false"]
+    task = main([*more, "--trainer.max_epochs=2", f"--model.class_weights={[9.0] * 10}"]).model
+    assert task.loss.weight.tolist() == [9.0] * 10
+    assert main([*more, "--trainer.max_epochs=3", "--model.class_weights=null"]).model.loss.weight is None

@@ -54,6 +54,11 @@ def test_class_weights_that_are_typed_go_before_those_of_a_checkpoint():
     assert main(["test", run, "--model.class_weights=null"]).model.loss.weight is None
 
 
+def test_class_weights_go_with_weights_in_half_precision():
+    cli = main([*FIT, f"--model.class_weights={[2.0] * 10}", "--trainer.precision=bf16-true", "--trainer.max_epochs=1"])
+    assert (cli.run.path / "results.json").is_file()
+
+
 def test_balanced_class_weights_are_known_in_a_later_test():
     fitted = main([*FIT, "--model.class_weights=balanced", "--trainer.max_epochs=1"]).model.loss.weight
     assert not fitted.eq(1).all()
