@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     ProgressBar,
-    RichProgressBar,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -25,7 +24,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, checkpoint
 from src.arguments import SETTINGS
-from src.callbacks import EpochLine, LastCheckpoint, Resume
+from src.callbacks import Bar, EpochLine, LastCheckpoint, Resume
+from src.lean import Untimed, skip_empty_hooks
 from src.loggers import run_loggers
 from src.mistakes import check_values, explain
 from src.run import Run
@@ -104,7 +104,7 @@ class Settings(LightningCLI):
         callbacks: list[Callback] = [self.pace, Resume(), LambdaCallback(on_train_start=self.record)]
         changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": False}
         if terminal:
-            callbacks.append(RichProgressBar())
+            callbacks.append(Bar())
         if self.saves(settings):
             if settings.logger is not False:
                 callbacks.append(LearningRateMonitor())
@@ -113,24 +113,32 @@ class Settings(LightningCLI):
                 monitor, mode = self._get(self.config, "best.monitor"), self._get(self.config, "best.mode")
                 mode = mode or ("min" if "loss" in str(monitor) else "max")
                 self.best = ModelCheckpoint(filename="best", enable_version_counter=False, monitor=monitor, mode=mode)
+                self.best.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # it waits for epochs
                 callbacks += [self.best, self._get(self.config_init, "last")]
         if self.subcommand != "fit" or settings.logger in (None, True):
             changes["logger"] = False  # fit adds those of the run folder
         if self.subcommand == "predict":
             changes["devices"] = 1  # one process writes the file
-        own: Any = settings.callbacks or []
-        once = (BatchSizeFinder,) if self.subcommand != "fit" or self.options.run else ()  # found when the run began
-        unused = (*once, Checkpoint, WeightAveraging) if self.subcommand != "fit" else once
-        changes["callbacks"] = without(own if isinstance(own, list) else [own], unused)
-        if (
-            sum(isinstance(callback, WeightAveraging | StochasticWeightAveraging) for callback in changes["callbacks"])
-            > 1
-        ):
-            raise UserError("trainer.callbacks has two averages of the weights, which would mix: leave one of them out")
+        changes["callbacks"] = self.typed_callbacks(settings)
         if any(isinstance(callback, ProgressBar) for callback in changes["callbacks"]):
             callbacks = without(callbacks, ProgressBar)
             changes["enable_progress_bar"] = True
-        return self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
+        if settings.profiler is None:
+            changes["profiler"] = Untimed()
+        trainer = self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
+        for owner in (self.model, *trainer.callbacks):  # type: ignore[attr-defined]
+            skip_empty_hooks(owner)
+        return trainer
+
+    def typed_callbacks(self, settings: Any) -> list[Callback]:
+        """Return the callbacks of the config that this command uses."""
+        own: Any = settings.callbacks or []
+        once = (BatchSizeFinder,) if self.subcommand != "fit" or self.options.run else ()  # found when the run began
+        unused = (*once, Checkpoint, WeightAveraging) if self.subcommand != "fit" else once
+        used = without(own if isinstance(own, list) else [own], unused)
+        if sum(isinstance(callback, WeightAveraging | StochasticWeightAveraging) for callback in used) > 1:
+            raise UserError("trainer.callbacks has two averages of the weights, which would mix: leave one of them out")
+        return used
 
     def saves(self, settings: Any) -> bool:
         return self.subcommand == "fit" and not settings.fast_dev_run

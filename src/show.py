@@ -27,13 +27,13 @@ class Show(Picture):
         loader, samples = data.loader("train", shuffle=True), data.parts["train"]
         prepare: Any = loader.prepare
         positions = next(iter(loader.sampler))[:ROWS]
-        pixels, targets = samples[positions]
+        index, pixels, targets = samples[positions]
         figure = Figure(figsize=(COLUMNS + 2, len(pixels) + 0.5), layout="constrained")
         grid = figure.subplots(len(pixels), COLUMNS + 1, squeeze=False)
         draw(grid[:, 0], pixels, targets, data.class_names)
         for epoch in range(COLUMNS):
             torch.manual_seed(epoch)
-            images, mixed = prepare(pixels, targets, samples.index[positions], epoch)
+            images, mixed = prepare(pixels, targets, index, epoch)
             shown = images * prepare.normalize.std + prepare.normalize.mean
             draw(grid[:, epoch + 1], shown, mixed if mixed.ndim == 2 else None, data.class_names)
         grid[0, 0].set_title("as it is", fontsize="small")

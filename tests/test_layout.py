@@ -12,6 +12,7 @@ FILES = sorted(SRC.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
     "optim": {"optim"},
     "checkpoint": set(),
+    "lean": set(),
     "loggers": set(),
     "memory": set(),
     "losses": set(),
@@ -29,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": {"data", "mistakes", "predictions", "report", "settings"},
     "schedule": {"report", "settings"},
     "show": {"data", "report", "settings"},
-    "settings": {"arguments", "callbacks", "checkpoint", "loggers", "mistakes", "run"},
+    "settings": {"arguments", "callbacks", "checkpoint", "lean", "loggers", "mistakes", "run"},
 }
 
 

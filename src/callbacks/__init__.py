@@ -1,6 +1,7 @@
 """What watches a run. Add a callback: subclass lightning's Callback, name the class in a YAML."""
 
 from src.callbacks.averaging import EMA, SWA
+from src.callbacks.bar import Bar
 from src.callbacks.epoch_line import EpochLine
 from src.callbacks.gradient_checkpointing import GradientCheckpointing
 from src.callbacks.gradient_noise import GradientNoise
@@ -11,6 +12,7 @@ from src.callbacks.weight_noise import WeightNoise
 __all__ = [
     "EMA",
     "SWA",
+    "Bar",
     "EpochLine",
     "GradientCheckpointing",
     "GradientNoise",

@@ -19,6 +19,8 @@ class LastCheckpoint(Checkpoint):
         if every_n_steps < 0:
             raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
         self.every_n_steps, self.dirpath = every_n_steps, dirpath
+        if not every_n_steps:
+            self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs no step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
         due = self.every_n_steps and trainer.global_step % self.every_n_steps == 0

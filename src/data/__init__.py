@@ -6,6 +6,7 @@ from src.data.augment.flip_crop import AlternatingFlip, RandomCrop, RandomFlip
 from src.data.augment.geometry import RandomAffine, RandomResizedCrop
 from src.data.augment.per_sample import PerSample
 from src.data.augment.policy import RandAugment, TrivialAugment
+from src.data.augment.progressive import ProgressiveResize
 from src.data.base import DataModule
 from src.data.digits import Digits
 from src.data.downloads import CIFAR10, CIFAR100, MNIST, FashionMNIST
@@ -27,6 +28,7 @@ __all__ = [
     "ImageFolder",
     "MixUp",
     "PerSample",
+    "ProgressiveResize",
     "RandAugment",
     "RandomAffine",
     "RandomCrop",

@@ -40,9 +40,11 @@ class TensorLoader:
         self.sampler = order  # Lightning sets its epoch
         if num_workers is None:
             num_workers = 0 if isinstance(samples.images, Tensor) else min(8, os.cpu_count() or 1)
-        self.batches: DataLoader = DataLoader(
-            samples, batch_size=None, sampler=self.sampler, num_workers=num_workers, persistent_workers=num_workers > 0
-        )
+        self.workers: DataLoader | None = None
+        if num_workers > 0:
+            self.workers = DataLoader(
+                samples, batch_size=None, sampler=order, num_workers=num_workers, persistent_workers=True
+            )
         self.batch_sampler = None  # Lightning asks
         self.position = 0
         self.resumed: dict[str, Any] | None = None
@@ -54,17 +56,17 @@ class TensorLoader:
         resumed, self.resumed = self.resumed, None
         inside = resumed is not None and resumed["epoch"] == self.sampler.epoch
         self.position = self.sampler.start = self.same_batches(resumed)["position"] if resumed and inside else 0
-        for positions, (images, *targets) in zip(self.sampler, self.fetch(), strict=True):
+        for index, images, *targets in self.fetch():
             if self.sampler.shuffle:
                 self.seed_batch()
             self.position += 1
-            index, moved = self.samples.index[positions], [part.to(self.device) for part in (images, *targets)]
-            batch = self.prepare(moved[0], moved[1] if targets else None, index, self.sampler.epoch)
+            moved = [*(part.to(self.device) for part in (images, *targets)), None]
+            batch = self.prepare(moved[0], moved[1], index, self.sampler.epoch)
             yield batch if targets else batch[0]
 
     def fetch(self) -> Iterator[Any]:
         try:
-            yield from self.batches
+            yield from self.workers or map(self.samples.__getitem__, self.sampler)
         except UserError as error:  # from a worker it comes with a traceback in its text
             raise UserError(str(error).splitlines()[-1].removeprefix("src.UserError: ")) from None
 

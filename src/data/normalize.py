@@ -43,4 +43,4 @@ class Normalize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
             self.to(images.device)
-        return (images - self.mean) / self.std
+        return (images - self.mean).div_(self.std)

@@ -64,7 +64,7 @@ class Order(Sampler):
         else:
             order = torch.randperm(self.num_samples, generator=generator)
         for batch in order.tensor_split(self.num_batches)[self.start :]:
-            yield batch.tensor_split(self.world_size)[self.rank]
+            yield batch if self.world_size == 1 else batch.tensor_split(self.world_size)[self.rank]
 
     def evened(self, generator: torch.Generator) -> Tensor:
         """Return an order in which all classes are equally likely: drawn one by one or, if balanced, in rounds."""

@@ -50,7 +50,7 @@ class Prepare(nn.Module):
             UserError: for one that fails or does not return images of the shape that it was given.
         """
         first = torch.arange(min(2, len(samples)))
-        images, targets = samples[first]
+        index, images, targets = samples[first]
         parts = [("augment", each, Prepare(self.normalize, [each])) for each in self.augment]
         if self.mix is not None:
             parts.append(("mix", self.mix, Prepare(self.normalize, (), self.mix, self.num_classes)))
@@ -62,9 +62,9 @@ class Prepare(nn.Module):
             shown = f"data.{name}: {type(each).__name__}"
             try:
                 with torch.random.fork_rng(devices=[]):
-                    made = alone(images, targets, samples.index[first], 0)[0]
+                    made = alone(images, targets, index, 0)[0]
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 reason = " ".join(str(error).split())[:150]
                 raise UserError(f"{shown} fails on images {tuple(images.shape)}: {reason}") from error
-            if made.shape != images.shape:
+            if made.shape != images.shape and not hasattr(each, "resizes"):
                 raise UserError(f"{shown} must keep the shape {tuple(images.shape)}, got {tuple(made.shape)}")

@@ -37,8 +37,11 @@ class Samples(Dataset):
         return None if self.targets is None else self.targets[self.index]
 
     def __getitem__(self, positions: Tensor) -> tuple[Tensor, ...]:
+        """Return what ``index`` says of the positions (B,), then their images and targets."""
         index = self.index[positions]
-        return (self.images[index],) if self.targets is None else (self.images[index], self.targets[index])
+        kept = isinstance(self.images, Tensor)  # index_select is ten times as fast as brackets
+        images = self.images.index_select(0, index.to(self.images.device)) if kept else self.images[index]
+        return (index, images) if self.targets is None else (index, images, self.targets[index])
 
 
 def move(samples: Samples, others: Iterable[Samples], device: torch.device) -> None:

@@ -7,5 +7,6 @@ from src.nets.resnet import ResNet
 from src.nets.resnet9 import ResNet9
 from src.nets.sequential_cnn import SequentialCNN
 from src.nets.small_cnn import SmallCNN
+from src.nets.whitened_cnn import WhitenedCNN
 
-__all__ = ["MLP", "Init", "LeNet", "ResNet", "ResNet9", "SequentialCNN", "SmallCNN"]
+__all__ = ["MLP", "Init", "LeNet", "ResNet", "ResNet9", "SequentialCNN", "SmallCNN", "WhitenedCNN"]

@@ -27,6 +27,7 @@ class MuonSGD(Optimizer):
         sgd_momentum: of SGD, in [0, 1).
         nesterov: whether both look a step ahead.
         ns_steps: iterations towards an orthogonal matrix, at least 1; five leave singular values of 0.7 to 1.2.
+        normalize: whether the norm of each matrix is set to sqrt(rows) before Muon's step, in place of weight decay.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class MuonSGD(Optimizer):
         sgd_momentum: float = 0.9,
         nesterov: bool = True,
         ns_steps: int = 5,
+        normalize: bool = False,
     ) -> None:
         for name, value in (("lr", lr), ("sgd_lr", sgd_lr), ("weight_decay", weight_decay)):
             if value < 0:
@@ -54,6 +56,7 @@ class MuonSGD(Optimizer):
             "weight_decay": weight_decay,
             "nesterov": nesterov,
             "ns_steps": ns_steps,
+            "normalize": normalize,
         }
         super().__init__(params, muon | {"sgd_lr": sgd_lr, "sgd_momentum": sgd_momentum, "muon": True})
 
@@ -99,6 +102,9 @@ class MuonSGD(Optimizer):
         updates = orthogonal(torch.stack([each.flatten(1) for each in ahead]), group["ns_steps"])  # (N, rows, columns)
         scale = max(1, updates.shape[1] / updates.shape[2]) ** 0.5
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        if group["normalize"]:
+            torch._foreach_div_(params, torch._foreach_norm(params))
+            torch._foreach_mul_(params, updates.shape[1] ** 0.5)
         steps = [update.view_as(p) for update, p in zip(updates.to(params[0].dtype), params, strict=True)]
         torch._foreach_add_(params, steps, alpha=-group["lr"] * scale)
 

@@ -42,7 +42,7 @@ class Task(Optimized):
         return {}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        judged = self._trainer is not None and self._trainer.state.fn in ("test", "predict")
+        judged = not self.training and self._trainer is not None and self._trainer.state.fn in ("test", "predict")
         return averaged(self.net, inputs, self.tta if judged else "plain")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002

@@ -41,7 +41,7 @@ class Classifier(Task):
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch
         logits = self(inputs)
-        return self.loss(logits, targets), logits.detach().softmax(1), targets
+        return self.loss(logits, targets), logits.detach() if self.training else logits.softmax(1), targets
 
     def score(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
         chosen = preds.argmax(1)
@@ -59,5 +59,6 @@ class Classifier(Task):
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         check_data(self.net, self.loss, self.num_classes, data)
+        super().setup(stage)
         if stage == "fit" and self.class_weights == "balanced":
             weigh(self.loss, self.num_classes, balanced(self.loss, self.num_classes, data))

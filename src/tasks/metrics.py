@@ -45,7 +45,8 @@ class Means:
 
     def add(self, samples: int, **means: Tensor) -> None:
         for name, mean in means.items():
-            self.sums[name] = self.sums.get(name, 0) + mean * samples
+            before = self.sums.get(name)
+            self.sums[name] = mean * samples if before is None else torch.add(before, mean, alpha=samples)
         self.sums["samples"] = self.sums.get("samples", 0) + samples
 
     def take(self, prefix: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from src.optim import optimizer_and_schedule
+from src.tasks.first_look import show_images
 
 
 class Optimized(LightningModule):
@@ -44,6 +45,16 @@ class Optimized(LightningModule):
         self.net, self.optimizer = net, optimizer
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.groups, self.layer_decay, self.penalties = groups, layer_decay, penalties or []
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            show_images(self.net, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning notes each hook that it calls; a Module's own way is slow
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches

@@ -227,7 +227,7 @@ def test_a_bad_streamed_picture_is_dropped_with_its_target():
     with pytest.warns(UserWarning, match="skipped 2 of 12 images"):
         images, targets = pictures(on_bad_image="skip", in_memory=False).load(train=True)
     everything = torch.arange(len(targets))
-    shades, targets = Samples(images, targets, everything)[everything]
+    _, shades, targets = Samples(images, targets, everything)[everything]
     assert (shades[:, 0, 0, 0] // 80).tolist() == targets.tolist()
 
 

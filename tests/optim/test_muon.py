@@ -268,3 +268,11 @@ def test_invalid_arguments_are_refused(settings, message):
 def test_parameters_without_a_shape_are_refused():
     with pytest.raises(ValueError, match="MuonSGD must know the shapes of parameters"):
         MuonSGD(nn.LazyLinear(3).parameters())
+
+
+def test_matrices_are_brought_to_the_norm_of_one_with_unit_rows_before_a_step() -> None:
+    weight = torch.nn.Parameter(torch.randn(8, 3, 3, 3))
+    direction = weight.detach() / weight.detach().norm()
+    weight.grad = torch.randn_like(weight)
+    MuonSGD([weight], lr=0.0, normalize=True).step()
+    torch.testing.assert_close(weight.detach(), direction * 8**0.5)

@@ -1,0 +1,232 @@
+"""Time the stock commands beside plain loops and stock Lightning, interleaved, and print medians and ratios.
+
+python -m scripts.benchmark [GROUP ...] [--repeats N] [--mnist FOLDER] [--json FILE]
+
+Groups: overhead, mnist, augmentation, startup, memory, scaling; by default all of them. Other programs disturb.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pty
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scripts import contenders
+from scripts.contenders import Pixels
+from src.data import RandomCrop, RandomFlip
+from src.data.normalize import Normalize
+from src.data.prepare import Prepare
+from src.memory import keep_freed
+
+Row = dict[str, Any]  # name, ours, other, ratio, goal, met; times in milliseconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of each comparison")
+    parser.add_argument("--mnist", default="data", help="folder with MNIST; random pixels where it is not there")
+    parser.add_argument("--json", type=Path, help="file to write the table to")
+    options = parser.parse_args()
+    if unknown := [group for group in options.groups if group not in GROUPS]:
+        parser.error(f"groups are {', '.join(GROUPS)}, got {', '.join(unknown)}")
+    rows: list[Row] = []
+    print(f"{'ours / other; milliseconds unless said':<46}{'ours':>9}{'other':>9}  ratio  goal")  # noqa: T201
+    for group in options.groups or GROUPS:
+        for row in GROUPS[group](options):
+            rows.append(row)
+            print(line(row), flush=True)  # noqa: T201
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=1))
+
+
+def line(row: Row) -> str:
+    goal = "" if row["goal"] is None else f"{row['goal']:g}{'' if row['met'] else ' not met'}"
+    return f"{row['name']:<46}{row['ours']:>9,.2f}{row['other']:>9,.2f}  {row['ratio']:5.2f}  {goal}".rstrip()
+
+
+def compared(name: str, ours: list[float], other: list[float], goal: float | None = None, unit: float = 1e3) -> Row:
+    """Return a row: medians of both in milliseconds, and ours as a multiple of the other."""
+    a, b = statistics.median(ours) * unit, statistics.median(other) * unit
+    return {"name": name, "ours": a, "other": b, "ratio": a / b, "goal": goal, "met": goal is None or a / b <= goal}
+
+
+def interleaved(repeats: int, runs: Mapping[str, Callable[[], list[float]]]) -> dict[str, list[float]]:
+    """Return what the runs return, without their first value, over several rounds."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            with on_terminal():
+                found[name] += run()[1:]
+    return found
+
+
+@contextlib.contextmanager
+def on_terminal() -> Iterator[None]:
+    """Let what is printed go to a terminal that nobody looks at: bars are drawn, and paid for, as they are in use."""
+    sys.stdout.flush()
+    reader, terminal = pty.openpty()
+    kept = [os.dup(stream) for stream in (1, 2)]
+    for stream in (1, 2):
+        os.dup2(terminal, stream)
+    threading.Thread(target=drain, args=(reader,), daemon=True).start()
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for stream, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, stream)
+            os.close(before)
+        os.close(terminal)
+
+
+def drain(reader: int) -> None:
+    with contextlib.suppress(OSError):  # closed at the other end
+        while os.read(reader, 65536):
+            pass
+    os.close(reader)
+
+
+def training(
+    options: argparse.Namespace, net: str, batch_size: int, data: Pixels, names: list[str]
+) -> dict[str, list[float]]:
+    """Return the seconds of a step of each contender, in each epoch but the first of three."""
+    runs = {name: partial(getattr(contenders, name), net, batch_size, 3, data) for name in names}
+    return interleaved(options.repeats, runs)
+
+
+def overhead(options: argparse.Namespace) -> Iterator[Row]:
+    goals = {"defaults": 0.8, "barebones": None, "bare": None}
+    times = training(options, "almost empty", 64, Pixels(19_200, size=4), ["stock", *goals])
+    for other, goal in goals.items():
+        yield compared(f"step, almost empty net / {other}", times["stock"], times[other], goal)
+
+
+def mnist(options: argparse.Namespace) -> Iterator[Row]:
+    for net, batch_size, samples, bound in (
+        ("MLP", 64, 19_200, 1.25),
+        ("MLP", 256, 38_400, 1.12),
+        ("SmallCNN", 64, 1_920, 1.05),
+    ):
+        goals = {"barebones": 1.0, "bare": bound, "tutorial": None}
+        times = training(options, net, batch_size, Pixels(samples, root=options.mnist), ["stock", *goals])
+        for other, goal in goals.items():
+            yield compared(f"step, MNIST, {net} at {batch_size} / {other}", times["stock"], times[other], goal)
+
+
+def augmentation(options: argparse.Namespace) -> Iterator[Row]:
+    images = torch.randint(256, (512, 3, 32, 32), dtype=torch.uint8)
+    prepare = Prepare(Normalize([120.0] * 3, [64.0] * 3), [RandomCrop(4), RandomFlip()])
+    ways: dict[str, Callable[[], Any]] = {
+        "ours": partial(prepare, images, None, torch.arange(512), 0),
+        "unfold and index": partial(contenders.unfolded, images),
+        "torchvision by sample": partial(contenders.by_one, images),
+        "normalising alone": partial(prepare.normalize, images),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(10 * options.repeats):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            times[name].append(time.perf_counter() - started)
+    for other, goal in (("unfold and index", 1.0), ("torchvision by sample", 0.087), ("normalising alone", None)):
+        yield compared(f"augment 512 images / {other}", times["ours"], times[other], goal)
+
+
+def startup(options: argparse.Namespace) -> Iterator[Row]:
+    fit = ["-m", "src.cli", "fit", "--config=configs/digits.yaml", f"--trainer.default_root_dir={contenders.RUNS}"]
+    commands = {
+        "help": ["-m", "src.cli", "--help"],
+        "fit --print_config": [*fit, "--print_config"],
+        "fit to the first step": [*fit, "--trainer.callbacks=scripts.contenders.FirstStep"],
+        "import": ["-c", "import lightning.pytorch.cli"],
+    }
+    times = interleaved(options.repeats, {name: partial(cpu, typed) for name, typed in commands.items()})
+    yield compared("--help / 0.3 s", times["help"], [0.3], 1.0)
+    for name, goal in (("fit --print_config", 1.1), ("fit to the first step", 1.2)):
+        yield compared(f"{name} / import lightning cli", times[name], times["import"], goal)
+
+
+def cpu(typed: list[str]) -> list[float]:
+    """Return the CPU seconds of a Python process that is started, twice."""
+    used = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *typed], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return used
+
+
+def memory(options: argparse.Namespace) -> Iterator[Row]:  # noqa: ARG001
+    code = (
+        "import resource; from scripts import contenders as c\n"
+        "class Peak(c.Clock):\n"
+        "    def on_train_epoch_end(self, *args):\n"
+        "        self.seconds.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        "c.Clock.on_train_epoch_end = Peak.on_train_epoch_end\n"
+        "peaks = c.stock('MLP', 256, 21, c.Pixels(60_000))\n"
+        "print(peaks[0], peaks[-1])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    first, last = map(float, printed.splitlines()[-1].split())
+    yield compared("peak memory, MiB: after 21 epochs / after 1", [last], [first], 1.02, unit=1)
+
+
+def scaling(options: argparse.Namespace) -> Iterator[Row]:  # noqa: ARG001
+    one, two = (rate(processes) for processes in (1, 2))
+    yield compared("samples/s: 2 processes / twice 1 process", [two], [2 * one], unit=1)
+
+
+def rate(processes: int) -> float:
+    """Return samples per second of processes of one thread each."""
+    root = Path(contenders.RUNS) / f"{processes}_processes"
+    typed = [
+        "--data=scripts.contenders.Pixels",
+        "--data.limit=7680",
+        f"--data.batch_size={128 // processes}",
+        "--model=src.tasks.Classifier",
+        "--model.num_classes=10",
+        "--model.net=scripts.contenders.Net",
+        "--model.net.name=SmallCNN",
+        "--model.optimizer=torch.optim.Adam",
+        "--trainer.accelerator=cpu",
+        f"--trainer.devices={processes}",
+        f"--trainer.strategy={'ddp' if processes > 1 else 'auto'}",
+        "--trainer.max_epochs=2",
+        "--trainer.limit_val_batches=0",
+        f"--trainer.default_root_dir={root}",
+        "--best.monitor=train/loss",
+        "--test=false",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "src.cli", "fit", *typed]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    newest = max(root.glob("run/version_*/results.json"), key=os.path.getmtime)
+    return json.loads(newest.read_text())["samples_per_second"]
+
+
+GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
+    "overhead": overhead,
+    "mnist": mnist,
+    "augmentation": augmentation,
+    "startup": startup,
+    "memory": memory,
+    "scaling": scaling,
+}
+
+if __name__ == "__main__":
+    keep_freed()
+    main()

@@ -1,0 +1,107 @@
+"""WhitenedCNN: a convolutional network that learns small colour images in a few epochs."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import unfold
+
+
+class WhitenedCNN(nn.Module):
+    """Fixed filters that whiten patches, three stages of convolutions, a scaled head; arXiv:2404.00498, section 3.
+
+    Convolutions begin by passing their channels on, norms do not scale, and logits are divided by the number of
+    features, so that large learning rates suit them.
+
+    Args:
+        num_outputs: number of outputs K.
+        in_channels: channels C of the input.
+        widths: channels of each stage, which halves height and width.
+        depth: convolutions in each stage, at least 2; from the third on they are a residual branch.
+        momentum: share of each batch in the statistics of norms, in (0, 1].
+
+    Shape:
+        images (N, C, H, W) -> logits (N, K), with H and W at least 2 ** (stages + 1).
+    """
+
+    def __init__(
+        self,
+        num_outputs: int,
+        in_channels: int = 3,
+        widths: Sequence[int] = (64, 256, 256),
+        depth: int = 2,
+        momentum: float = 0.4,
+    ) -> None:
+        if depth < 2:
+            raise ValueError(f"depth must be at least 2, got {depth}")
+        super().__init__()
+        self.whitening = Whitening(in_channels)
+        stages = [Stage(*channels, depth, momentum) for channels in pairwise([self.whitening.out_channels, *widths])]
+        self.features = nn.Sequential(nn.GELU(), *stages, nn.AdaptiveMaxPool2d(1), nn.Flatten())  # (N, widths[-1])
+        self.head = nn.Linear(widths[-1], num_outputs, bias=False)
+        with torch.no_grad():
+            self.head.weight /= self.head.weight.std()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(self.whitening(images))) / self.head.in_features
+
+
+class Whitening(nn.Conv2d):
+    """Filters of 2x2 pixels, and their negatives, whose outputs are uncorrelated and of variance 1; only biases learn.
+
+    Shape:
+        images (N, C, H, W) -> (N, 8 * C, H - 1, W - 1).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 8 * channels, kernel_size=2)
+        self.weight.requires_grad = False
+
+    @torch.no_grad()
+    def see(self, images: Tensor) -> None:
+        """Take the filters from normalised training images: eigenvectors of the covariance of their patches."""
+        patches = unfold(images, 2).transpose(1, 2).flatten(0, 1)  # (N * (H - 1) * (W - 1), 4 * C)
+        variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (vectors / (variances + 5e-4).sqrt()).T.view(-1, *self.weight.shape[1:])
+        self.weight.copy_(torch.cat([filters, -filters]))
+
+
+class Stage(nn.Module):
+    """Convolutions, each with norm and GELU, pooled after the first; from three on with a residual connection.
+
+    Shape:
+        (N, in_channels, H, W) -> (N, out_channels, H // 2, W // 2).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int, momentum: float) -> None:
+        super().__init__()
+        self.pooled = nn.Sequential(
+            PassingConv(in_channels, out_channels), nn.MaxPool2d(2), ShiftingNorm(out_channels, momentum), nn.GELU()
+        )
+        layers: list[nn.Module] = []
+        for _ in range(depth - 1):
+            layers += [PassingConv(out_channels, out_channels), ShiftingNorm(out_channels, momentum), nn.GELU()]
+        self.branch, self.last = nn.Sequential(*layers[:-1]), layers[-1]
+        self.residual = depth > 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.pooled(images)
+        out = self.branch(images)
+        return self.last(images + out if self.residual else out)
+
+
+class PassingConv(nn.Conv2d):
+    """A 3x3 convolution whose first filters begin by passing the input's channels on."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        nn.init.dirac_(self.weight.data[:in_channels])
+
+
+class ShiftingNorm(nn.BatchNorm2d):
+    """Batch norm without scales."""
+
+    def __init__(self, channels: int, momentum: float) -> None:
+        super().__init__(channels, eps=1e-12, momentum=momentum)
+        self.weight.requires_grad = False

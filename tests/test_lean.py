@@ -1,0 +1,50 @@
+"""What costs each step is left out, and nothing else."""
+
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.profilers import SimpleProfiler
+
+from src.cli import main
+from src.lean import HOOKS, Untimed, skip_empty_hooks
+
+FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--trainer.max_epochs=1", "--test=false"]
+
+
+class Counting(Callback):
+    """Counts the batches that it is told of."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def on_train_batch_end(self, *args: Any) -> None:  # noqa: ARG002
+        self.batches += 1
+
+
+def test_only_hooks_that_do_nothing_are_passed_over() -> None:
+    callback = Counting()
+    callback.on_before_backward = print
+    skip_empty_hooks(callback)
+    assert {name for name in HOOKS if getattr(callback, name) is None} == {*HOOKS} - {
+        "on_train_batch_end",
+        "on_before_backward",
+    }
+
+
+def test_hooks_of_modules_and_callbacks_are_called_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    for name in HOOKS:
+        monkeypatch.setattr("src.tasks.Task." + name, lambda *_, name=name: called.append(name), raising=False)
+    cli = main([*FIT, "--trainer.callbacks=tests.test_lean.Counting", "--trainer.limit_train_batches=3"])
+    assert sorted(called) == sorted(3 * HOOKS)
+    assert next(each for each in cli.trainer.callbacks if type(each).__name__ == "Counting").batches == 3
+
+
+def test_all_hooks_of_lightning_that_are_skipped_are_there() -> None:
+    assert all(callable(getattr(kind, name)) for kind in (Callback, LightningModule) for name in HOOKS)
+
+
+def test_a_profiler_that_is_asked_for_is_used() -> None:
+    assert isinstance(main([*FIT, "--trainer.profiler=simple"]).trainer.profiler, SimpleProfiler)
+    assert isinstance(main(FIT).trainer.profiler, Untimed)
