@@ -89,3 +89,9 @@ def test_a_folder_to_write_a_picture_to_is_refused(capsys: pytest.CaptureFixture
 
 def test_an_option_without_its_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--run" in refused(capsys, "fit", "--run")
+
+
+def test_scikit_learn_and_tensorboard_are_imported_only_where_they_are_used() -> None:
+    code = "import sys, src.commands; print(*{'sklearn', 'tensorboard', 'matplotlib.figure'} & {*sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert found == "\n"

@@ -1,8 +1,6 @@
 """Digits: real data without a download."""
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from src.data.base import DataModule
@@ -12,8 +10,10 @@ class Digits(DataModule):
     """1,797 digits of 8x8 pixels that come with scikit-learn, doi:10.24432/C50P49, a stratified fifth for testing."""
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        pixels, classes = load_digits(return_X_y=True)  # 17 levels of grey, 0 to 16
+        from sklearn import datasets, model_selection  # here, since the import takes a while
+
+        pixels, classes = datasets.load_digits(return_X_y=True)  # 17 levels of grey, 0 to 16
         images, targets = torch.tensor(pixels * 255 / 16).round().byte().view(-1, 1, 8, 8), torch.tensor(classes)
         self.class_names = [str(digit) for digit in range(10)]
-        index = train_test_split(torch.arange(1797), test_size=0.2, random_state=0, stratify=targets)[0 if train else 1]
-        return images[index], targets[index]
+        parts = model_selection.train_test_split(torch.arange(1797), test_size=0.2, random_state=0, stratify=targets)
+        return images[parts[0 if train else 1]], targets[parts[0 if train else 1]]

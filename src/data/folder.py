@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 from rich.progress import track
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -67,6 +66,8 @@ class ImageFolder(DataModule):
         self.class_names = self.find_classes("train")
         if self.has("test"):
             return self.read("train" if train else "test")
+        from sklearn.model_selection import train_test_split  # here, since the import takes a while
+
         images, targets = self.read("train")
         try:
             share = {"test_size": self.test_share, "random_state": 0, "stratify": targets}

@@ -6,7 +6,6 @@ from hashlib import sha256
 from typing import Any
 
 import torch
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -60,6 +59,8 @@ def folded(images: Any, targets: Tensor, folds: int, fold: int, seed: int) -> tu
     largest = int(targets.bincount().max())
     if folds > largest:
         raise UserError(f"folds must be at most {largest}, the training samples of the largest class, got {folds}")
+    from sklearn.model_selection import StratifiedKFold  # here, since the import takes a while
+
     folds_of = StratifiedKFold(folds, shuffle=True, random_state=seed).split(targets, targets)
     train, val = list(folds_of)[fold]
     return Samples(images, targets, torch.from_numpy(train)), Samples(images, targets, torch.from_numpy(val))
