@@ -36,13 +36,14 @@ class Stopwatch(Callback):
         self.seconds = time.perf_counter() - self.started
 
     def compile(self, trainer: Trainer, pl_module: Any) -> None:
-        """Go forward and backward once, and forget it."""
+        """Go forward and backward with a batch of each epoch, whose images may differ in size, and forget it."""
         state = {name: value.clone() for name, value in pl_module.state_dict().items()}
         loader: Any = trainer.train_dataloader
-        batch = next(iter(loader))
-        with trainer.precision_plugin.forward_context():
-            loss = pl_module.training_step(batch, 0)
-        loss.backward()
+        for epoch in reversed(range(trainer.max_epochs or 1)):
+            loader.sampler.set_epoch(epoch)
+            with trainer.precision_plugin.forward_context():
+                loss = pl_module.training_step(next(iter(loader)), 0)
+            loss.backward()
         pl_module.zero_grad()
         pl_module.train_means.take("")
         pl_module.load_state_dict(state)

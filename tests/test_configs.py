@@ -34,7 +34,7 @@ def test_a_config_trains_and_tests(file: Path, monkeypatch: pytest.MonkeyPatch) 
     typed = list(TWO_BATCHES)
     if kind == "src.data.ImageFolder":
         made_up_pictures(Path("pictures"))
-        typed += ["--data.root=pictures"]
+        typed += ["--data.root=pictures", "--data.folds=10", "--data.batch_size=100"]
     if kind == "src.data.MNIST":
 
         def load(self: MNIST, train: bool) -> tuple[Tensor, Tensor]:

@@ -54,6 +54,14 @@ MISTAKES = {
         "data.augment: RandomRotation draws once a batch: wrap it in src.data.PerSample",
     ),
     "another shape": (["--data.augment=[torch.nn.Flatten]"], "must keep the shape (2, 1, 8, 8), got (1, 2, 64)"),
+    "images that a net does not take in the first epoch": (
+        [
+            "--model.net=src.nets.MLP",
+            "--model.net.image_shape=[1,8,8]",
+            '--data.augment=[{"class_path": "src.data.ProgressiveResize", "init_args": {"sizes": [6]}}]',
+        ],
+        "the net does not take the data's images, (C, H, W) = (1, 6, 6)",
+    ),
     "no loss": (["--model.loss=torch.nn.ReLU"], "the loss does not take logits (N, 10) and classes (N,)"),
     "loss of each sample": (
         ["--model.loss=torch.nn.CrossEntropyLoss", "--model.loss.reduction=none"],

@@ -89,7 +89,7 @@ class DataModule(LightningDataModule):
         self.split_hash = digest([self.files.get(part) for part in ("train", "val")], *parts)
         self.normalize = Normalize.of(parts[0])
         self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
-        Prepare(self.normalize, self.augment, self.mix, len(self.class_names)).try_out(parts[0])
+        self.seen_shape = Prepare(self.normalize, self.augment, self.mix, len(self.class_names)).try_out(parts[0])
 
     def train_dataloader(self) -> TensorLoader:
         return self.loader("train", shuffle=True)

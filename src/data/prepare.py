@@ -43,14 +43,15 @@ class Prepare(nn.Module):
             return images, targets
         return self.mix(images, one_hot(targets, self.num_classes).float())
 
-    def try_out(self, samples: Samples) -> None:
-        """Call each transform once, with two samples.
+    def try_out(self, samples: Samples) -> tuple[int, ...]:
+        """Call each transform once, with two samples, and return the shape of an image in the first epoch, (C, H, W).
 
         Raises:
             UserError: for one that fails or does not return images of the shape that it was given.
         """
         first = torch.arange(min(2, len(samples)))
         index, images, targets = samples[first]
+        shape = images.shape
         parts = [("augment", each, Prepare(self.normalize, [each])) for each in self.augment]
         if self.mix is not None:
             parts.append(("mix", self.mix, Prepare(self.normalize, (), self.mix, self.num_classes)))
@@ -66,5 +67,8 @@ class Prepare(nn.Module):
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 reason = " ".join(str(error).split())[:150]
                 raise UserError(f"{shown} fails on images {tuple(images.shape)}: {reason}") from error
-            if made.shape != images.shape and not hasattr(each, "resizes"):
+            if hasattr(each, "resizes"):
+                shape = made.shape
+            elif made.shape != images.shape:
                 raise UserError(f"{shown} must keep the shape {tuple(images.shape)}, got {tuple(made.shape)}")
+        return tuple(shape[1:])

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def folded(images: Any, targets: Tensor, folds: int, fold: int, seed: int) -> tu
     from sklearn.model_selection import StratifiedKFold  # here, since the import takes a while
 
     folds_of = StratifiedKFold(folds, shuffle=True, random_state=seed).split(targets, targets)
-    train, val = list(folds_of)[fold]
+    train, val = next(islice(folds_of, fold, None))
     return Samples(images, targets, torch.from_numpy(train)), Samples(images, targets, torch.from_numpy(val))
 
 
