@@ -43,7 +43,7 @@ def main() -> None:
     if unknown := [group for group in options.groups if group not in GROUPS]:
         parser.error(f"groups are {', '.join(GROUPS)}, got {', '.join(unknown)}")
     rows: list[Row] = []
-    print(f"{'ours / other; milliseconds unless said':<46}{'ours':>9}{'other':>9}  ratio  goal")  # noqa: T201
+    print(f"{'ours / other; milliseconds unless said':<44}{'ours':>9}{'other':>9}  ratio  goal")  # noqa: T201
     for group in options.groups or GROUPS:
         for row in GROUPS[group](options):
             rows.append(row)
@@ -54,7 +54,7 @@ def main() -> None:
 
 def line(row: Row) -> str:
     goal = "" if row["goal"] is None else f"{row['goal']:g}{'' if row['met'] else ' not met'}"
-    return f"{row['name']:<46}{row['ours']:>9,.2f}{row['other']:>9,.2f}  {row['ratio']:5.2f}  {goal}".rstrip()
+    return f"{row['name']:<44}{row['ours']:>9,.2f}{row['other']:>9,.2f}  {row['ratio']:5.2f}  {goal}".rstrip()
 
 
 def compared(name: str, ours: list[float], other: list[float], goal: float | None = None, unit: float = 1e3) -> Row:

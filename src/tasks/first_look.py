@@ -1,5 +1,6 @@
 """What a net learns from images before it is trained."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from src import UserError
 
-MOST = 5000  # images
+MOST = 5000 * 32 * 32  # pixels
 
 
 def show_images(net: nn.Module, data: Any) -> None:
@@ -21,6 +22,8 @@ def show_images(net: nn.Module, data: Any) -> None:
         return
     if "train" not in getattr(data, "parts", {}):
         raise UserError(f"{type(seeing[0]).__name__} needs data of a class derived from src.data.DataModule")
-    images = data.normalize(data.parts["train"][torch.arange(min(MOST, len(data.parts["train"])))][1])
+    train = data.parts["train"]
+    count = max(1, min(MOST // math.prod(data.shape[1:]), len(train)))
+    images = data.normalize(train[torch.arange(count) * len(train) // count][1])  # spread over the classes
     for module in seeing:
         module.see(images)

@@ -45,5 +45,5 @@ def test_the_table_is_written_as_json(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scripts.benchmark", "augmentation", "--repeats", "1", "--json", str(file)]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     rows = json.loads(file.read_text())
-    assert [row["name"] for row in rows] == [text[:46].strip() for text in printed.splitlines()[1:]]
+    assert [row["name"] for row in rows] == [text[:44].strip() for text in printed.splitlines()[1:]]
     assert max(len(text) for text in printed.splitlines()) <= 80

@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from src.cli import main
+from src.data import Digits
 from src.nets import WhitenedCNN
+from src.tasks.first_look import show_images
 
 FIT = [
     "fit",
@@ -26,6 +28,17 @@ def test_filters_come_from_normalised_training_images_and_stay() -> None:
     assert tested.whitening.weight.equal(net.whitening.weight)
 
 
+def test_images_are_spread_over_the_training_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.tasks.first_look.MOST", 64 * 100)
+    data = Digits()
+    data.setup("fit")
+    net = Seeing(10)
+    show_images(net, data)
+    train = data.parts["train"]
+    every = data.normalize(train.images[train.index[[i * len(train) // 100 for i in range(100)]]])
+    assert net.images.equal(every)
+
+
 class Seeing(nn.Linear):
     """Keeps what it is shown."""
 
@@ -33,7 +46,7 @@ class Seeing(nn.Linear):
         super().__init__(64, num_outputs)
 
     def see(self, images: Tensor) -> None:
-        self.seen = images.shape
+        self.images, self.seen = images, images.shape
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images.flatten(1))
