@@ -173,10 +173,8 @@ def cpu(typed: list[str]) -> list[float]:
 def memory(options: argparse.Namespace) -> Iterator[Row]:  # noqa: ARG001
     code = (
         "import resource; from scripts import contenders as c\n"
-        "class Peak(c.Clock):\n"
-        "    def on_train_epoch_end(self, *args):\n"
-        "        self.seconds.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
-        "c.Clock.on_train_epoch_end = Peak.on_train_epoch_end\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "c.Clock.on_train_epoch_end = lambda self, *args: self.seconds.append(peak())\n"
         "peaks = c.stock('MLP', 256, 21, c.Pixels(60_000))\n"
         "print(peaks[0], peaks[-1])"
     )

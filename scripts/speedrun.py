@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from scipy.stats import t as student
 
 from src.cli import main as run
 from src.memory import keep_freed
-
-T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 10: 2.26, 20: 2.09}  # Student's t of a 95 % interval, by number of runs
 
 
 class Stopwatch(Callback):
@@ -77,8 +76,7 @@ def main() -> None:
 
 def summary(runs: list[dict[str, float]]) -> str:
     accuracies, n = [100 * each["accuracy"] for each in runs], len(runs)
-    t = T95[max((known for known in T95 if known <= n), default=2)]
-    interval = f" ± {t * statistics.stdev(accuracies) / n**0.5:.2f}" if n > 1 else ""
+    interval = f" ± {student.ppf(0.975, n - 1) * statistics.stdev(accuracies) / n**0.5:.2f}" if n > 1 else ""
     seconds = statistics.median(each["seconds"] for each in runs)
     return f"{n} runs: accuracy {statistics.mean(accuracies):.2f}{interval} % (95 %), {seconds:.2f} s of training"
 

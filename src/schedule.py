@@ -54,7 +54,8 @@ class Schedule(Picture):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.drawn = Rates()
         alone = {"callbacks": [self.drawn], "num_sanity_val_steps": 0, "logger": False, "fast_dev_run": False}
-        return super().instantiate_trainer(**kwargs | alone | {"min_epochs": None, "min_steps": None})
+        alone |= {"min_epochs": None, "min_steps": None}
+        return super().instantiate_trainer(**kwargs | alone)
 
     def fit(self, **kwargs: Any) -> None:
         self.trainer.fit(**kwargs | {"ckpt_path": None})  # the whole run, not what is left of it

@@ -324,6 +324,14 @@ def test_another_warm_up_is_refused_when_a_run_goes_on(schedule: str, capsys: py
     assert "warmup_steps was 40, is 10" in capsys.readouterr().err
 
 
+def test_another_length_of_a_schedule_of_torch_is_applied_when_a_run_goes_on() -> None:
+    linear = ["--model.schedule=torch.optim.lr_scheduler.LinearLR", "--model.schedule.total_iters=500"]
+    main(["fit", *SMALL, *linear, "--trainer.max_epochs=1", "--test=false"])
+    more = ["--trainer.max_epochs=2", "--test=false", "--model.schedule.total_iters=900"]
+    schedule = main(["fit", "--run=runs/digits/version_0", *more]).trainer.lr_scheduler_configs[0].scheduler
+    assert schedule._schedulers[1].total_iters == 900
+
+
 def test_the_least_loss_is_the_best_without_being_told(tmp_path: Path) -> None:  # noqa: ARG001
     cli = main(["fit", *SMALL, "--trainer.max_epochs=2", "--test=false", "--best.monitor=val/loss"])
     assert cli.best.mode == "min"

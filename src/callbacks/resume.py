@@ -42,9 +42,10 @@ class Resume(Callback):
                 raise UserError(
                     f"groups divide the parameters otherwise than the checkpoint's ({odd}): start a new run"
                 )
-            was, now_is = (each.get("total_iters") for each in (before, place))  # of the warm-up, a LinearLR
-            if was != now_is:
-                raise UserError(f"warmup_steps was {was}, is {now_is}: restore it, or start a new run")
+            steps = getattr(pl_module, "warmup_steps", 0)
+            rise = "start_factor" in place and place["total_iters"] == steps  # the warm-up, not a LinearLR after it
+            if rise and before["total_iters"] != steps:
+                raise UserError(f"warmup_steps was {before['total_iters']}, is {steps}: restore it, or start a new run")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         loop = trainer.fit_loop

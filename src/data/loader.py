@@ -66,7 +66,7 @@ class TensorLoader:
 
     def fetch(self) -> Iterator[Any]:
         try:
-            yield from self.workers or map(self.samples.__getitem__, self.sampler)
+            yield from map(self.samples.__getitem__, self.sampler) if self.workers is None else self.workers
         except UserError as error:  # from a worker it comes with a traceback in its text
             raise UserError(str(error).splitlines()[-1].removeprefix("src.UserError: ")) from None
 

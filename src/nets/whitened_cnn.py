@@ -61,10 +61,10 @@ class Whitening(nn.Conv2d):
     @torch.no_grad()
     def see(self, images: Tensor) -> None:
         """Take the filters from normalised training images: eigenvectors of the covariance of their patches."""
-        products, count = torch.zeros(len(self.weight) // 2, len(self.weight) // 2), 0
+        products, count = torch.zeros(2 * [len(self.weight) // 2], device=images.device), 0
         for part in images.split(500):
             patches = unfold(part, 2).transpose(1, 2).flatten(0, 1)  # (N * (H - 1) * (W - 1), 4 * C)
-            products, count = products.to(patches.device) + patches.T @ patches, count + len(patches)
+            products, count = products + patches.T @ patches, count + len(patches)
         variances, vectors = torch.linalg.eigh(products / count)
         filters = (vectors / (variances + 5e-4).sqrt()).T.view(-1, *self.weight.shape[1:])
         self.weight.copy_(torch.cat([filters, -filters]))
