@@ -2,7 +2,7 @@
 
 python -m scripts.benchmark [GROUP ...] [--repeats N] [--mnist FOLDER] [--json FILE]
 
-Groups: overhead, mnist, augmentation, startup, memory, scaling; by default all of them. Other programs disturb.
+Groups: overhead, mnist, augmentation, loader, startup, memory, scaling; by default all of them. Other programs disturb.
 """
 
 import argparse
@@ -26,8 +26,11 @@ import torch
 from scripts import contenders
 from scripts.contenders import Pixels
 from src.data import RandomCrop, RandomFlip
+from src.data.loader import TensorLoader
 from src.data.normalize import Normalize
+from src.data.order import Order
 from src.data.prepare import Prepare
+from src.data.samples import Samples
 from src.memory import keep_freed
 
 Row = dict[str, Any]  # name, ours, other, ratio, goal, met; times in milliseconds
@@ -145,13 +148,29 @@ def augmentation(options: argparse.Namespace) -> Iterator[Row]:
         yield compared(f"augment 512 images / {other}", times["ours"], times[other], goal)
 
 
+def loader(options: argparse.Namespace) -> Iterator[Row]:
+    """What a process does itself for an epoch of images of one pixel, in batches of 512, alone and among others."""
+    for count in (50_000, 1_280_000):
+        samples = Samples(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.zeros(count, dtype=torch.long))
+        times: dict[int, list[float]] = {1: [], 8: [], 64: []}
+        for _ in range(options.repeats):
+            for processes, found in times.items():
+                order = Order(count, 512, shuffle=True, world_size=processes)
+                batches = TensorLoader(samples, order, lambda images, targets, *_: (images, targets))
+                started = time.perf_counter()
+                list(batches)
+                found.append(time.perf_counter() - started)
+        for processes in (8, 64):
+            yield compared(f"epoch of {count:,}: one of {processes} / alone", times[processes], times[1])
+
+
 def startup(options: argparse.Namespace) -> Iterator[Row]:
     fit = ["-m", "src.cli", "fit", "--config=configs/digits.yaml", f"--trainer.default_root_dir={contenders.RUNS}"]
     commands = {
         "help": ["-m", "src.cli", "--help"],
         "fit --print_config": [*fit, "--print_config"],
         "fit to the first step": [*fit, "--trainer.callbacks=scripts.contenders.FirstStep"],
-        "import": ["-c", "import lightning.pytorch.cli"],
+        "import": ["-c", "import os, lightning.pytorch.cli; os._exit(0)"],
     }
     times = interleaved(options.repeats, {name: partial(cpu, typed) for name, typed in commands.items()})
     yield compared("--help / 0.3 s", times["help"], [0.3], 1.0)
@@ -220,6 +239,7 @@ GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "overhead": overhead,
     "mnist": mnist,
     "augmentation": augmentation,
+    "loader": loader,
     "startup": startup,
     "memory": memory,
     "scaling": scaling,

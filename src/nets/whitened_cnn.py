@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import unfold
+from torch.nn.functional import conv2d, max_pool2d, pad, unfold
 
 
 class WhitenedCNN(nn.Module):
@@ -48,14 +48,14 @@ class WhitenedCNN(nn.Module):
 
 
 class Whitening(nn.Conv2d):
-    """Filters of 2x2 pixels, and their negatives, whose outputs are uncorrelated and of variance 1; only biases learn.
+    """Fixed filters of 2x2 pixels, and their negatives, whose outputs are uncorrelated and of variance 1.
 
     Shape:
         images (N, C, H, W) -> (N, 8 * C, H - 1, W - 1).
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, 8 * channels, kernel_size=2)
+        super().__init__(channels, 8 * channels, kernel_size=2, bias=False)
         self.weight.requires_grad = False
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class Stage(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, depth: int, momentum: float) -> None:
         super().__init__()
         self.pooled = nn.Sequential(
-            PassingConv(in_channels, out_channels), nn.MaxPool2d(2), ShiftingNorm(out_channels, momentum), nn.GELU()
+            PooledConv(in_channels, out_channels), ShiftingNorm(out_channels, momentum), nn.GELU()
         )
         layers: list[nn.Module] = []
         for _ in range(depth - 1):
@@ -100,6 +100,14 @@ class PassingConv(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
         nn.init.dirac_(self.weight.data[:in_channels])
+
+
+class PooledConv(PassingConv):
+    """Followed by 2x2 pooling. Of an odd size pooling leaves out the last row and column, so they are not computed."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        return max_pool2d(conv2d(pad(images, (1, 1 - width % 2, 1, 1 - height % 2)), self.weight), 2)
 
 
 class ShiftingNorm(nn.BatchNorm2d):

@@ -1,10 +1,11 @@
 """Tests of the network for short runs."""
 
+import pytest
 import torch
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, max_pool2d
 
 from src.nets import WhitenedCNN
-from src.nets.whitened_cnn import PassingConv, Whitening
+from src.nets.whitened_cnn import PassingConv, PooledConv, Whitening
 
 
 def test_whitened_patches_are_uncorrelated_and_of_variance_one() -> None:
@@ -24,11 +25,17 @@ def test_the_first_filters_of_a_new_convolution_pass_the_input_on() -> None:
     assert PassingConv(4, 9)(images)[:, :4].equal(images)
 
 
+@pytest.mark.parametrize("size", [(6, 6), (7, 7), (7, 6), (6, 7)])
+def test_leaving_out_what_pooling_leaves_out_changes_nothing(size: tuple[int, int]) -> None:
+    conv, images = PooledConv(4, 9), torch.randn(2, 4, *size)
+    torch.testing.assert_close(conv(images), max_pool2d(conv2d(images, conv.weight, padding=1), 2))
+
+
 def test_filters_that_whiten_and_scales_of_norms_are_not_trained() -> None:
     net = WhitenedCNN(10)
     frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
     assert frozen == {"whitening.weight"} | {
-        f"features.{i}.{inner}.weight" for i in (1, 2, 3) for inner in ("pooled.2", "branch.1")
+        f"features.{i}.{inner}.weight" for i in (1, 2, 3) for inner in ("pooled.1", "branch.1")
     }
 
 
