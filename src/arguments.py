@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 
 from src import UserError
 from src.run import Run
+from src.trust import check_trusted
 
 COMMANDS = {
     "fit": "train, or go on with a run; then test the best checkpoint",
@@ -18,7 +20,19 @@ COMMANDS = {
     "show": "draw training images, augmented, as a picture",
     "schedule": "draw the learning rate over the steps of a run",
 }
-SETTINGS = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last", "best", "last")
+SETTINGS = (
+    "seed_everything",
+    "trainer",
+    "model",
+    "data",
+    "name",
+    "test",
+    "compile",
+    "channels_last",
+    "best",
+    "last",
+    "non_finite",
+)
 USAGE = """usage: python -m src.cli COMMAND [--config FILE] [--run DIR] [--key=value ...]
 
 commands:
@@ -27,6 +41,8 @@ commands:
   --config FILE      a YAML of configs/; a later one is layered over the former
   --run DIR          a run folder: its config and its best checkpoint; fit goes
                      on with the last one
+  --resume auto      fit: go on with the newest run of that name, if any
+  --trust            let configs name code outside src, scripts, torch, ...
   --images PATH ...  predict: image files and folders instead of the test set
   --output FILE      the CSV of predict, the PNG of show or schedule
   --key=value        any setting of the YAML, such as --trainer.max_epochs=3
@@ -41,13 +57,19 @@ examples:
 
 
 def read(args: list[str]) -> tuple[str, argparse.Namespace]:
-    """Return the command and its options: ``config``, ``run``, ``images``, ``output`` and, all others, ``settings``."""
+    """Return the command and its options: ``config``, ``run``, ``images``, ``output`` and, all others, ``settings``.
+
+    A run that a scheduler starts again, SLURM's or torchrun's, goes on as if ``--resume auto`` had been typed.
+    """
     command = args[0]
     if command not in COMMANDS:
         raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS)}; commands: {', '.join(COMMANDS)}")
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     parser.add_argument("--run", type=Path)
+    again = any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto" if again else "never")
+    parser.add_argument("--trust", action="store_true")
     parser.add_argument("--images", type=Path, nargs="+")
     parser.add_argument("--output", type=Path)
     try:
@@ -61,11 +83,26 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
         raise UserError(f"--output goes with predict, show and schedule, not with {command}")
     if options.output and options.output.is_dir():
         raise UserError(f"--output must be a file, got the folder {options.output}")
-    if options.run is not None:
-        options.config.insert(0, str(Run.find(options.run).config))
     for file in options.config:
         check_yaml(Path(file))
+    if options.run is not None:
+        options.config.insert(0, str(Run.find(options.run).config))
+        check_yaml(Path(options.config[0]))
+    elif command == "fit" and options.resume == "auto" and (run := Run.newest(run_parent(options))):
+        options.run, options.config = run.path, [str(run.config)]
+        options.settings = [typed for typed in settings if "+=" not in typed]  # added to its config already
+    for file in [] if options.trust else options.config:
+        check_trusted(Path(file))
     return command, options
+
+
+def run_parent(options: argparse.Namespace) -> Path:
+    """Return the folder of the runs that have these settings' name."""
+    root, name = "runs", Path(options.config[0]).stem if options.config else "run"
+    for layer in (yaml.safe_load(Path(file).read_text(encoding="utf-8")) for file in options.config):
+        root, name = (layer.get("trainer") or {}).get("default_root_dir") or root, layer.get("name", name)
+    typed = dict(setting.split("=", 1) for setting in options.settings if "=" in setting)
+    return Path(typed.get("--trainer.default_root_dir", root)) / typed.get("--name", name)
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
@@ -109,6 +146,8 @@ def check_yaml(file: Path) -> None:
 
 
 def check_duplicates(file: Path, node: yaml.Node) -> None:
+    if ":python/" in node.tag:
+        raise UserError(f"config {file}, line {node.start_mark.line + 1}: a tag may not name code, got {node.tag}")
     lines: dict[str, int] = {}
     for child in node.value if isinstance(node, yaml.CollectionNode) else []:
         key, value = child if isinstance(child, tuple) else (None, child)

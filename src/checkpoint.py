@@ -1,18 +1,67 @@
-"""Checkpoints: read safely, and compared with the net that is to take their weights."""
+"""Checkpoints: written whole, read safely, and compared with the net that is to take their weights."""
 
+import os
+import warnings
 import zipfile
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError
 
 
-def read(path: str | Path, to_continue: bool = False) -> dict[str, Any]:
-    """Return the content of a checkpoint: plain values and tensors, which stay on disk until they are used.
+class Durable(TorchCheckpointIO):
+    """A file is replaced when the new one is on the disk, whole: a process that is killed leaves the one or the other.
+
+    A save that fails costs a warning, not the run, and no older file; so does one of weights that are not finite.
+    """
+
+    failed = ""  # why the last save failed
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ARG002
+        self.failed = "weights are not finite" if spoilt(checkpoint["state_dict"]) else write(checkpoint, Path(path))
+        if self.failed:
+            warnings.warn(f"{path} NOT saved: {self.failed}; training goes on, an older file is kept", stacklevel=2)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
+        return read(path, mmap=False)
+
+
+def write(content: dict[str, Any], file: Path) -> str:
+    """Return why a file could not be written, or nothing. It is first written beside its place, on the same disk."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+        folder = os.open(file.parent, os.O_RDONLY)
+        os.fsync(folder)  # of the new name
+        os.close(folder)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides it
+        if not isinstance(cause, OSError):
+            raise
+        part.unlink(missing_ok=True)
+        return cause.strerror or str(cause)
+    return ""
+
+
+def spoilt(weights: dict[str, Any]) -> bool:
+    """Tell whether a number among the weights is not finite."""
+    return any(isinstance(w, torch.Tensor) and not bool(w.isfinite().all()) for w in weights.values())
+
+
+def read(path: str | Path, to_continue: bool = False, mmap: bool = True) -> dict[str, Any]:
+    """Return the content of a checkpoint: plain values and tensors, which with mmap stay on disk until they are used.
 
     Raises:
         UserError: if it is absent, damaged, or no checkpoint of Lightning's.
@@ -24,7 +73,7 @@ def read(path: str | Path, to_continue: bool = False) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()  # torch.save writes a checksum for each record; torch.load does not look at it
-        stored = None if damaged else torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        stored = None if damaged else torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
     except Exception as error:  # what a damaged file makes zipfile and pickle raise is anything
         raise UserError(
             f"checkpoint {path} is damaged or holds more than tensors and plain values ({reason(error)})"
@@ -36,6 +85,18 @@ def read(path: str | Path, to_continue: bool = False) -> dict[str, Any]:
     if to_continue and not {"loops", "optimizer_states"} <= stored.keys():
         raise UserError(f"{path} holds weights only: it can be tested, but training cannot go on from it")
     return stored
+
+
+def first_whole(files: Sequence[str | Path], to_continue: bool = False) -> tuple[str, dict[str, Any]]:
+    """Return the first file that can be read, and its content; warn of those before it."""
+    for file, older in zip_longest(files, files[1:]):
+        try:
+            return str(file), read(file, to_continue)
+        except UserError as error:
+            if older is None:
+                raise
+            warnings.warn(f"{error}; taking {older} instead", stacklevel=2)
+    raise AssertionError("there is at least one file")
 
 
 CLASS_WEIGHTS = ("loss.weight", "loss.pos_weight")  # those of the config count, where it has any

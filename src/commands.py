@@ -50,6 +50,10 @@ def run(command: str, options: argparse.Namespace) -> Settings:
         warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)  # noqa: ARG005, T201
         try:
             return pictures(command)("fit", options) if command in PICTURES else Commands(command, options)
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning answers with 1
+                raise KeyboardInterrupt from None
+            raise
         except Exception as error:
             if (mistake := users_mistake(error)) is not None and mistake is not error:
                 raise mistake from error
@@ -82,19 +86,21 @@ class Commands(Settings):
             if self.trainer.global_step == 0:
                 self.discard()
             raise
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            if not self.trainer.interrupted:
-                raise
-            if self.run is None or not self.run.has_checkpoint():
-                self.discard()
-                print_rows([("stopped", "before the end of the first epoch: nothing is saved")])
-            else:
-                print_rows([("stopped", f"go on with: python -m src.cli fit --run {shlex.quote(str(self.run.path))}")])
-            sys.exit(130)
+        except SystemExit:  # by a signal
+            if self.trainer.is_global_zero:
+                self.say_how_to_go_on()
+            raise
         seconds = time.monotonic() - started
         metrics = self.judge(**kwargs)
         if self.trainer.is_global_zero:
             self.report(metrics, seconds)
+
+    def say_how_to_go_on(self) -> None:
+        if self.run is not None and self.run.has_checkpoint():
+            print_rows([("stopped", f"go on with: python -m src.cli fit --run {shlex.quote(str(self.run.path))}")])
+        else:
+            self.discard()
+            print_rows([("stopped", "before the first checkpoint: nothing is saved")])
 
     def discard(self) -> None:
         """Remove a run folder that this command made and that holds nothing yet."""
@@ -104,7 +110,7 @@ class Commands(Settings):
     def judge(self, **kwargs: Any) -> dict[str, float]:
         """Return the metrics of the best checkpoint; of the weights as they are where none was saved."""
         loggers = self.trainer.loggers
-        best = (self.best.best_model_path if self.best else None) or None
+        best = str(self.best.file) if self.best and self.best.file.is_file() else None
         self.trainer.loggers = []  # val metrics of this epoch are logged already
         fitters = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
         self.trainer.callbacks = without(self.trainer.callbacks, fitters)  # type: ignore[attr-defined]
@@ -136,6 +142,8 @@ class Commands(Settings):
             self.run.write_results({**metrics, **facts})
             if self.run.has_checkpoint():
                 print_rows(next_rows(self.run.path, self.trainer.current_epoch == self.trainer.max_epochs))
+        if failed := getattr(self.trainer.strategy.checkpoint_io, "failed", ""):
+            raise UserError(f"training is over, but its last checkpoint was not saved: {failed}")
 
     def validate(self, **kwargs: Any) -> None:
         self.show(self.trainer.validate(**kwargs, verbose=False))

@@ -6,13 +6,17 @@ import platform
 import shutil
 import subprocess
 import time
-import warnings
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where nothing is locked
+    fcntl = None  # type: ignore[assignment]
 
 from src import UserError
 
@@ -55,17 +59,20 @@ class Run:
             raise UserError(f"{path} is not a run folder: it has no config.yaml{hint}")
         return run
 
-    def checkpoint(self, kind: str) -> Path:
-        """Return the ``best`` or the ``last`` checkpoint."""
+    @classmethod
+    def newest(cls, parent: Path) -> "Run | None":
+        """Return the latest ``version_N`` of a folder that has a checkpoint."""
+        runs = [cls(path) for path in parent.glob("version_*") if path.name[8:].isdecimal()]
+        begun = [run for run in runs if run.config.is_file() and run.has_checkpoint()]
+        return max(begun, key=lambda run: int(run.path.name[8:]), default=None)
+
+    def checkpoints(self, kind: str) -> list[Path]:
+        """Return the ``best`` or the ``last`` checkpoint, then what can take its place: the last, the newest others."""
         folder = self.path / "checkpoints"
-        found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
-        wanted = [folder / f"{kind}.ckpt", folder / "last.ckpt", *reversed(found)]
+        found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
         if not found:
             raise UserError(f"{self.path} has no checkpoint: its training did not reach the end of an epoch")
-        chosen = next(file for file in wanted if file in found)
-        if chosen != wanted[0]:
-            warnings.warn(f"{wanted[0]} is not there, taking {chosen.name}", stacklevel=1)
-        return chosen
+        return list(dict.fromkeys([folder / f"{kind}.ckpt", *sorted(found, key=lambda file: file.name != "last.ckpt")]))
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml; one that says something else is kept beside it as config_0.yaml, config_1.yaml, ..."""
@@ -119,12 +126,20 @@ class Run:
     def has_checkpoint(self) -> bool:
         return any((self.path / "checkpoints").glob("*.ckpt"))
 
-    def check_writable(self) -> None:
+    def lock(self) -> None:
+        """Refuse a folder that cannot be written to or that another process trains in.
+
+        The lock ends with the process, however that ends.
+        """
         try:
-            (self.path / ".probe").touch()
-            (self.path / ".probe").unlink()
+            held = os.open(self.path / ".lock", os.O_CREAT | os.O_WRONLY)
         except OSError as error:
             raise UserError(f"cannot write into the run folder {self.path.absolute()}: {error.strerror}") from None
+        try:
+            if fcntl is not None:
+                fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another process trains in {self.path}: wait for it, or start a new run") from None
 
     def discard(self) -> None:
         """Remove the folder if no checkpoint was saved in it."""

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -20,11 +20,12 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, checkpoint
 from src.arguments import SETTINGS
-from src.callbacks import Bar, EpochLine, LastCheckpoint, Resume
+from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume, Signals, SkipNonFinite
 from src.lean import Untimed, skip_empty_hooks
 from src.loggers import run_loggers
 from src.mistakes import check_values, explain
@@ -38,7 +39,7 @@ class Settings(LightningCLI):
         self.options, self.pace = options, EpochLine()
         self.run = Run(options.run) if options.run else None
         self.stored: dict[str, Any] = {}  # content of the checkpoint that is started from
-        self.best: ModelCheckpoint | None = None
+        self.best: BestCheckpoint | None = None
         strict = {"allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             args=[command, *(f"--config={file}" for file in options.config), *options.settings],
@@ -63,12 +64,9 @@ class Settings(LightningCLI):
         )
         text = "whether convolutions work on (N, H, W, C), which is faster on most machines, above all in bf16"
         parser.add_argument("--channels_last", type=bool, default=False, help=text)
-        parser.add_argument(
-            "--best.monitor", type=str, default="val/accuracy", help="metric that best.ckpt is chosen by"
-        )
-        text = "whether more or less is better; by default less of what is called loss"
-        parser.add_argument("--best.mode", type=Literal["max", "min"] | None, default=None, help=text)
+        parser.add_lightning_class_args(BestCheckpoint, "best")
         parser.add_lightning_class_args(LastCheckpoint, "last")
+        parser.add_lightning_class_args(SkipNonFinite, "non_finite")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
@@ -85,11 +83,12 @@ class Settings(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
+        fit, files = self.subcommand == "fit", [settings.ckpt_path]
         if settings.ckpt_path is None and self.run is not None:
-            settings.ckpt_path = str(self.run.checkpoint("last" if self.subcommand == "fit" else "best"))
-        if settings.ckpt_path is not None:
-            self.stored = checkpoint.read(settings.ckpt_path, to_continue=self.subcommand == "fit")
-        elif self.subcommand != "fit":
+            files = self.run.checkpoints("last" if fit else "best")
+        if files[0] is not None:
+            settings.ckpt_path, self.stored = checkpoint.first_whole(files, to_continue=fit)
+        elif not fit:
             raise UserError(
                 f"{self.subcommand} needs a trained model: name its run with --run or a file with --ckpt_path"
             )
@@ -101,20 +100,19 @@ class Settings(LightningCLI):
             self.model.to(memory_format=torch.channels_last)
         settings = self._get(self.config_init, "trainer")
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
+        saves = self.saves(settings) and settings.enable_checkpointing is not False
+        changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": saves}
         callbacks: list[Callback] = [self.pace, Resume(), LambdaCallback(on_train_start=self.record)]
-        changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": False}
+        best, last, finite = (self._get(self.config_init, name) for name in ("best", "last", "non_finite"))
+        if self.subcommand == "fit":
+            callbacks += [finite, Signals(last if saves else None)]
+        if saves:
+            self.best = best
+            callbacks += [best, last]
+        if self.saves(settings) and settings.logger is not False:
+            callbacks.append(LearningRateMonitor())
         if terminal:
             callbacks.append(Bar())
-        if self.saves(settings):
-            if settings.logger is not False:
-                callbacks.append(LearningRateMonitor())
-            if settings.enable_checkpointing is not False:
-                changes["enable_checkpointing"] = True
-                monitor, mode = self._get(self.config, "best.monitor"), self._get(self.config, "best.mode")
-                mode = mode or ("min" if "loss" in str(monitor) else "max")
-                self.best = ModelCheckpoint(filename="best", enable_version_counter=False, monitor=monitor, mode=mode)
-                self.best.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # it waits for epochs
-                callbacks += [self.best, self._get(self.config_init, "last")]
         if self.subcommand != "fit" or settings.logger in (None, True):
             changes["logger"] = False  # fit adds those of the run folder
         if self.subcommand == "predict":
@@ -126,6 +124,8 @@ class Settings(LightningCLI):
         if settings.profiler is None:
             changes["profiler"] = Untimed()
         trainer = self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = checkpoint.Durable()
         for owner in (self.model, *trainer.callbacks):  # type: ignore[attr-defined]
             skip_empty_hooks(owner)
         return trainer
@@ -149,12 +149,12 @@ class Settings(LightningCLI):
         first = getattr(rank_zero_only, "rank", 0) == 0  # the only process that writes
         self.run = self.run or (Run.create(parent) if first else Run(parent / "of_the_first_process"))
         if first:
-            self.run.check_writable()
+            self.run.lock()
         if settings.logger is not False:
             step = self.stored.get("global_step", 0)
             self.trainer.loggers = [*run_loggers(self.run.path, step), *self.trainer.loggers]
         for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint | LastCheckpoint) and callback.dirpath is None:
+            if isinstance(callback, ModelCheckpoint | BestCheckpoint | LastCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str((self.run.path / "checkpoints").resolve())
 
     def record(self, trainer: Trainer, _: Any) -> None:

@@ -1,5 +1,6 @@
 """A checkpoint is read whole and safely or refused in one line; weights of another net are named."""
 
+import resource
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from lightning import LightningModule
 from torch import nn
 
 from src import UserError
-from src.checkpoint import check_weights, read
+from src.checkpoint import Durable, check_weights, first_whole, read
 
 FILE = Path("best.ckpt")
 
@@ -139,3 +140,68 @@ def test_weights_alone_are_tested_but_not_continued():
     whole()
     with pytest.raises(UserError, match="holds weights only: it can be tested, but training cannot go on from it"):
         read(FILE, to_continue=True)
+
+
+def content(value: float = 1.0) -> dict:
+    return {"state_dict": {"weight": torch.full((100_000,), value)}, "pytorch-lightning_version": "2.6.6"}
+
+
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it():
+    for value in (1.0, 2.0):
+        Durable().save_checkpoint(content(value), Path("folder/last.ckpt"))
+    assert read("folder/last.ckpt")["state_dict"]["weight"][0] == 2
+    assert [file.name for file in Path("folder").iterdir()] == ["last.ckpt"]
+
+
+def test_what_a_killed_process_left_is_gone_after_the_next_save():
+    Path("last.ckpt.part").write_text("half a file")
+    Durable().save_checkpoint(content(), "last.ckpt")
+    assert not Path("last.ckpt.part").exists()
+
+
+@pytest.mark.parametrize("room", [0, 1000, 200_000, 399_999])
+def test_where_the_disk_is_full_the_older_file_stays(room):
+    durable = Durable()
+    durable.save_checkpoint(content(1.0), "last.ckpt")
+    before, limits = Path("last.ckpt").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        with pytest.warns(UserWarning, match=r"last\.ckpt NOT saved: File too large; training goes on"):
+            durable.save_checkpoint(content(2.0), "last.ckpt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert Path("last.ckpt").read_bytes() == before
+    assert not Path("last.ckpt.part").exists()
+    assert durable.failed == "File too large"
+    durable.save_checkpoint(content(2.0), "last.ckpt")
+    assert not durable.failed
+    assert read("last.ckpt")["state_dict"]["weight"][0] == 2
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_written(number):
+    with pytest.warns(UserWarning, match="NOT saved: weights are not finite"):
+        Durable().save_checkpoint(content(number), "last.ckpt")
+    assert not Path("last.ckpt").exists()
+
+
+def test_a_fault_of_the_code_keeps_its_traceback():
+    with pytest.raises((AttributeError, TypeError, RuntimeError), match="pickle"):
+        Durable().save_checkpoint(content() | {"hook": lambda: 0}, "last.ckpt")
+
+
+@pytest.mark.parametrize("path", ["http://127.0.0.1:9/last.ckpt", "https://example.org/last.ckpt"])
+def test_no_checkpoint_is_fetched_from_a_network(path):
+    with pytest.raises(UserError, match="does not exist"):
+        Durable().load_checkpoint(path)
+
+
+def test_of_several_files_the_first_whole_one_is_taken_and_the_others_are_named():
+    whole()
+    Path("last.ckpt").write_bytes(FILE.read_bytes()[:500])
+    with pytest.warns(UserWarning, match=r"^checkpoint last\.ckpt is damaged .*; taking best\.ckpt instead$"):
+        path, stored = first_whole(["last.ckpt", FILE])
+    assert (path, stored["epoch"]) == ("best.ckpt", 3)
+    FILE.unlink()
+    with pytest.warns(UserWarning, match="last"), pytest.raises(UserError, match=r"best\.ckpt does not exist"):
+        first_whole(["last.ckpt", FILE])

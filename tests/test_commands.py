@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -332,13 +333,6 @@ def test_another_length_of_a_schedule_of_torch_is_applied_when_a_run_goes_on() -
     assert schedule._schedulers[1].total_iters == 900
 
 
-def test_the_least_loss_is_the_best_without_being_told(tmp_path: Path) -> None:  # noqa: ARG001
-    cli = main(["fit", *SMALL, "--trainer.max_epochs=2", "--test=false", "--best.monitor=val/loss"])
-    assert cli.best.mode == "min"
-    losses = [float(row["val/loss"]) for row in rows("runs/digits/version_0") if row["val/loss"]]
-    assert float(cli.best.best_model_score) == pytest.approx(min(losses))
-
-
 def test_groups_that_hold_other_parameters_than_before_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     first, other = (f"--model.groups=[{{match: '{layer}.bias', lr: 0.001}}]" for layer in (1, 4))
     main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false", first])
@@ -365,26 +359,23 @@ def test_a_checkpoint_callback_of_ones_own_does_not_decide_which_is_best() -> No
     assert cli.trainer.callback_metrics["val/accuracy"] == pytest.approx(results["val/accuracy"])
 
 
-@pytest.mark.parametrize(("step", "told"), [(5, "nothing is saved"), (30, "go on with: python -m src.cli fit --run")])
-def test_ctrl_c_tells_how_to_go_on_if_there_is_something(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: int, told: str
+def test_ctrl_c_before_anything_is_saved_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import signal
-
-    def interrupt(self: Task, *_: object) -> None:
-        if self.global_step == step:
-            raise KeyboardInterrupt
-
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(Task, "on_before_zero_grad", interrupt)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Task, "configure_optimizers", interrupt)
     try:
         with pytest.raises(SystemExit) as stop:
             main(["fit", *SMALL])
     finally:
         signal.signal(signal.SIGINT, handler)
     assert stop.value.code == 130
-    assert told in capsys.readouterr().out
-    assert Path("runs/digits/version_0").exists() == (step == 30)
+    assert "nothing is saved" in capsys.readouterr().out
+    assert not Path("runs/digits/version_0").exists()
 
 
 def test_a_run_goes_on_though_its_logs_are_torn() -> None:

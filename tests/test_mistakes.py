@@ -178,14 +178,28 @@ def test_a_run_folder_without_a_checkpoint_is_refused(capsys: pytest.CaptureFixt
     assert "empty has no checkpoint" in refused(capsys, "test", "--run", "empty")
 
 
-def test_a_damaged_checkpoint_is_refused_and_kept(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
-    shutil.copytree(trained, "damaged")
-    file = Path("damaged/checkpoints/best.ckpt")
+def damage(file: Path) -> bytes:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    assert "damaged/checkpoints/best.ckpt is damaged" in refused(capsys, "test", "--run", "damaged")
+    return bytes(content)
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_older_checkpoint_takes_the_place_of_a_damaged_one_or_none(
+    capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    shutil.copytree(trained, "damaged")
+    file, other = (Path(f"damaged/checkpoints/{name}.ckpt") for name in ("best", "last"))
+    content = damage(file)
+    main(["test", "--run", "damaged"])
+    out, err = capsys.readouterr()
+    assert f"{file} is damaged" in err
+    assert err.endswith(f"; taking {other} instead\n")
+    assert str(other) in out
     assert file.read_bytes() == content
+    other.unlink()
+    assert "damaged/checkpoints/best.ckpt is damaged" in refused(capsys, "test", "--run", "damaged")
 
 
 def test_a_folder_where_no_run_can_be_written_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,16 +240,6 @@ def test_debug_runs_two_batches_of_everything_and_saves_nothing(capsys: pytest.C
     assert not Path("runs").exists()
 
 
-def test_best_and_last_are_kept() -> None:
-    cli = main([*FIT, "--trainer.max_epochs=3"])
-    folder = Path("runs/digits/version_0/checkpoints")
-    assert sorted(file.name for file in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
-    best, last = (torch.load(folder / f"{name}.ckpt", weights_only=True) for name in ("best", "last"))
-    assert last["epoch"] == 2
-    assert cli.trainer.checkpoint_callback.best_model_path.endswith("best.ckpt")
-    assert best["callbacks"].keys() == last["callbacks"].keys()
-
-
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::RuntimeWarning"
 )

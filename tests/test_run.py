@@ -2,10 +2,12 @@
 
 import json
 import os
-import warnings
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
+from subprocess import PIPE
 from threading import Barrier
 
 import pytest
@@ -71,25 +73,33 @@ def checkpoints(*names: str) -> Run:
 @pytest.mark.parametrize(
     ("names", "best", "last"),
     [
-        (("best", "last", "other"), "best", "last"),
-        (("other", "last"), "last", "last"),
-        (("best",), "best", "best"),
-        (("step=1", "step=2"), "step=1", "step=1"),
+        (("best", "last", "other"), "best last other", "last best other"),
+        (("other", "last"), "best last other", "last other"),
+        (("best",), "best", "last best"),
+        (("step=1", "step=2"), "best step=1 step=2", "last step=1 step=2"),
     ],
 )
 def test_the_best_and_the_last_checkpoint_stand_in_for_each_other(names, best, last):
     run = checkpoints(*names)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        assert (run.checkpoint("best").stem, run.checkpoint("last").stem) == (best, last)
-    assert [str(warning.message).split()[0] for warning in told] == [
-        str(run.path / f"checkpoints/{kind}.ckpt") for kind in ("best", "last") if kind not in names
-    ]
+    assert [" ".join(file.stem for file in run.checkpoints(kind)) for kind in ("best", "last")] == [best, last]
 
 
 def test_a_run_without_checkpoint_says_so():
     with pytest.raises(UserError, match=r"runs/digits/version_0 has no checkpoint"):
-        Run.create(PARENT).checkpoint("best")
+        Run.create(PARENT).checkpoints("best")
+
+
+def test_a_folder_that_another_process_trains_in_is_refused():
+    run = Run.create(PARENT)
+    code = (
+        f"import sys; sys.path[0] = {str(ROOT)!r}\nfrom src.run import *\nRun(Path({str(run.path)!r})).lock()\ninput(1)"
+    )
+    with subprocess.Popen([sys.executable, "-uc", code], stdin=PIPE, stdout=PIPE) as other:
+        other.stdout.read(1)
+        with pytest.raises(UserError, match="another process trains in runs/digits/version_0: wait for it"):
+            run.lock()
+        other.kill()
+    run.lock()
 
 
 def test_a_run_is_discarded_only_while_it_has_no_checkpoint():

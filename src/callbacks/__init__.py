@@ -2,21 +2,26 @@
 
 from src.callbacks.averaging import EMA, SWA
 from src.callbacks.bar import Bar
+from src.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from src.callbacks.epoch_line import EpochLine
 from src.callbacks.gradient_checkpointing import GradientCheckpointing
 from src.callbacks.gradient_noise import GradientNoise
-from src.callbacks.last_checkpoint import LastCheckpoint
 from src.callbacks.resume import Resume
+from src.callbacks.signals import Signals
+from src.callbacks.skip_non_finite import SkipNonFinite
 from src.callbacks.weight_noise import WeightNoise
 
 __all__ = [
     "EMA",
     "SWA",
     "Bar",
+    "BestCheckpoint",
     "EpochLine",
     "GradientCheckpointing",
     "GradientNoise",
     "LastCheckpoint",
     "Resume",
+    "Signals",
+    "SkipNonFinite",
     "WeightNoise",
 ]

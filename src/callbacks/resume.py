@@ -1,14 +1,13 @@
 """Resume: what a run that goes on needs and Lightning does not do."""
 
-from pathlib import Path
+import sys
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from src import UserError
 
-PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 MOVING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # change in every step, so are never settings
 
 
@@ -20,7 +19,7 @@ class Resume(Callback):
     present one was changed by the user and is applied. A changed base learning rate scales the present one.
 
     Lightning also forgets the position within an epoch if the number of steps was asked for before, as schedules do,
-    and the best score if the run folder was moved.
+    and moves ReduceLROnPlateau only after an epoch is saved, and not at all in an epoch that it goes on with.
     """
 
     def __init__(self) -> None:
@@ -62,6 +61,16 @@ class Resume(Callback):
                 share = place["lr"] / stored[base] if stored[base] else 1.0
                 place["lr"] = share * configured[base]
         self.stored = []
+        self.every = [config.frequency for config in trainer.lr_scheduler_configs]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move schedules on plateaus now, before anything is saved, and not once more by Lightning after it."""
+        for config, every in zip(trainer.lr_scheduler_configs, self.every, strict=True):
+            if config.reduce_on_plateau and config.interval == "epoch":
+                value = trainer.callback_metrics.get(str(config.monitor))
+                config.frequency = every if value is None else sys.maxsize
+                if value is not None and (trainer.current_epoch + 1) % every == 0:
+                    pl_module.lr_scheduler_step(config.scheduler, value)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         averaged = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
@@ -71,15 +80,6 @@ class Resume(Callback):
             state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
             if isinstance(callback, EarlyStopping) and state:
                 state["patience"] = callback.patience
-            if isinstance(callback, ModelCheckpoint) and state:
-                self.follow(state, callback, Path(str(trainer.ckpt_path)).resolve().parent)
-
-    def follow(self, state: dict[str, Any], callback: ModelCheckpoint, folder: Path) -> None:
-        """Let a run whose folder was moved keep its best score; Lightning would forget it and overwrite best.ckpt."""
-        if callback.dirpath is not None and folder == Path(callback.dirpath):
-            moved = {key: str(folder / Path(state[key]).name) for key in PATHS if state.get(key)}
-            best = {str(folder / Path(file).name): score for file, score in state["best_k_models"].items()}
-            state.update(moved, best_k_models=best, dirpath=callback.dirpath)
 
     def state_dict(self) -> dict[str, Any]:
         return {"configured": self.configured}

@@ -1,5 +1,6 @@
 """Image files of any kind as tensors of one shape."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +18,12 @@ class Files:
     Args:
         paths: the image files.
         shape: (C, H, W) of each image; C is 1 or 3.
+        num_workers: processes that decode ahead; by default as many as there are cores, at most 8.
     """
 
-    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
+    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...], num_workers: int | None = None) -> None:
         self.paths, self.shape = paths, shape
+        self.num_workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -29,7 +32,7 @@ class Files:
         return torch.stack([self.read(i) for i in index.tolist()])
 
     def subset(self, index: Tensor) -> "Files":
-        return Files([self.paths[i] for i in index.tolist()], self.shape)
+        return Files([self.paths[i] for i in index.tolist()], self.shape, self.num_workers)
 
     def read(self, i: int) -> Tensor:
         image = decode(self.paths[i], self.shape)

@@ -32,6 +32,7 @@ class ImageFolder(DataModule):
         test_share: share of ``train/`` held out where there is no ``test/``, in (0, 1).
         on_bad_image: stop at a picture that cannot be decoded, or skip it; either way it is named.
         in_memory: hold all pictures in memory; by default where they fit in a quarter of it.
+        num_workers: processes that decode pictures that are not in memory; by default one for each core, at most 8.
         cache: folder for decoded pictures.
         kwargs: see ``src.data.DataModule``.
     """
@@ -44,6 +45,7 @@ class ImageFolder(DataModule):
         test_share: float = 0.2,
         on_bad_image: Literal["stop", "skip"] = "stop",
         in_memory: bool | None = None,
+        num_workers: int | None = None,
         cache: str = "data/cache",
         **kwargs: Any,
     ) -> None:
@@ -53,7 +55,9 @@ class ImageFolder(DataModule):
         if not 0 < test_share < 1:
             raise ValueError(f"test_share must be in (0, 1), got {test_share}")
         self.shape, self.test_share, self.skip_bad = (channels, size, size), test_share, on_bad_image == "skip"
-        self.in_memory, self.cache = in_memory, Path(cache)
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+        self.in_memory, self.num_workers, self.cache = in_memory, num_workers, Path(cache)
 
     def prepare_data(self) -> None:
         testing = self.trainer is not None and self.trainer.state.fn in ("test", "predict")
@@ -136,7 +140,7 @@ class ImageFolder(DataModule):
         if bad:
             warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=1)
         self.files[part] = [str(paths[i].relative_to(self.root)) for i in good.tolist()]
-        return cached["images"] if keep else Files(paths, self.shape).subset(good), targets[good]
+        return cached["images"] if keep else Files(paths, self.shape, self.num_workers).subset(good), targets[good]
 
 
 class Decoded(Dataset):

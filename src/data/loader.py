@@ -1,6 +1,6 @@
 """TensorLoader: whole batches, whose content depends on seed, epoch and position alone."""
 
-import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +25,7 @@ class TensorLoader:
         order: the positions that each batch consists of.
         prepare: called with images, targets or None, indices (B,) and the epoch; returns what a batch is to be.
         device: where batches are made.
-        num_workers: processes that read ahead; by default none for a tensor, for files as many as there are cores.
+        num_workers: processes that read ahead; by default none for a tensor, for files as many as those say.
     """
 
     def __init__(
@@ -39,11 +39,16 @@ class TensorLoader:
         self.samples, self.prepare, self.device = samples, prepare, torch.device(device)
         self.sampler = order  # Lightning sets its epoch
         if num_workers is None:
-            num_workers = 0 if isinstance(samples.images, Tensor) else min(8, os.cpu_count() or 1)
+            num_workers = getattr(samples.images, "num_workers", 0)
         self.workers: DataLoader | None = None
         if num_workers > 0:
             self.workers = DataLoader(
-                samples, batch_size=None, sampler=order, num_workers=num_workers, persistent_workers=True
+                samples,
+                batch_size=None,
+                sampler=order,
+                num_workers=num_workers,
+                persistent_workers=True,
+                worker_init_fn=leave_signals,
             )
         self.batch_sampler = None  # Lightning asks
         self.position = 0
@@ -95,3 +100,10 @@ class TensorLoader:
                 f"cannot continue in the middle of epoch {state['epoch']}: {details}; restore the old setting"
             )
         return state
+
+
+def leave_signals(worker: int) -> None:  # noqa: ARG001
+    """Leave to the main process what is sent to all of them, such as Ctrl-C; workers end when it does."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -48,14 +48,14 @@ class WhitenedCNN(nn.Module):
 
 
 class Whitening(nn.Conv2d):
-    """Fixed filters of 2x2 pixels, and their negatives, whose outputs are uncorrelated and of variance 1.
+    """Filters of 2x2 pixels, and their negatives, whose outputs are uncorrelated and of variance 1; only biases learn.
 
     Shape:
         images (N, C, H, W) -> (N, 8 * C, H - 1, W - 1).
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, 8 * channels, kernel_size=2, bias=False)
+        super().__init__(channels, 8 * channels, kernel_size=2)
         self.weight.requires_grad = False
 
     @torch.no_grad()

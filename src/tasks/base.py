@@ -5,12 +5,12 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from src.tasks.metrics import Means, by_class
-from src.tasks.optimized import Optimized
+from src.tasks.metrics import by_class
+from src.tasks.parts import Parts
 from src.tasks.views import Views, averaged
 
 
-class Task(Optimized):
+class Task(Parts):
     """A net, its metrics and its optimizer. Subclasses implement ``evaluate``.
 
     Args:
@@ -18,7 +18,7 @@ class Task(Optimized):
         val_metrics: updated with (preds, targets) of each validation batch, logged when all are seen.
         test_metrics: the same for the test set.
         tta: in test and predict, average over views of each image: itself, ``mirror``ed, or both shifted too.
-        kwargs: see ``src.tasks.optimized.Optimized``.
+        kwargs: see ``src.tasks.parts.Parts`` and ``src.tasks.optimized.Optimized``.
     """
 
     def __init__(
@@ -31,7 +31,6 @@ class Task(Optimized):
     ) -> None:
         super().__init__(net, **kwargs)
         self.val_metrics, self.test_metrics, self.tta = val_metrics.clone("val/"), test_metrics.clone("test/"), tta
-        self.train_means = Means()
 
     def evaluate(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss of a batch, then the predictions and targets that metrics compare."""
@@ -46,7 +45,7 @@ class Task(Optimized):
         return averaged(self.net, inputs, self.tta if judged else "plain")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
-        loss, preds, targets = self.evaluate(batch)
+        loss, preds, targets = self.evaluate(self.part(batch))
         means = {"loss": loss.detach()} | self.score(preds, targets)
         if self.penalties:
             penalty = sum(penalty(self.net) for penalty in self.penalties)
@@ -82,7 +81,7 @@ class Task(Optimized):
         metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["train_means"] = self.train_means.sums  # of a run that is continued amid an epoch
+        checkpoint["train_means"] = self.train_means.of_all(self.all_gather)  # of a run that is cut off amid an epoch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.train_means.sums = checkpoint.get("train_means", {})
+        self.train_means.take_over(checkpoint.get("train_means", {}), self.global_rank)

@@ -1,6 +1,6 @@
 """What is measured of predictions, cheaply while training and thoroughly in validation and test."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,14 @@ class Means:
             before = self.sums.get(name)
             self.sums[name] = mean * samples if before is None else torch.add(before, mean, alpha=samples)
         self.sums["samples"] = self.sums.get("samples", 0) + samples
+
+    def of_all(self, gather: Callable[..., Any]) -> dict[str, Tensor]:
+        """Return the sums of each process, (P,)."""
+        return {name: gather(torch.as_tensor(value)).view(-1) for name, value in self.sums.items()}
+
+    def take_over(self, sums: dict[str, Tensor], rank: int) -> None:
+        """Go on with what ``of_all`` returned."""
+        self.sums = {name: values[rank].clone() for name, values in sums.items() if rank < len(values)}
 
     def take(self, prefix: str) -> dict[str, Tensor]:
         """Return the means under their prefixed names, and begin anew."""

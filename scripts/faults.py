@@ -1,0 +1,251 @@
+"""Do to real runs what happens to runs, and count how many survive.
+
+python -m scripts.faults [PROMISE ...] [--tries N] [--seed S]
+
+What needs a file system of its own (disk) is left out where this process may not mount one.
+"""
+
+import argparse
+import contextlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from scripts.processes import Process, differences, same
+from src import UserError
+from src.checkpoint import Durable, read, spoilt
+from src.data import Digits
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    f"--config={ROOT}/configs/digits.yaml",
+    "--model.net=src.nets.MLP",
+    "--model.net.image_shape=[1,8,8]",
+    "--model.net.hidden_sizes=[16]",
+    "--model.net.dropout=0.2",
+    "--trainer.max_epochs=3",
+    "--last.every_n_steps=4",
+    "--test=false",
+    "--trainer.callbacks+=scripts.processes.Trace",
+]
+ACCUMULATE, AMID = "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=0.5"
+PLATEAU = ["--model.schedule=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.schedule.patience=0"]
+PLATEAU += ["--model.schedule.threshold=0.5", "--model.warmup_steps=0"]
+EMA, MIX = "--trainer.callbacks+=src.callbacks.EMA", ["--data.mix=src.data.MixUp", "--data.mix.alpha=0.4"]
+FILES = ["--data=src.data.ImageFolder", "--data.root=../pictures", "--data.size=8", "--data.channels=1"]
+FILES += ["--data.in_memory=false", "--data.batch_size=32", "--data.cache=../cache"]
+GRID = {
+    "in memory": [],
+    "accumulation": [ACCUMULATE],
+    "validation amid epochs": [AMID],
+    "plateau": PLATEAU,
+    "EMA": [EMA],
+    "mixup": MIX,
+    "no workers": [*FILES, "--data.num_workers=0"],
+    "2 workers": [*FILES, "--data.num_workers=2"],
+    "all of these": [ACCUMULATE, AMID, *PLATEAU, EMA, *MIX],
+    "all of these and 2 workers": [*FILES, "--data.num_workers=2", ACCUMULATE, AMID, *PLATEAU, EMA, *MIX],
+}
+
+
+def draw_pictures(folder: Path) -> None:
+    """Write the first 400 digits of scikit-learn as PNG files."""
+    digits = Digits()
+    for i, (image, target) in enumerate(zip(*(part[:400] for part in digits.load(train=True)), strict=True)):
+        (folder / f"train/{target}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(folder / f"train/{target}/{i}.png")
+
+
+def killed(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """SIGKILLs at any moment; the same command goes on, and all ends equal to the bit."""
+    yield from cut_off(tries, draw, folder, [signal.SIGKILL])
+
+
+def asked(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """SIGTERM, SIGINT, SIGHUP, SIGUSR1: exit with 128 + signal; the same command goes on, to the bit."""
+    yield from cut_off(tries, draw, folder, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+
+
+def cut_off(tries: int, draw: random.Random, folder: Path, signals: list[signal.Signals]) -> Iterator[str]:
+    """Yield for each signal that met a run what was wrong in the end; runs meet up to three."""
+    draw_pictures(folder / "pictures")
+    seconds: dict[str, float] = {}
+    met = run = 0
+    while met < tries:
+        name, cut, run = list(GRID)[run % len(GRID)], folder / f"cut_off_{run}", run + 1
+        typed, whole = ["fit", *SMALL, *GRID[name], "--resume=auto"], folder / name
+        if name not in seconds:
+            started = time.monotonic()
+            assert Process(typed, whole).wait() == 0, (whole / "log.txt").read_text()
+            seconds[name] = time.monotonic() - started
+        codes = []
+        for _ in range(draw.randint(1, 3)):
+            process, number = Process(typed, cut), draw.choice(signals)
+            time.sleep(draw.uniform(0, seconds[name]))
+            process.kill(number)
+            code = process.wait()
+            if code in (-number, 128 + number) or code != 0:
+                codes.append((number, code))
+        ended = Process(typed, cut).wait()
+        wrong = [f"{name}: signal {n} ended in {code}" for n, code in codes if code not in (-n, 128 + n)]
+        wrong += [f"{name}: exit code {ended}"] if ended else [f"{name}: {each}" for each in differences(cut, whole)]
+        met += len(codes)
+        yield from [", ".join(wrong[:5])] * len(codes)
+        if not wrong:
+            shutil.rmtree(cut)
+
+
+def saving(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """SIGKILLs while a checkpoint of 40 MB is saved: a whole file stays, and nothing beside it after the next save."""
+    file, durable = folder / "last.ckpt", Durable()
+
+    def content(number: int) -> dict[str, object]:
+        weights = {"weight": torch.full((10_000_000,), float(number))}
+        return {"state_dict": weights, "pytorch-lightning_version": "2.6.6"}
+
+    def save_for_ever() -> None:
+        number = 1
+        while True:
+            durable.save_checkpoint(content(number), file)
+            number += 1
+
+    folder.mkdir(parents=True)
+    durable.save_checkpoint(content(0), file)
+    for _ in range(tries):
+        process = Process(save_for_ever, folder)
+        time.sleep(draw.uniform(0.02, 0.3))
+        process.kill()
+        process.wait()
+        try:
+            weight = read(file)["state_dict"]["weight"]
+            wrong = "" if bool((weight == weight[0]).all()) else "parts of two saves"
+        except UserError as error:
+            wrong = str(error)
+        durable.save_checkpoint(content(0), file)
+        left = sorted(path.name for path in folder.iterdir())
+        yield wrong or ("" if left == ["last.ckpt", "log.txt"] else f"left over: {left}")
+
+
+def disk(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """Disk full or read-only, files limited in size, run folder gone: it goes on or says why; files stay whole."""
+    for i in range(tries):
+        place, kind = folder / str(i), ("full", "limited", "read-only", "gone")[i % 4]
+        place.mkdir(parents=True)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "faults", place], capture_output=True).returncode:
+            return
+        run = place / "runs/digits/version_0"
+        try:
+            process = Process(["fit", *SMALL, "--trainer.max_epochs=8", "--last.every_n_steps=2"], place)
+            while not (run / "checkpoints/best.ckpt").is_file():
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 0.5))
+            if kind == "full":
+                with contextlib.suppress(OSError), (place / "filler").open("wb") as filler:
+                    while True:
+                        filler.write(b"0" * 1024)
+                        filler.flush()
+            elif kind == "limited":
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
+            elif kind == "read-only":
+                subprocess.run(["mount", "-o", "remount,ro", place], check=False, capture_output=True)
+            else:
+                shutil.rmtree(run)
+            code = process.wait()
+            told = (place / "log.txt").read_text()
+            wrong = "" if code in (0, 2) else f"{kind}: exit code {code}: {told[-500:]}"
+            for file in (run / "checkpoints").glob("*.ckpt"):
+                try:
+                    read(file)
+                except UserError as error:
+                    wrong = f"{kind}: {error}"
+            if kind != "gone" and not (run / "checkpoints/last.ckpt").is_file():
+                wrong = f"{kind}: nothing left"
+            yield wrong
+        finally:
+            subprocess.run(["umount", "-l", place], check=False)
+
+
+def damage(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """Bits flipped in a checkpoint, and files cut short: refused, or nothing that matters was hit."""
+    assert Process(["fit", *SMALL], folder).wait() == 0
+    file = folder / "runs/digits/version_0/checkpoints/last.ckpt"
+    content, stored = file.read_bytes(), torch.load(file, weights_only=True)
+    for i in range(tries):
+        damaged = bytearray(content)
+        if i % 5:
+            damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        else:
+            del damaged[draw.randrange(len(damaged)) :]
+        file.write_bytes(damaged)
+        try:
+            yield "" if same(read(file), stored) else "loaded, and not the same"
+        except UserError:
+            yield ""
+
+
+def numbers(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """NaN or infinite pixels, losses or gradients at any step: weights stay finite and are learnt, or it says so."""
+    for i in range(tries):
+        kind, first, count = ("pixels", "loss", "gradient")[i % 3], draw.randrange(40), draw.choice((1, 3, 12))
+        spoil = ["--trainer.callbacks+=scripts.processes.Spoil", f"--trainer.callbacks.kind={kind}"]
+        spoil += [f"--trainer.callbacks.first={first}", f"--trainer.callbacks.count={count}"]
+        code = Process(["fit", *SMALL, *spoil], folder / str(i)).wait()
+        told = (folder / str(i) / "log.txt").read_text()
+        files = list((folder / str(i) / "runs/digits/version_0/checkpoints").glob("*.ckpt"))
+        finite = all(not spoilt(read(file)["state_dict"]) for file in files)
+        honest = code == 0 if count < 10 else code == 2 and "10 steps in a row" in told
+        yield "" if finite and honest else f"{kind} in steps {first} to {first + count - 1}: exit code {code}"
+
+
+def together(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:  # noqa: ARG001
+    """Runs started at once: each ends, in a folder of its own."""
+    processes = [Process(["fit", *SMALL], folder) for _ in range(tries)]
+    codes = [process.wait(600) for process in processes]
+    runs = [path for path in (folder / "runs/digits").iterdir() if (path / "checkpoints/last.ckpt").is_file()]
+    yield from ["" if code == 0 else f"exit code {code}" for code in codes[: len(runs)]]
+    yield from ["no folder"] * (tries - len(runs))
+
+
+PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str]]]] = {
+    "killed": (200, killed),
+    "asked": (50, asked),
+    "saving": (100, saving),
+    "disk": (20, disk),
+    "damage": (250, damage),
+    "numbers": (21, numbers),
+    "together": (8, together),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("promises", nargs="*", metavar="PROMISE", help=", ".join(PROMISES))
+    parser.add_argument("--tries", type=int, help="how many faults of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if unknown := [name for name in options.promises if name not in PROMISES]:
+        parser.error(f"promises are {', '.join(PROMISES)}, got {', '.join(unknown)}")
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    for name in options.promises or PROMISES:
+        tries, promise = PROMISES[name]
+        faults = []
+        for wrong in promise(options.tries or tries, random.Random(options.seed), folder / name):
+            faults.append(wrong)
+            if wrong:
+                print(f"  {name}: {wrong}", flush=True)  # noqa: T201
+        print(f"{faults.count('')} of {len(faults)} {name}: {promise.__doc__}", flush=True)  # noqa: T201
+    print(f"what did not survive lies in {folder}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Runs as processes that can be killed, and the comparison of what they leave."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from src.cli import main
+
+
+class Trace(Callback):
+    """Notes what each step was trained on, and its loss, in a file that outlives the process."""
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        seen = sha256(b"".join(part.detach().cpu().numpy().tobytes() for part in batch)).hexdigest()[:16]
+        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs).hex()
+        with Path("trace.txt").open("a") as file:
+            file.write(f"{trainer.current_epoch}.{batch_idx} {seen} {loss}\n")
+
+
+class Spoil(Callback):
+    """Makes pixels, loss or gradients of some steps NaN or infinite.
+
+    Args:
+        kind: pixels, loss or gradient.
+        first: the first of the steps.
+        count: how many they are.
+    """
+
+    def __init__(self, kind: str, first: int, count: int) -> None:
+        self.kind, self.steps = kind, range(first, first + count)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        if self.kind == "pixels" and trainer.global_step in self.steps:
+            batch[0][0] = float("nan")
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:  # noqa: ARG002
+        if self.kind == "loss" and trainer.global_step in self.steps:
+            loss.data.fill_(float("inf"))
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.kind == "gradient" and trainer.global_step in self.steps:
+            next(p.grad for p in pl_module.parameters() if p.grad is not None)[0] = float("-inf")
+
+
+class Process:
+    """A command or a function in a process group and folder of its own, which needs not import torch anew."""
+
+    def __init__(self, typed: Sequence[str] | Callable[[], Any], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.setsid()
+            os.chdir(folder)
+            log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os._exit(exit_code(typed))
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def wait(self, seconds: float = 120) -> int:
+        """Return the exit code, or minus the signal that ended it; 99 where it did not end in time."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        self.kill()
+        os.waitpid(self.pid, 0)
+        return 99
+
+
+def exit_code(typed: Sequence[str] | Callable[[], Any]) -> int:
+    try:
+        typed() if callable(typed) else main(list(typed))
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+def same(a: Any, b: Any) -> bool:
+    """Tell whether two contents of checkpoints are equal to the bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def differences(folder: Path, whole: Path) -> list[str]:
+    """Return what differs between a run that was cut off and one that was not."""
+    found = []
+    # a run that was killed before its first checkpoint left a folder without any
+    run, other = (next(place.glob("runs/digits/*/checkpoints/last.ckpt")).parents[1] for place in (folder, whole))
+    for name in ("best.ckpt", "last.ckpt"):
+        a, b = (torch.load(place / "checkpoints" / name, weights_only=True) for place in (run, other))
+        found += [f"{name}: {key}" for key in a.keys() | b.keys() if not same(a.get(key), b.get(key))]
+    if (run / "metrics.csv").read_text() != (other / "metrics.csv").read_text():
+        found.append("metrics.csv")
+    steps: dict[str, set[str]] = defaultdict(set)
+    for line in [*(folder / "trace.txt").read_text().splitlines(), *(whole / "trace.txt").read_text().splitlines()]:
+        if line.count(" ") == 2:  # a killed process may tear its last line
+            steps[line.split()[0]].add(line)
+    found += [f"step {place}" for place, lines in steps.items() if len(lines) > 1]
+    return found + [f"left over: {file.name}" for file in (run / "checkpoints").iterdir() if file.suffix != ".ckpt"]

@@ -1,0 +1,72 @@
+"""SkipNonFinite: steps that would spoil the weights are left out."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from src import UserError
+
+
+class SkipNonFinite(Callback):
+    """Leave out a step whose gradients are not all finite: weights, moments and batch-norm statistics stay as they are.
+
+    Such steps are counted, and logged as ``skipped_steps``. A GPU is not waited for: there the gradients become 0, so
+    that momentum still moves the weights, and the count is looked at each time that something is logged.
+
+    Args:
+        most_in_a_row: how many steps in a row may be left out before the run stops, at least 1.
+    """
+
+    def __init__(self, most_in_a_row: int = 10) -> None:
+        if most_in_a_row < 1:
+            raise ValueError(f"most_in_a_row must be at least 1, got {most_in_a_row}")
+        self.most_in_a_row = most_in_a_row
+        self.in_a_row, self.skipped = torch.zeros(()), torch.zeros(())
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.wait = trainer.strategy.root_device.type == "cpu"
+        self.in_a_row, self.skipped = (
+            count.to(trainer.strategy.root_device) for count in (self.in_a_row, self.skipped)
+        )
+        self.buffers = [buffer for buffer in pl_module.buffers() if buffer.is_floating_point()]
+        self.whole = [buffer.clone() for buffer in self.buffers]  # after the last step that was done
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        grads: list[Any] = [p.grad for p in params]
+        if not grads:
+            return
+        finite = torch.stack(torch._foreach_norm(grads)).isfinite().all()
+        if self.wait and finite:
+            self.in_a_row.zero_()
+            if self.buffers:
+                torch._foreach_copy_(self.whole, self.buffers)
+            return
+        for p in params:
+            p.grad = None if self.wait else p.grad.masked_fill_(~finite, 0)  # type: ignore[union-attr]
+        for buffer, whole in zip(self.buffers, self.whole, strict=True):
+            whole.copy_(buffer.copy_(torch.where(finite, buffer, whole)))
+        self.skipped += ~finite
+        self.in_a_row.add_(1).mul_(~finite)
+        if self.wait or trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+            self.stop_if_hopeless(trainer)
+
+    def stop_if_hopeless(self, trainer: Trainer) -> None:
+        if self.in_a_row >= self.most_in_a_row:
+            where = f"epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
+            raise UserError(
+                f"{int(self.in_a_row)} steps in a row had gradients that are not finite, the last in {where}: lower "
+                "the learning rate, clip (--trainer.gradient_clip_val=1), or find the cause with presets/debug.yaml"
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if self.skipped:
+            pl_module.log("skipped_steps", self.skipped)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]

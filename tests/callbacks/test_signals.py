@@ -1,0 +1,96 @@
+"""A run that is asked to end saves, says how to go on, exits with 128 + the signal, and loses nothing."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from src.cli import main
+
+SMALL = [
+    "--config=configs/digits.yaml",
+    "--model.net=src.nets.MLP",
+    "--model.net.image_shape=[1,8,8]",
+    "--model.net.hidden_sizes=[16]",
+    "--model.net.dropout=0.2",
+    "--trainer.max_epochs=2",
+    "--test=false",
+]
+RUN = Path("runs/digits/version_0")
+STEPS = 21  # of an epoch
+SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)]
+
+
+class SendAt(Callback):
+    """Sends a signal to this process before a step is done, or while a hook runs."""
+
+    def __init__(self, number: int, step: int, hook: str = "on_train_batch_start") -> None:
+        self.sent = False
+
+        def send(trainer: Any, *_: object) -> None:
+            if trainer.global_step == step and not self.sent:
+                self.sent = True
+                os.kill(os.getpid(), number)
+
+        setattr(self, hook, send)
+
+
+def ended(number: int, step: int, hook: str = "on_train_batch_start") -> int:
+    own = [f"--trainer.callbacks={__name__}.SendAt", f"--trainer.callbacks.number={int(number)}"]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *SMALL, *own, f"--trainer.callbacks.step={step}", f"--trainer.callbacks.hook={hook}"])
+    return stop.value.code  # type: ignore[return-value]
+
+
+def last() -> dict[str, Any]:
+    return torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_amid_an_epoch_is_answered_after_the_step(
+    capsys: pytest.CaptureFixture[str], number: int, code: int
+) -> None:
+    handler = signal.getsignal(number)
+    assert ended(number, 5) == code
+    assert f"go on with: python -m src.cli fit --run {RUN}" in capsys.readouterr().out
+    assert last()["global_step"] == 6
+    assert signal.getsignal(number) == handler
+
+
+@pytest.mark.parametrize("step", [5, STEPS - 1])
+def test_a_run_that_was_asked_to_end_goes_on_to_the_bit(step: int) -> None:
+    ended(signal.SIGTERM, step)
+    main(["fit", f"--run={RUN}", "--trainer.callbacks=[]"])
+    main(["fit", *SMALL])
+    weights = last()["state_dict"]
+    whole = torch.load("runs/digits/version_1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize(("step", "hook"), [(STEPS - 1, "on_train_batch_start"), (STEPS, "on_validation_batch_start")])
+def test_at_the_end_of_an_epoch_its_validation_is_finished(step: int, hook: str) -> None:
+    assert ended(signal.SIGTERM, step, hook) == 143
+    assert last()["global_step"] == STEPS
+    assert {file.name for file in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_at_the_end_of_training_all_is_saved_and_nothing_tested(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(signal.SIGTERM, 2 * STEPS, "on_validation_batch_start") == 143
+    assert last()["epoch"] == 1
+    capsys.readouterr()
+    main(["fit", f"--run={RUN}"])
+    assert capsys.readouterr().out.startswith("complete")
+
+
+def test_a_job_of_slurm_is_put_into_the_queue_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("bin").mkdir()
+    Path("bin/scontrol").write_text('#!/bin/sh\necho "$@" > requeued\n')
+    Path("bin/scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{Path('bin').resolve()}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    assert ended(signal.SIGUSR1, 5) == 138
+    assert Path("requeued").read_text() == "requeue 42\n"
