@@ -85,7 +85,8 @@ def cut_off(tries: int, draw: random.Random, folder: Path, signals: list[signal.
         typed, whole = ["fit", *SMALL, *GRID[name], "--resume=auto"], folder / name
         if name not in seconds:
             started = time.monotonic()
-            assert Process(typed, whole).wait() == 0, (whole / "log.txt").read_text()
+            process = Process(typed, whole)
+            assert process.wait() == 0, process.log.read_text()
             seconds[name] = time.monotonic() - started
         codes = []
         for _ in range(draw.randint(1, 3)):
@@ -132,7 +133,7 @@ def saving(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
             wrong = str(error)
         durable.save_checkpoint(content(0), file)
         left = sorted(path.name for path in folder.iterdir())
-        yield wrong or ("" if left == ["last.ckpt", "log.txt"] else f"left over: {left}")
+        yield wrong or ("" if left == ["last.ckpt"] else f"left over: {left}")
 
 
 def disk(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
@@ -144,7 +145,7 @@ def disk(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
             return
         run = place / "runs/digits/version_0"
         try:
-            process = Process(["fit", *SMALL, "--trainer.max_epochs=8", "--last.every_n_steps=2"], place)
+            process = Process(["fit", *SMALL[:-1], "--trainer.max_epochs=8", "--last.every_n_steps=2"], place)
             while not (run / "checkpoints/best.ckpt").is_file():
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, 0.5))
@@ -160,7 +161,7 @@ def disk(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
             else:
                 shutil.rmtree(run)
             code = process.wait()
-            told = (place / "log.txt").read_text()
+            told = process.log.read_text()
             wrong = "" if code in (0, 2) else f"{kind}: exit code {code}: {told[-500:]}"
             for file in (run / "checkpoints").glob("*.ckpt"):
                 try:
@@ -198,8 +199,8 @@ def numbers(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
         kind, first, count = ("pixels", "loss", "gradient")[i % 3], draw.randrange(40), draw.choice((1, 3, 12))
         spoil = ["--trainer.callbacks+=scripts.processes.Spoil", f"--trainer.callbacks.kind={kind}"]
         spoil += [f"--trainer.callbacks.first={first}", f"--trainer.callbacks.count={count}"]
-        code = Process(["fit", *SMALL, *spoil], folder / str(i)).wait()
-        told = (folder / str(i) / "log.txt").read_text()
+        process = Process(["fit", *SMALL, *spoil], folder / str(i))
+        code, told = process.wait(), process.log.read_text()
         files = list((folder / str(i) / "runs/digits/version_0/checkpoints").glob("*.ckpt"))
         finite = all(not spoilt(read(file)["state_dict"]) for file in files)
         honest = code == 0 if count < 10 else code == 2 and "10 steps in a row" in told

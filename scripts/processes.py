@@ -66,14 +66,19 @@ class Process:
 
     def __init__(self, typed: Sequence[str] | Callable[[], Any], folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder.with_suffix(".log")
         self.pid = os.fork()
         if self.pid == 0:
-            os.setsid()
-            os.chdir(folder)
-            log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            os._exit(exit_code(typed))
+            code = 1
+            try:
+                os.setsid()
+                os.chdir(folder)
+                log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                code = exit_code(typed)
+            finally:
+                os._exit(code)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -21,7 +21,9 @@ from src.data import DataModule
 from src.mistakes import users_mistake
 from src.predictions import decodable, expand, files_loader, predict_table, probabilities, write_csv
 from src.report import class_rows, fact_rows, metric_rows, next_rows, print_rows
+from src.run import Run
 from src.settings import Settings, without
+from src.trust import is_foreign
 
 PICTURES = ("show", "schedule")  # each of them a file of that name, a command that reads the settings of fit
 NOISE = (  # warnings of libraries that nobody can act on
@@ -82,25 +84,29 @@ class Commands(Settings):
         started = time.monotonic()
         try:
             self.trainer.fit(**kwargs)
-        except Exception:
-            if self.trainer.global_step == 0:
-                self.discard()
-            raise
-        except SystemExit:  # by a signal
-            if self.trainer.is_global_zero:
-                self.say_how_to_go_on()
+        except BaseException as error:
+            self.end_early(error)
             raise
         seconds = time.monotonic() - started
         metrics = self.judge(**kwargs)
         if self.trainer.is_global_zero:
             self.report(metrics, seconds)
 
-    def say_how_to_go_on(self) -> None:
-        if self.run is not None and self.run.has_checkpoint():
-            print_rows([("stopped", f"go on with: python -m src.cli fit --run {shlex.quote(str(self.run.path))}")])
-        else:
+    def end_early(self, error: BaseException) -> None:
+        """Say how to go on where something is saved; leave nothing behind where training never began."""
+        if self.began and self.run is not None and not self.run.path.is_dir():
+            raise UserError(f"the run folder {self.run.path.absolute()} is gone, and with it the run") from error
+        asked, saved = isinstance(error, SystemExit), self.run is not None and self.run.has_checkpoint()
+        if asked or not self.began:
             self.discard()
-            print_rows([("stopped", "before the first checkpoint: nothing is saved")])
+        if self.trainer.is_global_zero and (asked or self.began):
+            nothing = "before the first checkpoint: nothing is saved"
+            print_rows([("stopped", f"go on with: python -m src.cli fit {self.named()}" if saved else nothing)])
+
+    def named(self) -> str:
+        """Return the run as commands name it."""
+        run = self.run or Run(Path())
+        return f"--run {shlex.quote(str(run.path))}{' --trust' if is_foreign(run.config) else ''}"
 
     def discard(self) -> None:
         """Remove a run folder that this command made and that holds nothing yet."""
@@ -141,7 +147,9 @@ class Commands(Settings):
         if self.run is not None:
             self.run.write_results({**metrics, **facts})
             if self.run.has_checkpoint():
-                print_rows(next_rows(self.run.path, self.trainer.current_epoch == self.trainer.max_epochs))
+                print_rows(
+                    next_rows(self.run.path, self.named(), self.trainer.current_epoch == self.trainer.max_epochs)
+                )
         if failed := getattr(self.trainer.strategy.checkpoint_io, "failed", ""):
             raise UserError(f"training is over, but its last checkpoint was not saved: {failed}")
 

@@ -1,5 +1,6 @@
 """One line for each mistake in a command line or config."""
 
+import errno
 import importlib
 import inspect
 import re
@@ -14,6 +15,8 @@ from jsonargparse import Namespace
 
 from src import UserError
 from src.arguments import SETTINGS, nearest
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
 def users_mistake(error: Exception) -> UserError | None:
@@ -33,6 +36,8 @@ def users_mistake(error: Exception) -> UserError | None:
             "out of memory: type --model.on_out_of_memory=halve, or a smaller --data.batch_size, or add "
             "--config configs/presets/bf16.yaml or checkpointing.yaml; what was saved is whole"
         )
+    if isinstance(error, OSError) and error.errno in DISK:
+        return UserError(f"cannot write {error.filename or 'a file'}: {error.strerror}; what was saved is whole")
     link: BaseException | None = error
     while isinstance(link, ValueError):  # jsonargparse wraps what a constructor raises in others of its kind
         if isinstance(link, UserError):

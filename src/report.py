@@ -1,6 +1,5 @@
 """What a command prints at its end: plain text that fits in 80 columns."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
@@ -51,15 +50,15 @@ def fact_rows(facts: Mapping[str, float], before: Mapping[str, float], run_befor
     return [(name.replace("_", " ").replace("mib", "MiB"), value) for name, value in shown.items()]
 
 
-def next_rows(run: Path, complete: bool) -> list[tuple[str, str]]:
-    """Return the commands that go on with a run."""
-    command, path = "python -m src.cli", shlex.quote(str(run))
+def next_rows(run: Path, named: str, complete: bool) -> list[tuple[str, str]]:
+    """Return the commands that go on with a run, which they name by ``--run DIR``."""
+    command = "python -m src.cli"
     return [
         ("", ""),
-        ("run", path),
-        ("more", f"{command} fit --run {path}{' --trainer.max_epochs=N' if complete else ''}"),
-        ("test", f"{command} test --run {path}"),
-        ("use", f"{command} predict --run {path} --images FILE"),
+        ("run", str(run)),
+        ("more", f"{command} fit {named}{' --trainer.max_epochs=N' if complete else ''}"),
+        ("test", f"{command} test {named}"),
+        ("use", f"{command} predict {named} --images FILE"),
     ]
 
 

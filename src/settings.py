@@ -40,6 +40,7 @@ class Settings(LightningCLI):
         self.run = Run(options.run) if options.run else None
         self.stored: dict[str, Any] = {}  # content of the checkpoint that is started from
         self.best: BestCheckpoint | None = None
+        self.began = False  # whether training began
         strict = {"allow_abbrev": False, "exit_on_error": False}
         super().__init__(
             args=[command, *(f"--config={file}" for file in options.config), *options.settings],
@@ -159,6 +160,7 @@ class Settings(LightningCLI):
 
     def record(self, trainer: Trainer, _: Any) -> None:
         """Write config and provenance into the run folder, now that nothing is left to be refused."""
+        self.began = True
         if self.run is not None and self.saves(self._get(self.config, "trainer")) and trainer.is_global_zero:
             whole = yaml.safe_load(self.parser.dump(self.config, format="yaml"))[self.subcommand]
             config = {key: whole[key] for key in SETTINGS}

@@ -28,6 +28,15 @@ def check_trusted(file: Path) -> None:
             )
 
 
+def is_foreign(file: Path) -> bool:
+    """Tell whether a config needs ``--trust``."""
+    try:
+        check_trusted(file)
+    except UserError:
+        return True
+    return False
+
+
 def scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
     """Yield every value of a tree; of mappings not the keys, nor the value of ``name``."""
     if isinstance(node, yaml.ScalarNode):

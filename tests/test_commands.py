@@ -243,14 +243,14 @@ class Plain(LightningModule):
 def test_a_plain_module_trains_continues_tests_and_predicts(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--data=src.data.Digits", f"--model={__name__}.Plain", "--trainer.max_epochs=4", "--name=plain"])
     main(["fit", "--data=src.data.Digits", f"--model={__name__}.Plain", "--trainer.max_epochs=2", "--name=plain"])
-    main(["fit", "--run=runs/plain/version_1", "--trainer.max_epochs=4"])
+    main(["fit", "--run=runs/plain/version_1", "--trust", "--trainer.max_epochs=4"])
     assert same(weights("runs/plain/version_0"), weights("runs/plain/version_1"))
     results = json.loads(Path("runs/plain/version_1/results.json").read_text())
     assert results["test/accuracy"] > 0.85
     capsys.readouterr()
-    main(["test", "--run=runs/plain/version_1"])
+    main(["test", "--run=runs/plain/version_1", "--trust"])
     assert f"{results['test/accuracy']:.4f}" in capsys.readouterr().out
-    main(["predict", "--run=runs/plain/version_1"])
+    main(["predict", "--run=runs/plain/version_1", "--trust"])
     table = list(csv.reader(Path("runs/plain/version_1/predictions.csv").read_text().splitlines()))
     assert len(table) == 361
 

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"arguments", "commands", "memory"},
     "arguments": {"run", "trust"},
     "trust": set(),
-    "commands": {"data", "mistakes", "predictions", "report", "settings"},
+    "commands": {"data", "mistakes", "predictions", "report", "run", "settings", "trust"},
     "schedule": {"report", "settings"},
     "show": {"data", "report", "settings"},
     "settings": {"arguments", "callbacks", "checkpoint", "lean", "loggers", "mistakes", "run"},

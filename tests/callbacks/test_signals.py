@@ -64,7 +64,7 @@ def test_a_signal_amid_an_epoch_is_answered_after_the_step(
 @pytest.mark.parametrize("step", [5, STEPS - 1])
 def test_a_run_that_was_asked_to_end_goes_on_to_the_bit(step: int) -> None:
     ended(signal.SIGTERM, step)
-    main(["fit", f"--run={RUN}", "--trainer.callbacks=[]"])
+    main(["fit", f"--run={RUN}", "--trust", "--trainer.callbacks=[]"])
     main(["fit", *SMALL])
     weights = last()["state_dict"]
     whole = torch.load("runs/digits/version_1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -82,7 +82,7 @@ def test_at_the_end_of_training_all_is_saved_and_nothing_tested(capsys: pytest.C
     assert ended(signal.SIGTERM, 2 * STEPS, "on_validation_batch_start") == 143
     assert last()["epoch"] == 1
     capsys.readouterr()
-    main(["fit", f"--run={RUN}"])
+    main(["fit", f"--run={RUN}", "--trust"])
     assert capsys.readouterr().out.startswith("complete")
 
 

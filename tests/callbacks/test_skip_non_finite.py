@@ -135,7 +135,7 @@ def test_every_run_is_guarded_and_the_count_is_logged_and_goes_on() -> None:
     main(["fit", *small, f"--data.augment=[{{class_path: {__name__}.SpoilImages}}]"])
     log = Path("runs/digits/version_0/metrics.csv").read_text()
     assert "skipped_steps" in log.splitlines()[0]
-    cli = main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=3"])
+    cli = main(["fit", "--run=runs/digits/version_0", "--trust", "--trainer.max_epochs=3"])
     assert next(each for each in cli.trainer.callbacks if isinstance(each, SkipNonFinite)).skipped == 1
 
 
