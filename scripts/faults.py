@@ -7,6 +7,7 @@ What needs a file system of its own (disk) is left out where this process may no
 
 import argparse
 import contextlib
+import os
 import random
 import resource
 import shutil
@@ -20,12 +21,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from scripts.processes import Process, differences, same
+from scripts.processes import ROOT, Launched, Process, differences, same
 from src import UserError
 from src.checkpoint import Durable, read, spoilt
 from src.data import Digits
 
-ROOT = Path(__file__).parents[1]
 SMALL = [
     f"--config={ROOT}/configs/digits.yaml",
     "--model.net=src.nets.MLP",
@@ -207,6 +207,28 @@ def numbers(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
         yield "" if finite and honest else f"{kind} in steps {first} to {first + count - 1}: exit code {code}"
 
 
+def ranks(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """SIGKILLs of any of two processes under torchrun: it starts them again, and all ends equal to the bit."""
+    typed, whole = ["fit", *SMALL, "--resume=auto", "--trainer.max_epochs=20"], folder / "whole"
+    started, process = time.monotonic(), Launched(typed, whole)
+    assert process.wait() == 0, process.log.read_text()
+    seconds = time.monotonic() - started
+    met = 0
+    while met < tries:
+        cut, faults, process = folder / f"cut_off_{met}", 0, Launched(typed, folder / f"cut_off_{met}")
+        while faults < min(5, tries - met):
+            time.sleep(draw.uniform(0, seconds))
+            if process.agent.poll() is not None:
+                break
+            if pids := process.ranks():
+                os.kill(draw.choice(pids), signal.SIGKILL)
+                faults += 1
+        code = process.wait()
+        wrong = [f"exit code {code}"] if code else differences(cut, whole)
+        met += faults
+        yield from [", ".join(wrong[:5])] * faults
+
+
 def together(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:  # noqa: ARG001
     """Runs started at once: each ends, in a folder of its own."""
     processes = [Process(["fit", *SMALL], folder) for _ in range(tries)]
@@ -224,6 +246,7 @@ PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str
     "damage": (250, damage),
     "numbers": (21, numbers),
     "together": (8, together),
+    "ranks": (20, ranks),
 }
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -16,6 +17,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.cli import main
+
+ROOT = Path(__file__).parents[1]
 
 
 class Trace(Callback):
@@ -32,7 +35,7 @@ class Trace(Callback):
         seen = sha256(b"".join(part.detach().cpu().numpy().tobytes() for part in batch)).hexdigest()[:16]
         loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs).hex()
         with Path("trace.txt").open("a") as file:
-            file.write(f"{trainer.current_epoch}.{batch_idx} {seen} {loss}\n")
+            file.write(f"{trainer.global_rank}.{trainer.current_epoch}.{batch_idx} {seen} {loss}\n")
 
 
 class Spoil(Callback):
@@ -95,6 +98,33 @@ class Process:
         self.kill()
         os.waitpid(self.pid, 0)
         return 99
+
+
+class Launched:
+    """A command in two processes under torchrun, which starts them again when one dies."""
+
+    def __init__(self, typed: Sequence[str], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder.with_suffix(".log")
+        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=9"]
+        two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+        # else a restart may find the ports of processes that are gone
+        more = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        with self.log.open("a") as log:
+            settings: dict[str, Any] = {"cwd": folder, "stdout": log, "stderr": log, "env": os.environ | more}
+            self.agent = subprocess.Popen([*run, "-m", "src.cli", *typed, *two], start_new_session=True, **settings)
+
+    def ranks(self) -> list[int]:
+        """Return the ids of the two processes; none while they are being started again."""
+        found = [int(pid) for pid in Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()]
+        return [pid for pid in found if b"src.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def wait(self, seconds: float = 300) -> int:
+        try:
+            return self.agent.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.agent.pid, signal.SIGKILL)
+            return 99
 
 
 def exit_code(typed: Sequence[str] | Callable[[], Any]) -> int:

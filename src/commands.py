@@ -72,7 +72,7 @@ class Commands(Settings):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; then judge the best checkpoint once, on the validation part and on the test set."""
-        done = self.stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if self.stored else 0
+        done = self.epochs_done()
         if not self._get(self.config, "trainer").fast_dev_run and 0 < (self.trainer.max_epochs or -1) <= done:
             print_rows([("complete", f"{done} epochs are done; train on with --trainer.max_epochs=N")])
             return

@@ -29,6 +29,7 @@ from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume
 from src.lean import Untimed, skip_empty_hooks
 from src.loggers import run_loggers
 from src.mistakes import check_values, explain
+from src.report import print_rows
 from src.run import Run
 
 
@@ -103,7 +104,7 @@ class Settings(LightningCLI):
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
         saves = self.saves(settings) and settings.enable_checkpointing is not False
         changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": saves}
-        callbacks: list[Callback] = [self.pace, Resume(), LambdaCallback(on_train_start=self.record)]
+        callbacks: list[Callback] = [self.pace, Resume(self.epochs_done()), LambdaCallback(on_train_start=self.record)]
         best, last, finite = (self._get(self.config_init, name) for name in ("best", "last", "non_finite"))
         if self.subcommand == "fit":
             callbacks += [finite, Signals(last if saves else None)]
@@ -130,6 +131,9 @@ class Settings(LightningCLI):
         for owner in (self.model, *trainer.callbacks):  # type: ignore[attr-defined]
             skip_empty_hooks(owner)
         return trainer
+
+    def epochs_done(self) -> int:
+        return self.stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if self.stored else 0
 
     def typed_callbacks(self, settings: Any) -> list[Callback]:
         """Return the callbacks of the config that this command uses."""
@@ -161,6 +165,9 @@ class Settings(LightningCLI):
     def record(self, trainer: Trainer, _: Any) -> None:
         """Write config and provenance into the run folder, now that nothing is left to be refused."""
         self.began = True
+        if not hasattr(trainer.train_dataloader, "state_dict") and trainer.is_global_zero:
+            print_rows([("note", "this DataLoader keeps no place: a run that is cut off goes on")])
+            print_rows([("    ", "exactly from the end of an epoch; amid one, with another order")])
         if self.run is not None and self.saves(self._get(self.config, "trainer")) and trainer.is_global_zero:
             whole = yaml.safe_load(self.parser.dump(self.config, format="yaml"))[self.subcommand]
             config = {key: whole[key] for key in SETTINGS}

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": {"data", "mistakes", "predictions", "report", "run", "settings", "trust"},
     "schedule": {"report", "settings"},
     "show": {"data", "report", "settings"},
-    "settings": {"arguments", "callbacks", "checkpoint", "lean", "loggers", "mistakes", "run"},
+    "settings": {"arguments", "callbacks", "checkpoint", "lean", "loggers", "mistakes", "report", "run"},
 }
 
 

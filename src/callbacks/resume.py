@@ -1,8 +1,12 @@
 """Resume: what a run that goes on needs and Lightning does not do."""
 
+import os
+import random
 import sys
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
@@ -20,13 +24,25 @@ class Resume(Callback):
 
     Lightning also forgets the position within an epoch if the number of steps was asked for before, as schedules do,
     and moves ReduceLROnPlateau only after an epoch is saved, and not at all in an epoch that it goes on with.
+
+    What is drawn at random in an epoch depends on the seed and on the epoch alone, so that a module and a DataLoader
+    of one's own, which need not know of this, go on to the bit from the end of any epoch.
+
+    Args:
+        epoch: the first that this process trains in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int = 0) -> None:
+        self.epoch = epoch
         self.configured: list[dict[str, Any]] = []
         self.stored: list[dict[str, Any]] = []
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if trainer.current_epoch != self.epoch:  # the loader's first order was drawn before this
+            seed(trainer.current_epoch)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seed(self.epoch)
         names = {id(p): name for name, p in pl_module.named_parameters()}
         self.configured = [plain(place, names) for place in places(trainer)]  # optimizers are restored after this hook
         now, then = ([sorted({*place} - {"names"}) for place in places] for places in (self.configured, self.stored))
@@ -86,6 +102,14 @@ class Resume(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.stored = state["configured"]
+
+
+def seed(epoch: int) -> None:
+    """Seed Python's, NumPy's and torch's generators for an epoch."""
+    number = random.Random(f"{os.environ.get('PL_GLOBAL_SEED', 0)} {epoch}").getrandbits(63)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.manual_seed(number)
 
 
 def places(trainer: Trainer) -> list[dict[str, Any]]:
