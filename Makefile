@@ -30,6 +30,9 @@ schedule: .venv/.stamp ## draw the learning rate that CONFIG sets over the run: 
 benchmark: .venv/.stamp ## time the stock commands beside plain loops and stock Lightning
 	@$(PY) -m scripts.benchmark --json benchmark.json
 
+faults: .venv/.stamp ## kill, fill the disk, spoil numbers, and count what survives (40 minutes)
+	@$(PY) -m scripts.faults
+
 schema: .venv/.stamp ## write configs/schema.json: completion and checks in the editor
 	@$(PY) -W ignore -m scripts.schema
 
@@ -58,4 +61,4 @@ clean: ## remove the environment and the caches; keeps runs/ and data/
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help train test check format show schedule benchmark schema lock extras clean
+.PHONY: help train test check format show schedule benchmark faults schema lock extras clean

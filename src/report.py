@@ -5,13 +5,13 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from src import UserError
+from src import UserError, say
 
 
 def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     """Print names and values in two columns; a row without a name and value is a blank line."""
     width = max((len(name) for name, _ in rows), default=0)
-    print("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows), flush=True)  # noqa: T201
+    say("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -101,6 +101,7 @@ class Settings(LightningCLI):
         if self._get(self.config, "channels_last"):
             self.model.to(memory_format=torch.channels_last)
         settings = self._get(self.config_init, "trainer")
+        self.check(settings)
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
         saves = self.saves(settings) and settings.enable_checkpointing is not False
         changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": saves}
@@ -131,6 +132,17 @@ class Settings(LightningCLI):
         for owner in (self.model, *trainer.callbacks):  # type: ignore[attr-defined]
             skip_empty_hooks(owner)
         return trainer
+
+    def check(self, settings: Any) -> None:
+        """Refuse what Lightning would divide by, or train nothing with."""
+        if self.subcommand != "fit":
+            return
+        for name in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches"):
+            value = settings[name]
+            if isinstance(value, int | float) and value <= 0:
+                raise UserError(f"trainer.{name} must be more than 0, got {value}")
+        if not Path(self._get(self.config, "name")).name or ".." in Path(self._get(self.config, "name")).parts:
+            raise UserError(f"name must be that of a folder below runs/, got {self._get(self.config, 'name')!r}")
 
     def epochs_done(self) -> int:
         return self.stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if self.stored else 0

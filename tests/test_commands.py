@@ -333,6 +333,24 @@ def test_another_length_of_a_schedule_of_torch_is_applied_when_a_run_goes_on() -
     assert schedule._schedulers[1].total_iters == 900
 
 
+def test_a_setting_that_needs_a_past_which_was_not_kept_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"])
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2", "--model.optimizer.amsgrad=true"])
+    assert stop.value.code == 2
+    assert "error: amsgrad was False, is True: the checkpoint lacks what it needs" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_though_nobody_reads_what_it_prints(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m src.cli fit {' '.join(SMALL)} --test=false | head -1"
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("epoch 1/3")
+    assert not done.stderr
+    assert torch.load("runs/digits/version_0/checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+
+
 def test_groups_that_hold_other_parameters_than_before_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     first, other = (f"--model.groups=[{{match: '{layer}.bias', lr: 0.001}}]" for layer in (1, 4))
     main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false", first])

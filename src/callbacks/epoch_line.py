@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from src import say
+
 SHOWN = ("train/loss", "val/loss", "val/accuracy")
 
 
@@ -75,5 +77,5 @@ class EpochLine(Callback):
         fields = [f"epoch {epoch}{last}", *shown, *lrs, *pace]
         while sys.stdout.isatty() and len("  ".join(fields)) > shutil.get_terminal_size().columns:
             fields.pop()
-        print("  ".join(fields), flush=True)  # noqa: T201
+        say("  ".join(fields))
         self.line, self.validated = None, False

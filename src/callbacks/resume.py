@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from src import UserError
 
+KEEPING = {"amsgrad", "centered"}  # settings by which an optimizer keeps more of its past
 MOVING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # change in every step, so are never settings
 
 
@@ -70,6 +71,11 @@ class Resume(Callback):
         now = places(trainer)
         for place, configured, stored in zip(now, self.configured, self.stored, strict=False):
             for name, value in configured.items():
+                if name in KEEPING and stored.get(name, value) != value:
+                    raise UserError(
+                        f"{name} was {stored[name]}, is {value}: the checkpoint lacks what it needs; "
+                        "restore it, or start a new run"
+                    )
                 if name not in (*MOVING, "names") and stored.get(name, value) != value:
                     place[name] = value
             base = "initial_lr" if "initial_lr" in configured else "lr"

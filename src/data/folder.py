@@ -18,6 +18,8 @@ from src.data.base import DataModule
 from src.data.files import Files, decode, find_images
 from src.data.samples import Samples, digest
 
+SKIPPED = 0.25  # the share of bad images above which something else is wrong
+
 
 class ImageFolder(DataModule):
     """Pictures in a folder for each class: ``root/train/<class>/*``, with optional ``val/`` and ``test/``.
@@ -30,7 +32,7 @@ class ImageFolder(DataModule):
         size: height and width that pictures are scaled and cut to, in pixels.
         channels: 3 for colour, 1 for grey.
         test_share: share of ``train/`` held out where there is no ``test/``, in (0, 1).
-        on_bad_image: stop at a picture that cannot be decoded, or skip it; either way it is named.
+        on_bad_image: stop at a picture that cannot be decoded, or skip up to a quarter; either way it is named.
         in_memory: hold all pictures in memory; by default where they fit in a quarter of it.
         num_workers: processes that decode pictures that are not in memory; by default one for each core, at most 8.
         cache: folder for decoded pictures.
@@ -135,6 +137,9 @@ class ImageFolder(DataModule):
         if bad and not self.skip_bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
+        if len(bad) > SKIPPED * len(paths):
+            more = f"more than {SKIPPED:.0%} of those in {self.root / part}"
+            raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded, {more}; the first: {bad[0]}")
         if len(good) == 0:
             raise UserError(f"no image in {self.root / part} can be decoded; the first: {bad[0]}")
         if bad:

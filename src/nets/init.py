@@ -43,7 +43,7 @@ class Init:
         """Initialise a net in place.
 
         Raises:
-            UserError: if no layer has a name that matches.
+            UserError: if no layer has a name that matches, or if the function refuses its arguments.
         """
         kinds = (nn.Linear, nn.modules.conv._ConvNd)
         layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, kinds)}
@@ -51,6 +51,9 @@ class Init:
         if not chosen:
             raise UserError(f"init: no layer matches {self.match!r}; the net has {', '.join(layers) or 'none'}")
         for layer in chosen:
-            self.weight(layer.weight, **self.settings)
+            try:
+                self.weight(layer.weight, **self.settings)
+            except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+                raise UserError(f"init: {self.weight.__name__} with {self.settings} fails: {error}") from None
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, self.bias)

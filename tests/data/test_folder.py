@@ -197,6 +197,15 @@ def test_a_bad_picture_is_skipped_with_a_warning():
     assert greys(loaded) == sorted(set(greys_of(range(4))) - {1, 162})
 
 
+def test_too_many_bad_pictures_are_refused():
+    fill("train", 4)
+    spoil("cat/01.bmp", "cat/02.bmp", "eel/02.bmp", "eel/03.bmp")
+    with pytest.raises(
+        UserError, match=r"4 of 12 images cannot be decoded, more than 25% of those in data/train; .*01\.bmp"
+    ):
+        pictures(on_bad_image="skip").load(train=True)
+
+
 @pytest.mark.filterwarnings("ignore:skipped")
 def test_pictures_that_are_all_bad_are_refused():
     fill("train", 4)
