@@ -42,6 +42,9 @@ lock: $(filter .tools/bin/uv,$(UV)) ## pin every dependency anew, with hashes
 	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
 	  --all-extras -c requirements.lock pyproject.toml -o requirements-extras.lock
 
+audit: $(filter .tools/bin/uv,$(UV)) ## look up known vulnerabilities of the pinned dependencies
+	@$(UV) tool run pip-audit -r requirements.lock --disable-pip --progress-spinner off
+
 extras: .venv/.stamp ## install what presets need beside the core: wandb, mlflow
 	@$(UV) pip install -q --python $(PY) --require-hashes --compile-bytecode -r requirements-extras.lock
 
@@ -61,4 +64,4 @@ clean: ## remove the environment and the caches; keeps runs/ and data/
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help train test check format show schedule benchmark faults schema lock extras clean
+.PHONY: help train test check format show schedule benchmark faults schema lock audit extras clean

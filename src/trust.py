@@ -34,6 +34,8 @@ def is_foreign(file: Path) -> bool:
         check_trusted(file)
     except UserError:
         return True
+    except OSError:  # it is gone
+        pass
     return False
 
 
