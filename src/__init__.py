@@ -3,15 +3,16 @@
 import os
 import sys
 from contextlib import suppress
+from typing import TextIO
 
 
-def say(text: str) -> None:
+def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line at once; where nobody reads any longer (``| head``, a closed terminal), go on without a word."""
     try:
-        print(text, flush=True)  # noqa: T201
+        print(text, file=stream, flush=True)
     except OSError:
         with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 class UserError(ValueError):

@@ -4,13 +4,14 @@ import argparse
 import difflib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
 from src import UserError
-from src.run import Run
-from src.trust import check_trusted
+from src.run import Run, job
+from src.trust import check_trusted, named_files
 
 COMMANDS = {
     "fit": "train, or go on with a run; then test the best checkpoint",
@@ -68,7 +69,7 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
     parser.add_argument("-c", "--config", action="append", default=[])
     parser.add_argument("--run", type=Path)
     again = any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
-    parser.add_argument("--resume", choices=("auto", "never"), default="auto" if again else "never")
+    parser.add_argument("--resume", choices=("auto", "never"))
     parser.add_argument("--trust", action="store_true")
     parser.add_argument("--images", type=Path, nargs="+")
     parser.add_argument("--output", type=Path)
@@ -88,12 +89,32 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
     if options.run is not None:
         options.config.insert(0, str(Run.find(options.run).config))
         check_yaml(Path(options.config[0]))
-    elif command == "fit" and options.resume == "auto" and (run := Run.newest(run_parent(options))):
-        options.run, options.config = run.path, [str(run.config)]
-        options.settings = [typed for typed in settings if "+=" not in typed]  # added to its config already
-    for file in [] if options.trust else options.config:
-        check_trusted(Path(file))
+    elif command == "fit" and (options.resume == "auto" or (again and options.resume is None)):
+        run = Run.newest(run_parent(options), None if options.resume else job())
+        if run is not None:
+            options.run, options.config = run.path, [str(run.config)]
+            options.settings = without_additions(settings)
+    if not options.trust:
+        for file in options.config:
+            check_trusted(Path(file), " ".join(settings) if options.resume == "auto" or again else "")
+        for value in (setting.partition("=")[2] for setting in settings):
+            for file in named_files(value, Path()):
+                with suppress(UnicodeDecodeError, yaml.YAMLError):
+                    check_trusted(file)
     return command, options
+
+
+def without_additions(settings: list[str]) -> list[str]:
+    """Return settings without those that add to a list, ``--key+=``, and what is said of the added."""
+    added: list[str] = []
+    kept: list[str] = []
+    for setting in settings:
+        key, plus, _ = setting.partition("+=")
+        if plus and "=" not in key:
+            added.append(f"{key}.")
+        elif not setting.startswith(tuple(added)):
+            kept.append(setting)
+    return kept
 
 
 def run_parent(options: argparse.Namespace) -> Path:
@@ -101,8 +122,11 @@ def run_parent(options: argparse.Namespace) -> Path:
     root, name = "runs", Path(options.config[0]).stem if options.config else "run"
     for layer in (yaml.safe_load(Path(file).read_text(encoding="utf-8")) for file in options.config):
         root, name = (layer.get("trainer") or {}).get("default_root_dir") or root, layer.get("name", name)
-    typed = dict(setting.split("=", 1) for setting in options.settings if "=" in setting)
-    return Path(typed.get("--trainer.default_root_dir", root)) / typed.get("--name", name)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--name", default=str(name))
+    parser.add_argument("--trainer.default_root_dir", dest="root", default=root)
+    typed = parser.parse_known_args(options.settings)[0]
+    return Path(typed.root) / typed.name
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:

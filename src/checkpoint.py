@@ -20,12 +20,20 @@ class Durable(TorchCheckpointIO):
     """A file is replaced when the new one is on the disk, whole: a process that is killed leaves the one or the other.
 
     A save that fails costs a warning, not the run, and no older file; so does one of weights that are not finite.
+
+    Args:
+        model: whose parameters are the weights; by default all that is stored is looked at.
     """
 
-    failed = ""  # why the last save failed
+    def __init__(self, model: LightningModule | None = None) -> None:
+        self.model = model
+        self.failed = ""  # why the last save failed
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ARG002
-        self.failed = "weights are not finite" if spoilt(checkpoint["state_dict"]) else write(checkpoint, Path(path))
+        weights = checkpoint["state_dict"]
+        if self.model is not None:  # a buffer may well hold an infinity, such as a mask
+            weights = {name: weights[name] for name, _ in self.model.named_parameters() if name in weights}
+        self.failed = "weights are not finite" if spoilt(weights) else write(checkpoint, Path(path))
         if self.failed:
             warnings.warn(f"{path} NOT saved: {self.failed}; training goes on, an older file is kept", stacklevel=2)
 

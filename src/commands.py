@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from src import UserError
+from src import UserError, say
 from src.data import DataModule
 from src.mistakes import users_mistake
 from src.predictions import decodable, expand, files_loader, predict_table, probabilities, write_csv
@@ -49,7 +49,7 @@ def run(command: str, options: argparse.Namespace) -> Settings:
         for message in NOISE:
             warnings.filterwarnings("ignore", message)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")
-        warnings.showwarning = lambda message, *args, **kwargs: print(f"warning: {message}", file=sys.stderr)  # noqa: ARG005, T201
+        warnings.showwarning = lambda message, *args, **kwargs: say(f"warning: {message}", sys.stderr)  # noqa: ARG005
         try:
             return pictures(command)("fit", options) if command in PICTURES else Commands(command, options)
         except SystemExit as stop:
@@ -73,7 +73,8 @@ class Commands(Settings):
     def fit(self, **kwargs: Any) -> None:
         """Train; then judge the best checkpoint once, on the validation part and on the test set."""
         done = self.epochs_done()
-        if not self._get(self.config, "trainer").fast_dev_run and 0 < (self.trainer.max_epochs or -1) <= done:
+        complete = not self._get(self.config, "trainer").fast_dev_run and 0 < (self.trainer.max_epochs or -1) <= done
+        if complete and (self.run is None or (self.run.path / "results.json").is_file()):
             print_rows([("complete", f"{done} epochs are done; train on with --trainer.max_epochs=N")])
             return
         if self._get(self.config, "compile"):
@@ -83,7 +84,8 @@ class Commands(Settings):
             self.open_run(settings)
         started = time.monotonic()
         try:
-            self.trainer.fit(**kwargs)
+            if not complete:  # else it was cut off before it was judged
+                self.trainer.fit(**kwargs)
         except BaseException as error:
             self.end_early(error)
             raise
@@ -94,12 +96,14 @@ class Commands(Settings):
 
     def end_early(self, error: BaseException) -> None:
         """Say how to go on where something is saved; leave nothing behind where training never began."""
+        if not self.trainer.is_global_zero:
+            return
         if self.began and self.run is not None and not self.run.path.is_dir():
             raise UserError(f"the run folder {self.run.path.absolute()} is gone, and with it the run") from error
         asked, saved = isinstance(error, SystemExit), self.run is not None and self.run.has_checkpoint()
         if asked or not self.began:
             self.discard()
-        if self.trainer.is_global_zero and (asked or self.began):
+        if asked or self.began:
             nothing = "before the first checkpoint: nothing is saved"
             print_rows([("stopped", f"go on with: python -m src.cli fit {self.named()}" if saved else nothing)])
 
@@ -116,12 +120,13 @@ class Commands(Settings):
     def judge(self, **kwargs: Any) -> dict[str, float]:
         """Return the metrics of the best checkpoint; of the weights as they are where none was saved."""
         loggers = self.trainer.loggers
-        best = str(self.best.file) if self.best and self.best.file.is_file() else None
+        started_from = None if self.began else self.config[self.subcommand].ckpt_path
+        best = str(self.best.file) if self.best and self.best.file.is_file() else started_from
         self.trainer.loggers = []  # val metrics of this epoch are logged already
         fitters = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
         self.trainer.callbacks = without(self.trainer.callbacks, fitters)  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
-        if is_overridden("validation_step", self.model) and any(self.trainer.num_val_batches):
+        if is_overridden("validation_step", self.model) and (not self.began or any(self.trainer.num_val_batches)):
             metrics |= self.trainer.validate(**kwargs | {"ckpt_path": best}, verbose=False)[0]
         if is_overridden("test_step", self.model) and self._get(self.config, "test"):
             test = self.trainer.test(**kwargs | {"ckpt_path": best}, verbose=False)[0]

@@ -1,5 +1,6 @@
 """Run: the folder that holds everything of one training run. It is asked before torch is loaded."""
 
+import errno
 import json
 import os
 import platform
@@ -60,11 +61,17 @@ class Run:
         return run
 
     @classmethod
-    def newest(cls, parent: Path) -> "Run | None":
-        """Return the latest ``version_N`` of a folder that has a checkpoint."""
+    def newest(cls, parent: Path, job: str | None = None) -> "Run | None":
+        """Return the latest ``version_N`` of a folder that has a checkpoint and, if a job is named, is of it."""
         runs = [cls(path) for path in parent.glob("version_*") if path.name[8:].isdecimal()]
-        begun = [run for run in runs if run.config.is_file() and run.has_checkpoint()]
+        begun = [run for run in runs if run.config.is_file() and run.has_checkpoint() and run.is_of(job)]
         return max(begun, key=lambda run: int(run.path.name[8:]), default=None)
+
+    def is_of(self, job: str | None) -> bool:
+        try:
+            return job is None or job in [e.get("job") for e in json.loads((self.path / "provenance.json").read_text())]
+        except (OSError, ValueError):
+            return False
 
     def checkpoints(self, kind: str) -> list[Path]:
         """Return the ``best`` or the ``last`` checkpoint, then what can take its place: the last, the newest others."""
@@ -79,8 +86,10 @@ class Run:
         text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + yaml.safe_dump(config, sort_keys=False)
         try:
             if self.config.is_file() and self.config.read_text() != text:
-                self.config.rename(self.path / f"config_{len(list(self.path.glob('config_*.yaml')))}.yaml")
-            self.config.write_text(text)
+                shutil.copyfile(self.config, self.path / f"config_{len(list(self.path.glob('config_*.yaml')))}.yaml")
+            whole = self.config.with_suffix(".part")
+            whole.write_text(text)
+            whole.replace(self.config)
         except OSError as error:
             raise UserError(f"cannot write into the run folder {self.path.absolute()}: {error.strerror}") from None
 
@@ -110,6 +119,7 @@ class Run:
             {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "command": command,
+                "job": job(),
                 "config_sha256": digest(self.config),
                 "lock_sha256": digest(ROOT / "requirements.lock"),
                 "split": split_hash,
@@ -138,13 +148,20 @@ class Run:
         try:
             if fcntl is not None:
                 fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                return  # a file system without locks
             raise UserError(f"another process trains in {self.path}: wait for it, or start a new run") from None
 
     def discard(self) -> None:
         """Remove the folder if no checkpoint was saved in it."""
         if not self.has_checkpoint():
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def job() -> str:
+    """Return what names this job of a scheduler, the same when it is started again."""
+    return " ".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")).strip()
 
 
 def digest(file: Path) -> str | None:

@@ -128,7 +128,7 @@ class Settings(LightningCLI):
             changes["profiler"] = Untimed()
         trainer = self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = checkpoint.Durable()
+            trainer.strategy.checkpoint_io = checkpoint.Durable(self.model)
         for owner in (self.model, *trainer.callbacks):  # type: ignore[attr-defined]
             skip_empty_hooks(owner)
         return trainer
@@ -141,11 +141,13 @@ class Settings(LightningCLI):
             value = settings[name]
             if isinstance(value, int | float) and value <= 0:
                 raise UserError(f"trainer.{name} must be more than 0, got {value}")
-        if not Path(self._get(self.config, "name")).name or ".." in Path(self._get(self.config, "name")).parts:
-            raise UserError(f"name must be that of a folder below runs/, got {self._get(self.config, 'name')!r}")
+        path = Path(self._get(self.config, "name"))
+        if not path.name or path.is_absolute() or ".." in path.parts:
+            raise UserError(f"name must be that of a folder below runs/, got {str(path)!r}")
 
     def epochs_done(self) -> int:
-        return self.stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if self.stored else 0
+        begun = self.subcommand == "fit" and self.stored
+        return self.stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if begun else 0
 
     def typed_callbacks(self, settings: Any) -> list[Callback]:
         """Return the callbacks of the config that this command uses."""
@@ -178,8 +180,8 @@ class Settings(LightningCLI):
         """Write config and provenance into the run folder, now that nothing is left to be refused."""
         self.began = True
         if not hasattr(trainer.train_dataloader, "state_dict") and trainer.is_global_zero:
-            print_rows([("note", "this DataLoader keeps no place: a run that is cut off goes on")])
-            print_rows([("    ", "exactly from the end of an epoch; amid one, with another order")])
+            note = "this DataLoader keeps no place: a run that is cut off goes on"
+            print_rows([("note", note), ("", "exactly from the end of an epoch; amid one, with another order")])
         if self.run is not None and self.saves(self._get(self.config, "trainer")) and trainer.is_global_zero:
             whole = yaml.safe_load(self.parser.dump(self.config, format="yaml"))[self.subcommand]
             config = {key: whole[key] for key in SETTINGS}

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,20 +13,34 @@ from src import UserError
 PACKAGES = ("src", "scripts", "torch", "torchvision", "torchmetrics", "lightning")
 
 
-def check_trusted(file: Path) -> None:
-    """Refuse a config, or one that it names, that names a module of another package.
+def check_trusted(file: Path, typed: str = "", seen: frozenset[Path] = frozenset()) -> None:
+    """Refuse a config, or a file that it names, that names a module of another package.
+
+    Args:
+        file: the config.
+        typed: names that stand in it are trusted.
+        seen: the files that led here.
 
     Raises:
         UserError: with the line and the name.
     """
     for node in scalars(yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)):
-        if node.value.endswith((".yaml", ".yml", ".json")) and Path(node.value).is_file():
-            check_trusted(Path(node.value))
-        elif re.fullmatch(r"[^\W\d]\w*(\.\w+)+", node.value) and foreign(node.value):
+        if re.fullmatch(r"[^\W\d]\w*(\.\w+)+", node.value) and foreign(node.value) and node.value not in typed:
             raise UserError(
                 f"config {file}, line {node.start_mark.line + 1}: {node.value} is code outside "
                 f"{', '.join(PACKAGES)}; if you know what it does, type --trust"
             )
+        for other in named_files(node.value, file.parent):  # which may be taken for a config too
+            if other not in seen:
+                with suppress(UnicodeDecodeError, yaml.YAMLError):
+                    check_trusted(other, typed, seen | {file, other})
+
+
+def named_files(value: str, folder: Path) -> list[Path]:
+    """Return the files that a value may name, as seen from here or from a folder."""
+    if not value or len(value) > 4000 or "\n" in value:
+        return []
+    return [path for path in dict.fromkeys((Path(value), folder / value)) if path.is_file()]
 
 
 def is_foreign(file: Path) -> bool:

@@ -47,6 +47,9 @@ DOORS = {
     "built-in": "model: {class_path: builtins.eval}",
     "anchor": "data: &evil evil.Net\nmodel: *evil",
     "other file": "model: other.yaml",
+    "file of another ending": "model: other.txt",
+    "file beside the config": "model: beside.yaml",
+    "file that names itself": "data: bad.yaml\nmodel: evil.Net",
     "tag": "model: !!python/object/apply:os.system [touch ran]",
 }
 
@@ -55,11 +58,21 @@ DOORS = {
 def test_a_config_that_names_code_from_elsewhere_is_refused_before_it_runs(
     capsys: pytest.CaptureFixture[str], door: str
 ) -> None:
-    Path("other.yaml").write_text("class_path: evil.Net")
-    Path("bad.yaml").write_text(DOORS[door])
-    told = refused(capsys, "fit", "--config=bad.yaml")
-    assert "bad.yaml" in told or "other.yaml" in told
+    Path("configs").unlink()  # a link to ours
+    for name in ("other.yaml", "other.txt", "configs/beside.yaml"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("class_path: evil.Net")
+    Path("configs/bad.yaml").write_text(DOORS[door])
+    told = refused(capsys, "fit", "--config=configs/bad.yaml")
+    assert any(name in told for name in ("bad.yaml", "other.", "beside.yaml"))
     assert ("--trust" in told) == (door != "tag")
+
+
+def test_a_file_that_is_typed_is_no_more_trusted(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("given.yaml").write_text("class_path: evil.Net")
+    assert "given.yaml, line 1: evil.Net is code" in refused(
+        capsys, "fit", "--config=configs/digits.yaml", "--model=given.yaml"
+    )
 
 
 def test_the_config_of_a_run_folder_is_no_more_trusted(capsys: pytest.CaptureFixture[str]) -> None:

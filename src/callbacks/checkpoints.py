@@ -25,19 +25,22 @@ class LastCheckpoint(Checkpoint):
         if every_n_steps < 0:
             raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
         self.every_n_steps, self.dirpath = every_n_steps, dirpath
-        self.due = False
+        self.done = 0  # steps, when it was saved last
         if not every_n_steps:
             self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs no step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
-        self.due |= trainer.global_step % self.every_n_steps == 0
-        if self.due and may_save(trainer):
-            self.due = False
+        if trainer.global_step // self.every_n_steps > self.done // self.every_n_steps and may_save(trainer):
             self.save(trainer)
             self.publish(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.save(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.done = trainer.global_step
+        if trainer.is_global_zero:  # of a process that was killed
+            self.file(trainer, "next").unlink(missing_ok=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.publish(trainer)
@@ -45,6 +48,7 @@ class LastCheckpoint(Checkpoint):
     on_train_end = on_train_epoch_start
 
     def save(self, trainer: Trainer) -> None:
+        self.done = trainer.global_step
         trainer.save_checkpoint(self.file(trainer, "next"))
 
     def publish(self, trainer: Trainer) -> None:
@@ -96,6 +100,10 @@ class BestCheckpoint(Checkpoint):
         if self.monitor.startswith("val/"):  # an epoch before it would be missed
             self.value(trainer)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if self.monitor.startswith("val/") and not trainer.enable_validation:
+            raise UserError(f"best.monitor is {self.monitor}, but nothing is validated; choose train/loss, or epoch")
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.validated = True
@@ -108,7 +116,8 @@ class BestCheckpoint(Checkpoint):
 
     def save_if_better(self, trainer: Trainer) -> None:
         value = self.value(trainer)
-        better = self.score is None or (value > self.score if self.mode == "max" else value < self.score)
+        first = self.score is None or not self.file.is_file()
+        better = first or (value > self.score if self.mode == "max" else value < self.score)  # type: ignore[operator]
         if trainer.strategy.broadcast(better and value == value):  # not for a NaN
             before, self.score = self.score, value  # the file has its own score
             trainer.save_checkpoint(self.file)

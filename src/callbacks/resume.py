@@ -87,7 +87,7 @@ class Resume(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Move schedules on plateaus now, before anything is saved, and not once more by Lightning after it."""
-        for config, every in zip(trainer.lr_scheduler_configs, self.every, strict=True):
+        for config, every in zip(trainer.lr_scheduler_configs, self.every, strict=False):
             if config.reduce_on_plateau and config.interval == "epoch":
                 value = trainer.callback_metrics.get(str(config.monitor))
                 config.frequency = every if value is None else sys.maxsize

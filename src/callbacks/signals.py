@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ class Signals(Callback):
             for number in ASKING:
                 signal.signal(number, self.receive)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if trainer.world_size == 1:
+            self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs no step until asked
+
     on_sanity_check_start = on_train_start = install  # type: ignore[assignment]  # both come after Lightning has installed its own
 
     def receive(self, number: int, frame: Any) -> None:  # noqa: ARG002
@@ -41,6 +46,7 @@ class Signals(Callback):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.got = number
+        vars(self).pop("on_train_batch_end", None)
 
     def asked(self, trainer: Trainer) -> bool:
         device, pause = trainer.strategy.root_device, max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
@@ -64,7 +70,9 @@ class Signals(Callback):
     def leave(self, trainer: Trainer) -> None:
         if self.last is not None:
             self.last.publish(trainer)
-        job = os.environ.get("SLURM_JOB_ID")
+        job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
         if job and self.got == getattr(signal, "SIGUSR1", None) and trainer.is_global_zero:
-            subprocess.run(["scontrol", "requeue", job], check=False)
+            job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
+            with suppress(OSError):  # there may be no such command, as in a container
+                subprocess.run(["scontrol", "requeue", job], check=False)
         raise SystemExit(128 + self.got)

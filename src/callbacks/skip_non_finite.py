@@ -1,5 +1,6 @@
 """SkipNonFinite: steps that would spoil the weights are left out."""
 
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -23,35 +24,46 @@ class SkipNonFinite(Callback):
         if most_in_a_row < 1:
             raise ValueError(f"most_in_a_row must be at least 1, got {most_in_a_row}")
         self.most_in_a_row = most_in_a_row
-        self.in_a_row, self.skipped = torch.zeros(()), torch.zeros(())
+        self.in_a_row: Any = 0  # numbers, or tensors on a GPU
+        self.skipped: Any = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.wait = trainer.strategy.root_device.type == "cpu"
-        self.in_a_row, self.skipped = (
-            count.to(trainer.strategy.root_device) for count in (self.in_a_row, self.skipped)
-        )
+        device = trainer.strategy.root_device
+        self.wait = device.type == "cpu"
+        if any(kind in type(trainer.strategy).__name__ for kind in ("FSDP", "ModelParallel", "DeepSpeed")):
+            self.on_before_optimizer_step = None  # type: ignore[method-assign,assignment]  # each sees only its shard
+        if not self.wait:
+            self.in_a_row, self.skipped = (torch.tensor(n, device=device) for n in (self.in_a_row, self.skipped))
         self.buffers = [buffer for buffer in pl_module.buffers() if buffer.is_floating_point()]
         self.whole = [buffer.clone() for buffer in self.buffers]  # after the last step that was done
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         grads: list[Any] = [p.grad for p in params]
-        if not grads:
-            return
-        finite = torch.stack(torch._foreach_norm(grads)).isfinite().all()
-        if self.wait and finite:
-            self.in_a_row.zero_()
+        if self.wait and all(isfinite(norm) for norm in torch._foreach_norm(grads, inf)):
+            self.in_a_row = 0
             if self.buffers:
                 torch._foreach_copy_(self.whole, self.buffers)
-            return
-        for p in params:
-            p.grad = None if self.wait else p.grad.masked_fill_(~finite, 0)  # type: ignore[union-attr]
-        for buffer, whole in zip(self.buffers, self.whole, strict=True):
-            whole.copy_(buffer.copy_(torch.where(finite, buffer, whole)))
-        self.skipped += ~finite
-        self.in_a_row.add_(1).mul_(~finite)
-        if self.wait or trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+        elif self.wait:
+            for p in params:
+                p.grad = None  # which optimizers pass over
+            if self.buffers:
+                torch._foreach_copy_(self.buffers, self.whole)
+            self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
             self.stop_if_hopeless(trainer)
+        elif grads:
+            self.without_waiting(grads)
+            if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+                self.stop_if_hopeless(trainer)
+
+    def without_waiting(self, grads: list[Any]) -> None:
+        spoilt = ~torch.stack(torch._foreach_norm(grads, inf)).isfinite().all()
+        for grad in grads:
+            grad.masked_fill_(spoilt, 0)
+        for buffer, whole in zip(self.buffers, self.whole, strict=True):
+            whole.copy_(buffer.copy_(torch.where(spoilt, whole, buffer)))
+        self.skipped = self.skipped + spoilt
+        self.in_a_row = (self.in_a_row + 1) * spoilt
 
     def stop_if_hopeless(self, trainer: Trainer) -> None:
         if self.in_a_row >= self.most_in_a_row:
@@ -63,10 +75,10 @@ class SkipNonFinite(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if self.skipped:
-            pl_module.log("skipped_steps", self.skipped)
+            pl_module.log("skipped_steps", float(self.skipped))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+        return {"skipped": int(self.skipped), "in_a_row": int(self.in_a_row)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]

@@ -2,6 +2,8 @@
 
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -51,18 +53,20 @@ class Parts(Optimized):
         self.later = None
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        sums = dict(self.train_means.sums)
-        try:
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        except torch.OutOfMemoryError:
-            alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
-            if not self.halve or not alone or self.num_parts >= self.samples:
-                raise
+        closure = partial(self.halving, optimizer_closure) if self.halve else optimizer_closure
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    def halving(self, closure: Callable[[], Any]) -> Any:
+        """Call what computes loss and gradients until memory is enough."""
+        while True:
+            sums = dict(self.train_means.sums)
+            try:
+                return closure()
+            except torch.OutOfMemoryError:
+                alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
+                if not alone or self.num_parts >= self.samples:
+                    raise
             self.num_parts, self.later, self.train_means.sums = 2 * self.num_parts, None, sums
-            optimizer.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        else:
-            return
-        warnings.warn(f"out of memory: batches are taken in {self.num_parts} parts from here on", stacklevel=2)
-        self.optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)  # outside except, which holds the tensors
+            warnings.warn(f"out of memory: batches are taken in {self.num_parts} parts from here on", stacklevel=2)

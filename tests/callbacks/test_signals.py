@@ -1,5 +1,6 @@
 """A run that is asked to end saves, says how to go on, exits with 128 + the signal, and loses nothing."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -82,6 +83,10 @@ def test_at_the_end_of_training_all_is_saved_and_nothing_tested(capsys: pytest.C
     assert ended(signal.SIGTERM, 2 * STEPS, "on_validation_batch_start") == 143
     assert last()["epoch"] == 1
     capsys.readouterr()
+    assert not (RUN / "results.json").exists()
+    main(["fit", f"--run={RUN}", "--trust"])  # judged now
+    assert "accuracy" in capsys.readouterr().out
+    assert json.loads((RUN / "results.json").read_text())["val/accuracy"] > 0
     main(["fit", f"--run={RUN}", "--trust"])
     assert capsys.readouterr().out.startswith("complete")
 
