@@ -64,12 +64,17 @@ class LastCheckpoint(Checkpoint):
 
 
 def may_save(trainer: Trainer) -> bool:
-    """Tell whether a run can go on from here, amid an epoch: not amid an accumulation, nor where validation follows."""
+    """Tell whether a run can go on from here, amid an epoch.
+
+    It cannot amid an accumulation, nor where validation or the logging of this step is still to come.
+    """
     batches = (
         trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else trainer.fit_loop.batch_idx
     )
-    follows = trainer.is_last_batch or (batches + 1) % (trainer.val_check_batch or sys.maxsize) == 0
-    return not follows and not trainer.fit_loop._should_accumulate()
+    validated = trainer.is_last_batch or (batches + 1) % (trainer.val_check_batch or sys.maxsize) == 0
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    logged = every > 1 and trainer.global_step % every == 0
+    return not validated and not logged and not trainer.fit_loop._should_accumulate()
 
 
 class BestCheckpoint(Checkpoint):

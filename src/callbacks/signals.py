@@ -20,7 +20,7 @@ class Signals(Callback):
 
     On the last batch of an epoch its validation is finished too. A second signal is obeyed at once. All processes of a
     run leave after the same step: on a CPU they agree after each one, on GPUs, which would have to wait, each time that
-    something is logged. Under SLURM, SIGUSR1 (``--signal=SIGUSR1@60``) also puts the job into the queue again.
+    something was logged. Under SLURM, SIGUSR1 (``--signal=SIGUSR1@60``) also puts the job into the queue again.
 
     Args:
         last: where to save; None where nothing is saved.
@@ -50,7 +50,7 @@ class Signals(Callback):
 
     def asked(self, trainer: Trainer) -> bool:
         device, pause = trainer.strategy.root_device, max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        if trainer.world_size > 1 and (device.type == "cpu" or trainer.global_step % pause == 0):
+        if trainer.world_size > 1 and (device.type == "cpu" or (trainer.global_step - 1) % pause == 0):
             self.got = int(trainer.strategy.reduce(torch.tensor(self.got, device=device), reduce_op="max"))
             return self.got > 0
         return trainer.world_size == 1 and self.got > 0

@@ -79,6 +79,20 @@ def test_at_the_end_of_an_epoch_its_validation_is_finished(step: int, hook: str)
     assert {file.name for file in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
+def test_what_the_step_logs_is_not_lost() -> None:
+    log = "--trainer.log_every_n_steps=6"
+    SMALL.append(log)
+    try:
+        ended(signal.SIGTERM, 5)
+        main(["fit", *SMALL])
+    finally:
+        SMALL.remove(log)
+    main(["fit", f"--run={RUN}", "--trust", "--trainer.callbacks=[]"])
+    rows = [Path(f"runs/digits/version_{i}/metrics.csv").read_text() for i in (0, 1)]
+    assert rows[0] == rows[1]
+    assert "train/loss_step" in rows[0]
+
+
 def test_at_the_end_of_training_all_is_saved_and_nothing_tested(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(signal.SIGTERM, 2 * STEPS, "on_validation_batch_start") == 143
     assert last()["epoch"] == 1
