@@ -10,6 +10,11 @@ from torch.optim import Optimizer
 from src import UserError
 
 
+def finite(grads: list[Any]) -> bool:
+    """Tell whether all numbers are finite; the norms are quick, but overflow before the numbers do."""
+    return all(map(isfinite, torch._foreach_norm(grads))) or all(bool(grad.isfinite().all()) for grad in grads)
+
+
 class SkipNonFinite(Callback):
     """Leave out a step whose gradients are not all finite: weights, moments and batch-norm statistics stay as they are.
 
@@ -40,7 +45,7 @@ class SkipNonFinite(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         grads: list[Any] = [p.grad for p in params]
-        if self.wait and all(isfinite(norm) for norm in torch._foreach_norm(grads, inf)):
+        if self.wait and finite(grads):
             self.in_a_row = 0
             if self.buffers:
                 torch._foreach_copy_(self.whole, self.buffers)

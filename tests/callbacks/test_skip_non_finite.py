@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from src import UserError
 from src.callbacks import SkipNonFinite
+from src.callbacks.skip_non_finite import finite
 from src.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
@@ -137,6 +138,12 @@ def test_every_run_is_guarded_and_the_count_is_logged_and_goes_on() -> None:
     assert "skipped_steps" in log.splitlines()[0]
     cli = main(["fit", "--run=runs/digits/version_0", "--trust", "--trainer.max_epochs=3"])
     assert next(each for each in cli.trainer.callbacks if isinstance(each, SkipNonFinite)).skipped == 1
+
+
+def test_large_numbers_are_finite() -> None:
+    assert finite([torch.full((1000,), 3000.0, dtype=torch.float16), torch.full((9,), 3e38)])
+    assert not finite([torch.zeros(3), torch.tensor([1.0, float("nan")])])
+    assert not finite([torch.tensor([float("-inf")])])
 
 
 def test_a_count_below_one_is_refused() -> None:
