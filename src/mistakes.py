@@ -85,6 +85,20 @@ def check_values(settings: Any, key: str = "") -> None:
         check_values(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
 
 
+def check_training(trainer: Namespace, name: str) -> None:
+    """Refuse settings of the Trainer that it would divide by, or train nothing with, and a run's name that leads away.
+
+    Raises:
+        UserError: with the setting's whole name.
+    """
+    for key in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches"):
+        if isinstance(trainer[key], int | float) and trainer[key] <= 0:
+            raise UserError(f"trainer.{key} must be more than 0, got {trainer[key]}")
+    path = Path(name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise UserError(f"name must be that of a folder below runs/, got {name!r}")
+
+
 def type_hints(class_path: str) -> dict[str, str]:
     """Return the types of those arguments of a class that must not be None."""
     module, _, name = class_path.rpartition(".")

@@ -28,7 +28,7 @@ from src.arguments import SETTINGS
 from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume, Signals, SkipNonFinite
 from src.lean import Untimed, skip_empty_hooks
 from src.loggers import run_loggers
-from src.mistakes import check_values, explain
+from src.mistakes import check_training, check_values, explain
 from src.report import print_rows
 from src.run import Run
 
@@ -101,7 +101,8 @@ class Settings(LightningCLI):
         if self._get(self.config, "channels_last"):
             self.model.to(memory_format=torch.channels_last)
         settings = self._get(self.config_init, "trainer")
-        self.check(settings)
+        if self.subcommand == "fit":
+            check_training(settings, self._get(self.config, "name"))
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
         saves = self.saves(settings) and settings.enable_checkpointing is not False
         changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": saves}
@@ -132,18 +133,6 @@ class Settings(LightningCLI):
         for owner in (self.model, *trainer.callbacks):  # type: ignore[attr-defined]
             skip_empty_hooks(owner)
         return trainer
-
-    def check(self, settings: Any) -> None:
-        """Refuse what Lightning would divide by, or train nothing with."""
-        if self.subcommand != "fit":
-            return
-        for name in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches"):
-            value = settings[name]
-            if isinstance(value, int | float) and value <= 0:
-                raise UserError(f"trainer.{name} must be more than 0, got {value}")
-        path = Path(self._get(self.config, "name"))
-        if not path.name or path.is_absolute() or ".." in path.parts:
-            raise UserError(f"name must be that of a folder below runs/, got {str(path)!r}")
 
     def epochs_done(self) -> int:
         begun = self.subcommand == "fit" and self.stored
