@@ -19,30 +19,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
 
-from scripts.processes import ROOT, Launched, Process, differences, same
+from scripts.bad_inputs import doors, inputs
+from scripts.bad_pictures import pictures
+from scripts.processes import PICTURES, SMALL, Launched, Process, differences, draw_pictures, same
 from src import UserError
 from src.checkpoint import Durable, read, spoilt
-from src.data import Digits
 
-SMALL = [
-    f"--config={ROOT}/configs/digits.yaml",
-    "--model.net=src.nets.MLP",
-    "--model.net.image_shape=[1,8,8]",
-    "--model.net.hidden_sizes=[16]",
-    "--model.net.dropout=0.2",
-    "--trainer.max_epochs=3",
-    "--last.every_n_steps=4",
-    "--test=false",
-    "--trainer.callbacks+=scripts.processes.Trace",
-]
 ACCUMULATE, AMID = "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=0.5"
 PLATEAU = ["--model.schedule=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.schedule.patience=0"]
 PLATEAU += ["--model.schedule.threshold=0.5", "--model.warmup_steps=0"]
 EMA, MIX = "--trainer.callbacks+=src.callbacks.EMA", ["--data.mix=src.data.MixUp", "--data.mix.alpha=0.4"]
-FILES = ["--data=src.data.ImageFolder", "--data.root=../pictures", "--data.size=8", "--data.channels=1"]
-FILES += ["--data.in_memory=false", "--data.batch_size=32", "--data.cache=../cache"]
 GRID = {
     "in memory": [],
     "accumulation": [ACCUMULATE],
@@ -50,19 +37,11 @@ GRID = {
     "plateau": PLATEAU,
     "EMA": [EMA],
     "mixup": MIX,
-    "no workers": [*FILES, "--data.num_workers=0"],
-    "2 workers": [*FILES, "--data.num_workers=2"],
+    "no workers": [*PICTURES, "--data.num_workers=0"],
+    "2 workers": [*PICTURES, "--data.num_workers=2"],
     "all of these": [ACCUMULATE, AMID, *PLATEAU, EMA, *MIX],
-    "all of these and 2 workers": [*FILES, "--data.num_workers=2", ACCUMULATE, AMID, *PLATEAU, EMA, *MIX],
+    "all of these and 2 workers": [*PICTURES, "--data.num_workers=2", ACCUMULATE, AMID, *PLATEAU, EMA, *MIX],
 }
-
-
-def draw_pictures(folder: Path) -> None:
-    """Write the first 400 digits of scikit-learn as PNG files."""
-    digits = Digits()
-    for i, (image, target) in enumerate(zip(*(part[:400] for part in digits.load(train=True)), strict=True)):
-        (folder / f"train/{target}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[0].numpy()).save(folder / f"train/{target}/{i}.png")
 
 
 def killed(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
@@ -247,6 +226,9 @@ PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str
     "numbers": (21, numbers),
     "together": (8, together),
     "ranks": (20, ranks),
+    "inputs": (999, inputs),
+    "pictures": (999, pictures),
+    "doors": (999, doors),
 }
 
 

@@ -15,10 +15,25 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 
 from src.cli import main
+from src.data import Digits
 
 ROOT = Path(__file__).parents[1]
+SMALL = [
+    f"--config={ROOT}/configs/digits.yaml",
+    "--model.net=src.nets.MLP",
+    "--model.net.image_shape=[1,8,8]",
+    "--model.net.hidden_sizes=[16]",
+    "--model.net.dropout=0.2",
+    "--trainer.max_epochs=3",
+    "--last.every_n_steps=4",
+    "--test=false",
+    "--trainer.callbacks+=scripts.processes.Trace",
+]
+PICTURES = ["--data=src.data.ImageFolder", "--data.root=../pictures", "--data.size=8", "--data.channels=1"]
+PICTURES += ["--data.in_memory=false", "--data.batch_size=32", "--data.cache=../cache"]
 
 
 class Trace(Callback):
@@ -125,6 +140,14 @@ class Launched:
         except subprocess.TimeoutExpired:
             os.killpg(self.agent.pid, signal.SIGKILL)
             return 99
+
+
+def draw_pictures(folder: Path) -> None:
+    """Write the first 400 digits of scikit-learn as PNG files."""
+    digits = Digits()
+    for i, (image, target) in enumerate(zip(*(part[:400] for part in digits.load(train=True)), strict=True)):
+        (folder / f"train/{target}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(folder / f"train/{target}/{i}.png")
 
 
 def exit_code(typed: Sequence[str] | Callable[[], Any]) -> int:

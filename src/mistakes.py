@@ -39,7 +39,8 @@ def users_mistake(error: Exception) -> UserError | None:
     if isinstance(error, OSError) and error.errno in DISK:
         return UserError(f"cannot write {error.filename or 'a file'}: {error.strerror}; what was saved is whole")
     link: BaseException | None = error
-    while isinstance(link, ValueError):  # jsonargparse wraps what a constructor raises in others of its kind
+    while isinstance(link, ValueError) or (isinstance(link, RuntimeError) and link is not error):
+        # jsonargparse wraps what a constructor raises in errors of its own
         if isinstance(link, UserError):
             return link
         if missing := re.search(r"Requirement '([\w-]+)\S* not met", str(link)):
@@ -91,12 +92,31 @@ def check_training(trainer: Namespace, name: str) -> None:
     Raises:
         UserError: with the setting's whole name.
     """
-    for key in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches"):
+    for key in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches", "check_val_every_n_epoch"):
         if isinstance(trainer[key], int | float) and trainer[key] <= 0:
             raise UserError(f"trainer.{key} must be more than 0, got {trainer[key]}")
+    for key in ("gradient_clip_val", "log_every_n_steps"):
+        if (trainer[key] or 0) < 0:
+            raise UserError(f"trainer.{key} must be at least 0, got {trainer[key]}")
+    if 0 <= (trainer.max_epochs or -1) < (trainer.min_epochs or 0):
+        raise UserError(f"trainer.min_epochs must be at most max_epochs {trainer.max_epochs}, got {trainer.min_epochs}")
     path = Path(name)
     if not path.name or path.is_absolute() or ".." in path.parts:
         raise UserError(f"name must be that of a folder below runs/, got {name!r}")
+
+
+def check_monitors(trainer: Any, _: Any = None) -> None:
+    """Refuse metrics that callbacks wait for and that the first look at the validation part did not log.
+
+    Raises:
+        UserError: with the callback and the metrics that are logged.
+    """
+    known = trainer.callback_metrics
+    for callback in trainer.callbacks:
+        name = getattr(callback, "monitor", None) or ""
+        if name.startswith("val/") and name not in known:
+            choice = ", ".join(sorted(known))
+            raise UserError(f"{type(callback).__name__}'s monitor {name} is not logged; choose of {choice}")
 
 
 def type_hints(class_path: str) -> dict[str, str]:

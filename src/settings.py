@@ -28,7 +28,7 @@ from src.arguments import SETTINGS
 from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume, Signals, SkipNonFinite
 from src.lean import Untimed, skip_empty_hooks
 from src.loggers import run_loggers
-from src.mistakes import check_training, check_values, explain
+from src.mistakes import check_monitors, check_training, check_values, explain
 from src.report import print_rows
 from src.run import Run
 
@@ -74,6 +74,8 @@ class Settings(LightningCLI):
         try:
             self.config = parser.parse_args(args)
             check_values(self.config[self.config.subcommand])
+            if self.config[self.config.subcommand].seed_everything is False:
+                raise UserError("seed_everything must be a number, or true for one that is drawn; got false")
         except argparse.ArgumentError as error:
             raise UserError(explain(error.message)) from None
 
@@ -106,7 +108,8 @@ class Settings(LightningCLI):
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
         saves = self.saves(settings) and settings.enable_checkpointing is not False
         changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": saves}
-        callbacks: list[Callback] = [self.pace, Resume(self.epochs_done()), LambdaCallback(on_train_start=self.record)]
+        first = LambdaCallback(on_sanity_check_end=check_monitors, on_train_start=self.record)
+        callbacks: list[Callback] = [self.pace, Resume(self.epochs_done()), first]
         best, last, finite = (self._get(self.config_init, name) for name in ("best", "last", "non_finite"))
         if self.subcommand == "fit":
             callbacks += [finite, Signals(last if saves else None)]
@@ -171,6 +174,9 @@ class Settings(LightningCLI):
         if not hasattr(trainer.train_dataloader, "state_dict") and trainer.is_global_zero:
             note = "this DataLoader keeps no place: a run that is cut off goes on"
             print_rows([("note", note), ("", "exactly from the end of an epoch; amid one, with another order")])
+        steps, rise = trainer.estimated_stepping_batches, getattr(self.model, "warmup_steps", 0)
+        if steps <= rise > 0 and not trainer.fast_dev_run and trainer.is_global_zero:  # type: ignore[attr-defined]
+            print_rows([("note", f"warmup_steps is {rise}, the run has {steps} steps: the learning rate only rises")])
         if self.run is not None and self.saves(self._get(self.config, "trainer")) and trainer.is_global_zero:
             whole = yaml.safe_load(self.parser.dump(self.config, format="yaml"))[self.subcommand]
             config = {key: whole[key] for key in SETTINGS}

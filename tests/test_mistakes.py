@@ -6,87 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from scripts.bad_inputs import COMMANDS, FILES, SETTINGS, commands
 from src.cli import main
 
 DIGITS = ["fit", "--config", "configs/digits.yaml"]
-MISTAKES = {
-    "unknown key": (["--model.widht=3"], "unknown setting model.widht"),
-    "unknown nested key": (["--model.net.widht=3"], "unknown setting model.net.widht, did you mean model.net.width?"),
-    "unknown top-level key": (["--modle=3"], "unknown setting --modle=3, did you mean model?"),
-    "abbreviated option": (["--trainer.max_epoch=3"], "did you mean trainer.max_epochs?"),
-    "stray word": (["trainer.max_epochs=3"], "unexpected 'trainer.max_epochs=3'"),
-    "wrong type": (["--trainer.max_epochs=many"], "trainer.max_epochs: must be int, got many"),
-    "wrong nested type": (["--model.net.width=wide"], "model.net.width: must be int, got wide"),
-    "misspelled class": (["--model.net=src.nets.SmalCNN"], "src.nets has no SmalCNN, did you mean src.nets.SmallCNN?"),
-    "misspelled module": (["--model.net=src.net.SmallCNN"], "did you mean src.nets?"),
-    "misspelled package": (["--data=scr.data.Digits"], "there is no module scr"),
-    "misspelled optimizer": (["--model.optimizer=torch.optim.Adamm"], "did you mean torch.optim.Adam?"),
-    "misspelled loss": (["--model.loss=torch.nn.CrossEntropyLos"], "did you mean torch.nn.CrossEntropyLoss?"),
-    "class of another kind": (["--model=torch.nn.Linear"], "model: must be a class path of a LightningModule"),
-    "bare word for a class": (["--trainer.callbacks=Foo"], "must be a class path such as src.nets.SmallCNN, got Foo"),
-    "no accumulation": (
-        ["--trainer.accumulate_grad_batches=0"],
-        "trainer.accumulate_grad_batches must be more than 0, got 0",
-    ),
-    "no training": (["--trainer.limit_train_batches=0"], "trainer.limit_train_batches must be more than 0, got 0"),
-    "never validated": (["--trainer.val_check_interval=0"], "trainer.val_check_interval must be more than 0, got 0"),
-    "runs elsewhere": (["--name=../elsewhere"], "name must be that of a folder below runs/, got '../elsewhere'"),
-    "absolute name": (["--name=/"], "name must be that of a folder below runs/, got '/'"),
-    "mode of an initialisation": (
-        ["--model.init=src.nets.Init", "--model.init.settings={mode: sideways}"],
-        "init: kaiming_normal_ with {'mode': 'sideways'} fails",
-    ),
-    "unlogged metric": (
-        ["--best.monitor=val/acc"],
-        "best.monitor val/acc is not logged; choose of epoch, val/",
-    ),
-    "steps to leave out": (["--non_finite.most_in_a_row=0"], "most_in_a_row must be at least 1, got 0"),
-    "memory": (["--model.on_out_of_memory=cry"], "model.on_out_of_memory: must be"),
-    "batch size zero": (["--data.batch_size=0"], "batch_size must be at least 1, got 0"),
-    "fold out of range": (["--data.fold=99"], "fold must be in [0, 10), got 99"),
-    "one fold": (["--data.folds=1"], "folds must be at least 2, got 1"),
-    "negative learning rate": (["--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
-    "fewer samples than one batch": (["--data.batch_size=5000"], "batch_size must be at most 1293"),
-    "wrong number of classes": (
-        ["--model.num_classes=7"],
-        "num_classes must be 10, the classes of the data (0, 1, 2, 3",
-    ),
-    "net for other images": (["--model.net.in_channels=3"], "does not take the data's images, (C, H, W) = (1, 8, 8)"),
-    "no such strategy": (["--trainer.strategy=foo"], "invalid strategy name"),
-    "no number": (["--model.optimizer.lr=4e-3x"], "model.optimizer.lr: must be float, got 4e-3x"),
-    "absent checkpoint": (["--ckpt_path=absent.ckpt"], "checkpoint absent.ckpt does not exist"),
-    "null for a choice": (
-        ["--model.tta=null"],
-        "model.tta must be Literal['plain', 'mirror', 'mirror_shift'], got null",
-    ),
-    "null of a parent class": (["--data.batch_size=null"], "data.batch_size must be int, got null"),
-    "null in a list": (
-        ["--data.augment=[{class_path: src.data.RandomCrop, init_args: {padding: null}}]"],
-        "data.augment.0.padding must be int, got null",
-    ),
-    "infinite number": (["--model.optimizer.lr=.inf"], "model.optimizer.lr must be a finite number, got inf"),
-    "mix for augment": (["--data.augment=[src.data.MixUp]"], "data.augment: MixUp fails on images (2, 1, 8, 8)"),
-    "augment for mix": (["--data.mix=src.data.RandomFlip"], "data.mix: RandomFlip fails on images (2, 1, 8, 8)"),
-    "one draw for all": (
-        ["--data.augment=[{class_path: torchvision.transforms.v2.RandomRotation, init_args: {degrees: 9}}]"],
-        "data.augment: RandomRotation draws once a batch: wrap it in src.data.PerSample",
-    ),
-    "another shape": (["--data.augment=[torch.nn.Flatten]"], "must keep the shape (2, 1, 8, 8), got (1, 2, 64)"),
-    "images that a net does not take in the first epoch": (
-        [
-            "--model.net=src.nets.MLP",
-            "--model.net.image_shape=[1,8,8]",
-            '--data.augment=[{"class_path": "src.data.ProgressiveResize", "init_args": {"sizes": [6]}}]',
-        ],
-        "the net does not take the data's images, (C, H, W) = (1, 6, 6)",
-    ),
-    "no loss": (["--model.loss=torch.nn.ReLU"], "the loss does not take logits (N, 10) and classes (N,)"),
-    "loss of each sample": (
-        ["--model.loss=torch.nn.CrossEntropyLoss", "--model.loss.reduction=none"],
-        "the loss must be one number that depends on the logits, got (2,)",
-    ),
-    "contradiction": (["--trainer.accelerator=gpu"], "No supported gpu backend found"),
-}
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -102,29 +25,13 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return err
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_wrong_setting_is_named(capsys: pytest.CaptureFixture[str], name: str) -> None:
+@pytest.mark.parametrize("name", [*SETTINGS, *FILES, *COMMANDS])
+def test_a_mistake_is_named(capsys: pytest.CaptureFixture[str], name: str) -> None:
     if name == "contradiction" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    args, told = MISTAKES[name]
-    assert told in refused(capsys, *DIGITS, *args)
+    typed, told = commands(Path())[name]
+    assert told in refused(capsys, *typed)
     assert not list(Path().glob("runs/*/*"))
-
-
-def test_a_wrong_setting_in_a_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("bad.yaml").write_text("model: {class_path: src.tasks.Classifier, init_args: {net: src.nets.SmalCNN}}\n")
-    assert "did you mean src.nets.SmallCNN?" in refused(capsys, "fit", "--config", "bad.yaml")
-    Path("bad.yaml").write_text("modle: {}\n")
-    assert "unknown setting modle, did you mean model?" in refused(capsys, "fit", "--config", "bad.yaml")
-
-
-def test_no_config_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "model is required; name a config with --config" in refused(capsys, "fit")
-
-
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_judging_without_a_checkpoint_is_refused(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    assert "needs a trained model" in refused(capsys, command, "--config", "configs/digits.yaml")
 
 
 def test_absent_data_without_network_tells_what_to_put_where(

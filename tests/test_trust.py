@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from scripts.bad_inputs import DOORS, build
 from src.cli import main
 from src.trust import check_trusted
 
@@ -20,8 +21,6 @@ RAN = Path("ran")
 @pytest.fixture(autouse=True)
 def _evil_module(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("evil.py").write_text(EVIL)
-    Path("folder").mkdir()
-    Path("folder/evil.py").write_text(EVIL)
     monkeypatch.syspath_prepend(str(Path.cwd()))
 
 
@@ -36,34 +35,14 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return err
 
 
-DOORS = {
-    "class path": "model: {class_path: evil.Net}",
-    "short class path": "model: evil.Net",
-    "namespace package": "model: {class_path: folder.evil.Net}",
-    "net": "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, net: {class_path: evil.Net}}}",
-    "callback": "trainer: {callbacks: [{class_path: evil.Net}]}",
-    "logger": "trainer: {logger: {class_path: subprocess.Popen, init_args: {args: touch ran}}}",
-    "function": "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, init: os.system}}",
-    "built-in": "model: {class_path: builtins.eval}",
-    "anchor": "data: &evil evil.Net\nmodel: *evil",
-    "other file": "model: other.yaml",
-    "file of another ending": "model: other.txt",
-    "file beside the config": "model: beside.yaml",
-    "file that names itself": "data: bad.yaml\nmodel: evil.Net",
-    "tag": "model: !!python/object/apply:os.system [touch ran]",
-}
-
-
 @pytest.mark.parametrize("door", DOORS)
 def test_a_config_that_names_code_from_elsewhere_is_refused_before_it_runs(
-    capsys: pytest.CaptureFixture[str], door: str
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, door: str
 ) -> None:
-    Path("configs").unlink()  # a link to ours
-    for name in ("other.yaml", "other.txt", "configs/beside.yaml"):
-        Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_text("class_path: evil.Net")
-    Path("configs/bad.yaml").write_text(DOORS[door])
-    told = refused(capsys, "fit", "--config=configs/bad.yaml")
+    Path("door").mkdir()
+    monkeypatch.chdir("door")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    told = refused(capsys, "fit", f"--config={build(door, Path())}")
     assert any(name in told for name in ("bad.yaml", "other.", "beside.yaml"))
     assert ("--trust" in told) == (door != "tag")
 

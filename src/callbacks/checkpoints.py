@@ -101,10 +101,6 @@ class BestCheckpoint(Checkpoint):
     def file(self) -> Path:
         return Path(self.dirpath or ".") / "best.ckpt"
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if self.monitor.startswith("val/"):  # an epoch before it would be missed
-            self.value(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if self.monitor.startswith("val/") and not trainer.enable_validation:
             raise UserError(f"best.monitor is {self.monitor}, but nothing is validated; choose train/loss, or epoch")

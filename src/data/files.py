@@ -44,7 +44,9 @@ class Files:
 def find_images(folder: Path) -> list[Path]:
     """Return the image files of a folder, all levels down, but nothing that is hidden."""
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
+    files = (
+        path for path in folder.rglob("*") if path.suffix.lower() in known and (path.is_file() or not path.exists())
+    )
     return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 

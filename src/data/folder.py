@@ -124,7 +124,7 @@ class ImageFolder(DataModule):
         channels, height, width = self.shape
         fits = len(paths) * channels * height * width < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
         keep = fits if self.in_memory is None else self.in_memory
-        stats = [(str(path.relative_to(self.root)), path.stat()) for path in paths]
+        stats = [(str(path.relative_to(self.root)), path.stat() if path.exists() else path.lstat()) for path in paths]
         content = [keep, self.shape, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
         key = sha256(repr(content).encode()).hexdigest()[:16]
         file = self.cache / f"{self.root.absolute().name}-{part}-{key}.pt"
@@ -142,7 +142,7 @@ class ImageFolder(DataModule):
             raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded, {more}; the first: {bad[0]}")
         if len(good) == 0:
             raise UserError(f"no image in {self.root / part} can be decoded; the first: {bad[0]}")
-        if bad:
+        if bad and part not in self.files:  # once
             warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=1)
         self.files[part] = [str(paths[i].relative_to(self.root)) for i in good.tolist()]
         return cached["images"] if keep else Files(paths, self.shape, self.num_workers).subset(good), targets[good]

@@ -90,7 +90,7 @@ def test_a_metric_that_nobody_logs_is_refused_before_the_first_step(capsys: pyte
         main(["fit", *SMALL, "--best.monitor=val/acc"])
     assert stop.value.code == 2
     out, err = capsys.readouterr()
-    assert "best.monitor val/acc is not logged; choose of epoch, val/accuracy" in err
+    assert "BestCheckpoint's monitor val/acc is not logged; choose of val/accuracy" in err
     assert not out
     assert not FOLDER.parent.exists()
 

@@ -54,8 +54,10 @@ def test_a_cut_out_is_a_square_around_any_pixel_cut_off_at_the_border(images):
 
 def test_floats_are_filled_with_their_exact_mean():
     images = torch.rand(6, 2, 5, 5) * 255
-    result = Cutout(50)(images)
-    torch.testing.assert_close(result, images.mean((0, 2, 3), keepdim=True).expand_as(images))
+    result = Cutout(5)(images)
+    mean = images.mean((0, 2, 3), keepdim=True).expand_as(images)
+    torch.testing.assert_close(result, torch.where(result == images, images, mean))
+    assert (result != images).any((1, 2, 3)).all()
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,7 @@ def test_floats_are_filled_with_their_exact_mean():
         (lambda: RandomErasing(area=(0.5, 1.5)), r"area must be two increasing numbers in \(0, 1\], got \(0.5, 1.5\)"),
         (lambda: RandomErasing(ratio=(3, 2)), r"ratio must be two increasing numbers in \(0, inf\], got \(3, 2\)"),
         (lambda: Cutout(0), "size must be at least 1, got 0"),
+        (lambda: Cutout(6)(torch.zeros(1, 1, 5, 7)), "size must be at most 5, as the images', got 6"),
     ],
 )
 def test_invalid_arguments_are_refused(build, message):
