@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-from scripts.bad_inputs import doors, inputs
+from scripts.bad_inputs import doors, inputs, refusal
 from scripts.bad_pictures import pictures
-from scripts.processes import PICTURES, SMALL, Launched, Process, differences, draw_pictures, same
+from scripts.processes import PICTURES, ROOT, SMALL, Launched, Process, differences, draw_pictures, same
 from src import UserError
 from src.checkpoint import Durable, read, spoilt
 
@@ -44,24 +44,41 @@ GRID = {
 }
 
 
+OWN_RUN = ["--name=digits", "--model=scripts.spoilers.OwnModule", "--data=scripts.spoilers.OwnData"]
+OWN_RUN += ["--trainer.accelerator=cpu", "--trainer.max_epochs=8", "--trainer.callbacks=scripts.spoilers.Trace"]
+OWN = {
+    "own module and DataLoader": OWN_RUN,
+    "own DataLoader with workers": [*OWN_RUN, "--data.num_workers=2"],
+    "own stream": [*OWN_RUN, "--data.stream=true"],
+}
+ASKING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
+
+
 def killed(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     """SIGKILLs at any moment; the same command goes on, and all ends equal to the bit."""
-    yield from cut_off(tries, draw, folder, [signal.SIGKILL])
+    yield from cut_off(tries, draw, folder, [signal.SIGKILL], {name: [*SMALL, *more] for name, more in GRID.items()})
+
+
+def own(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """SIGKILLs of modules and DataLoaders that keep no rule of ours: they go on to the bit from an epoch's end."""
+    yield from cut_off(tries, draw, folder, [signal.SIGKILL], OWN)
 
 
 def asked(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     """SIGTERM, SIGINT, SIGHUP, SIGUSR1: exit with 128 + signal; the same command goes on, to the bit."""
-    yield from cut_off(tries, draw, folder, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+    yield from cut_off(tries, draw, folder, ASKING, {name: [*SMALL, *more] for name, more in GRID.items()})
 
 
-def cut_off(tries: int, draw: random.Random, folder: Path, signals: list[signal.Signals]) -> Iterator[str]:
+def cut_off(
+    tries: int, draw: random.Random, folder: Path, signals: list[signal.Signals], grid: dict[str, list[str]]
+) -> Iterator[str]:
     """Yield for each signal that met a run what was wrong in the end; runs meet up to three."""
     draw_pictures(folder / "pictures")
     seconds: dict[str, float] = {}
     met = run = 0
     while met < tries:
-        name, cut, run = list(GRID)[run % len(GRID)], folder / f"cut_off_{run}", run + 1
-        typed, whole = ["fit", *SMALL, *GRID[name], "--resume=auto"], folder / name
+        name, cut, run = list(grid)[run % len(grid)], folder / f"cut_off_{run}", run + 1
+        typed, whole = ["fit", *grid[name], "--resume=auto"], folder / name
         if name not in seconds:
             started = time.monotonic()
             process = Process(typed, whole)
@@ -176,7 +193,7 @@ def numbers(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     """NaN or infinite pixels, losses or gradients at any step: weights stay finite and are learnt, or it says so."""
     for i in range(tries):
         kind, first, count = ("pixels", "loss", "gradient")[i % 3], draw.randrange(40), draw.choice((1, 3, 12))
-        spoil = ["--trainer.callbacks+=scripts.processes.Spoil", f"--trainer.callbacks.kind={kind}"]
+        spoil = ["--trainer.callbacks+=scripts.spoilers.Spoil", f"--trainer.callbacks.kind={kind}"]
         spoil += [f"--trainer.callbacks.first={first}", f"--trainer.callbacks.count={count}"]
         process = Process(["fit", *SMALL, *spoil], folder / str(i))
         code, told = process.wait(), process.log.read_text()
@@ -208,6 +225,54 @@ def ranks(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
         yield from [", ".join(wrong[:5])] * faults
 
 
+def asked_ranks(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """The same signals to any of two processes: both end, with 128 + signal, and all goes on to the bit."""
+    typed, whole = ["fit", *SMALL, "--resume=auto", "--trainer.max_epochs=20"], folder / "whole"
+    started, process = time.monotonic(), Launched(typed, whole, torchrun=False)
+    assert process.wait() == 0, process.log.read_text()
+    seconds = time.monotonic() - started
+    met = 0
+    while met < tries:
+        cut, codes = folder / f"cut_off_{met}", list[tuple[int, int]]()
+        while len(codes) < min(5, tries - met):
+            process, number = Launched(typed, cut, torchrun=False), draw.choice(ASKING)
+            time.sleep(draw.uniform(0, seconds))
+            if not (pids := process.ranks()):
+                break
+            os.kill(draw.choice(pids), number)
+            codes.append((number, process.wait(60)))
+        ended = Launched(typed, cut, torchrun=False).wait()
+        wrong = [f"signal {n} ended in {code}" for n, code in codes if code not in (0, -n, 128 + n)]
+        wrong += [f"exit code {ended}"] if ended else differences(cut, whole)
+        met += len(codes)
+        yield from [", ".join(wrong[:5])] * len(codes)
+
+
+def memory(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """Memory that runs out in a step: one line says what to turn, nothing is lost; in halves, the same result."""
+    base = ["fit", f"--config={ROOT}/configs/digits.yaml", "--trainer.max_epochs=3", "--test=false", "--resume=auto"]
+    base += ["--model.net=scripts.spoilers.Greedy"]
+    assert Process(base, folder / "whole").wait() == 0
+    for i in range(tries):
+        greedy = [
+            f"--model.net.most={draw.randint(1, 31)}",
+            f"--model.net.where={draw.choice(['forward', 'backward'])}",
+        ]
+        greedy += [f"--model.net.begin={draw.randrange(60)}"]
+        process = Process([*base, *greedy], folder / str(i))
+        wrong = refusal(process, "out of memory: type --model.on_out_of_memory=halve")
+        code = Process([*base, *greedy, "--model.on_out_of_memory=halve"], folder / str(i)).wait()
+        wrong = wrong or (f"exit code {code}" if code else "")
+        if not wrong:
+            weights, same_weights = (
+                torch.load(next(place.glob("runs/digits/*/checkpoints/last.ckpt")), weights_only=True)["state_dict"]
+                for place in (folder / str(i), folder / "whole")
+            )
+            close = all(torch.allclose(weights[key], same_weights[key], atol=1e-3) for key in weights)
+            wrong = "" if close else "other weights"
+        yield wrong
+
+
 def together(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:  # noqa: ARG001
     """Runs started at once: each ends, in a folder of its own."""
     processes = [Process(["fit", *SMALL], folder) for _ in range(tries)]
@@ -220,12 +285,15 @@ def together(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:  #
 PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str]]]] = {
     "killed": (200, killed),
     "asked": (50, asked),
+    "own": (20, own),
     "saving": (100, saving),
     "disk": (20, disk),
     "damage": (250, damage),
     "numbers": (21, numbers),
     "together": (8, together),
+    "memory": (20, memory),
     "ranks": (20, ranks),
+    "asked_ranks": (50, asked_ranks),
     "inputs": (999, inputs),
     "pictures": (999, pictures),
     "doors": (999, doors),

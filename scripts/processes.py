@@ -9,12 +9,10 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from src.cli import main
@@ -30,53 +28,10 @@ SMALL = [
     "--trainer.max_epochs=3",
     "--last.every_n_steps=4",
     "--test=false",
-    "--trainer.callbacks+=scripts.processes.Trace",
+    "--trainer.callbacks+=scripts.spoilers.Trace",
 ]
 PICTURES = ["--data=src.data.ImageFolder", "--data.root=../pictures", "--data.size=8", "--data.channels=1"]
 PICTURES += ["--data.in_memory=false", "--data.batch_size=32", "--data.cache=../cache"]
-
-
-class Trace(Callback):
-    """Notes what each step was trained on, and its loss, in a file that outlives the process."""
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        seen = sha256(b"".join(part.detach().cpu().numpy().tobytes() for part in batch)).hexdigest()[:16]
-        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs).hex()
-        with Path("trace.txt").open("a") as file:
-            file.write(f"{trainer.global_rank}.{trainer.current_epoch}.{batch_idx} {seen} {loss}\n")
-
-
-class Spoil(Callback):
-    """Makes pixels, loss or gradients of some steps NaN or infinite.
-
-    Args:
-        kind: pixels, loss or gradient.
-        first: the first of the steps.
-        count: how many they are.
-    """
-
-    def __init__(self, kind: str, first: int, count: int) -> None:
-        self.kind, self.steps = kind, range(first, first + count)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        if self.kind == "pixels" and trainer.global_step in self.steps:
-            batch[0][0] = float("nan")
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:  # noqa: ARG002
-        if self.kind == "loss" and trainer.global_step in self.steps:
-            loss.data.fill_(float("inf"))
-            loss.register_hook(lambda gradient: gradient * float("inf"))
-
-    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.kind == "gradient" and trainer.global_step in self.steps:
-            next(p.grad for p in pl_module.parameters() if p.grad is not None)[0] = float("-inf")
 
 
 class Process:
@@ -116,30 +71,42 @@ class Process:
 
 
 class Launched:
-    """A command in two processes under torchrun, which starts them again when one dies."""
+    """A command in two processes: under torchrun, which starts them again when one dies, or of Lightning's own."""
 
-    def __init__(self, typed: Sequence[str], folder: Path) -> None:
+    def __init__(self, typed: Sequence[str], folder: Path, torchrun: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder.with_suffix(".log")
+        self.log, self.torchrun = folder.with_suffix(".log"), torchrun
         run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=9"]
         two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
         # else a restart may find the ports of processes that are gone
         more = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with self.log.open("a") as log:
             settings: dict[str, Any] = {"cwd": folder, "stdout": log, "stderr": log, "env": os.environ | more}
-            self.agent = subprocess.Popen([*run, "-m", "src.cli", *typed, *two], start_new_session=True, **settings)
+            self.agent = subprocess.Popen(
+                [*run[: None if torchrun else 1], "-m", "src.cli", *typed, *two], start_new_session=True, **settings
+            )
 
     def ranks(self) -> list[int]:
-        """Return the ids of the two processes; none while they are being started again."""
-        found = [int(pid) for pid in Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()]
-        return [pid for pid in found if b"src.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        """Return the ids of the two processes; none while they are being started again, or are over."""
+        if self.agent.poll() is not None:
+            return []
+        found = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()
+        pids = [int(pid) for pid in found if b"src.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return pids if self.torchrun else [self.agent.pid, *pids]
 
     def wait(self, seconds: float = 300) -> int:
-        try:
-            return self.agent.wait(seconds)
-        except subprocess.TimeoutExpired:
+        """Return the exit code; 99 where not all processes ended in time."""
+        with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
+            code = self.agent.wait(seconds)
+            until = time.monotonic() + 10
+            while time.monotonic() < until:
+                os.killpg(self.agent.pid, 0)
+                time.sleep(0.1)
+            code = 99
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.agent.pid, signal.SIGKILL)
             return 99
+        return code
 
 
 def draw_pictures(folder: Path) -> None:

@@ -33,6 +33,7 @@ NOISE = (  # warnings of libraries that nobody can act on
     r"Experiment logs directory .* exists and is not empty",
     r"No (positive|negative) samples in targets",
     r"You requested to overfit but enabled .* shuffling",
+    r"torch\.distributed\.nn\.functional\.all_gather is deprecated",
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
 )
 
@@ -85,7 +86,8 @@ class Commands(Settings):
         started = time.monotonic()
         try:
             if not complete:  # else it was cut off before it was judged
-                self.trainer.fit(**kwargs)
+                with self.signals.answered(self.trainer):
+                    self.trainer.fit(**kwargs)
         except BaseException as error:
             self.end_early(error)
             raise

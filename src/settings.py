@@ -112,7 +112,8 @@ class Settings(LightningCLI):
         callbacks: list[Callback] = [self.pace, Resume(self.epochs_done()), first]
         best, last, finite = (self._get(self.config_init, name) for name in ("best", "last", "non_finite"))
         if self.subcommand == "fit":
-            callbacks += [finite, Signals(last if saves else None)]
+            self.signals = Signals(last if saves else None)
+            callbacks += [finite, self.signals]
         if saves:
             self.best = best
             callbacks += [best, last]

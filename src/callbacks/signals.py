@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -18,34 +19,62 @@ ASKING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIG
 class Signals(Callback):
     """Answer SIGTERM, SIGINT, SIGHUP and SIGUSR1: finish the step, save, end with exit code 128 + the signal's number.
 
-    On the last batch of an epoch its validation is finished too. A second signal is obeyed at once. All processes of a
-    run leave after the same step: on a CPU they agree after each one, on GPUs, which would have to wait, each time that
-    something was logged. Under SLURM, SIGUSR1 (``--signal=SIGUSR1@60``) also puts the job into the queue again.
+    On the last batch of an epoch its validation is finished too. A second signal is obeyed at once, as is the first
+    while a single process does not train yet. All processes of a run leave after the same step: on a CPU they agree
+    after each one, on GPUs, which would have to wait, each time that something was logged. Under SLURM, SIGUSR1
+    (``--signal=SIGUSR1@60``) also puts the job into the queue again.
 
     Args:
         last: where to save; None where nothing is saved.
     """
 
     def __init__(self, last: LastCheckpoint | None) -> None:
-        self.last, self.got = last, 0
+        self.last, self.got, self.began = last, 0, False
 
-    def install(self, *args: Any) -> None:  # noqa: ARG002
-        """Take the place of Lightning's handlers, which exit with 0 and, in one process of several, hang."""
-        if threading.current_thread() is threading.main_thread():
-            for number in ASKING:
-                signal.signal(number, self.receive)
+    @contextmanager
+    def answered(self, trainer: Trainer) -> Iterator[None]:
+        """Take the place of Lightning's handlers, which exit with 0 and, in one process of several, hang.
+
+        Processes that are started now begin with these signals held back, until they can answer.
+        """
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        self.trainer, main_thread = trainer, threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self.receive) for number in ASKING} if main_thread else {}
+        hold(signal.SIG_BLOCK)
+        try:
+            yield
+        except BaseException:
+            if not self.got:  # else they end by themselves
+                self.kill_others()
+            raise
+        finally:
+            hold(signal.SIG_UNBLOCK)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        hold(signal.SIG_UNBLOCK)
+
+    def kill_others(self) -> None:
+        """Kill the processes that this one started, which would wait for it."""
+        for process in getattr(self.trainer.strategy.launcher, "procs", []):
+            process.kill()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.world_size == 1:
             self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs no step until asked
 
-    on_sanity_check_start = on_train_start = install  # type: ignore[assignment]  # both come after Lightning has installed its own
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.began = True
 
     def receive(self, number: int, frame: Any) -> None:  # noqa: ARG002
         if self.got:
+            self.kill_others()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.got = number
+        if not self.began and self.trainer.world_size == 1:
+            raise SystemExit(128 + number)
         vars(self).pop("on_train_batch_end", None)
 
     def asked(self, trainer: Trainer) -> bool:
@@ -75,4 +104,11 @@ class Signals(Callback):
             job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
             with suppress(OSError):  # there may be no such command, as in a container
                 subprocess.run(["scontrol", "requeue", job], check=False)
+        trainer.strategy.barrier()  # where one process has ended, Lightning kills the one that started it
         raise SystemExit(128 + self.got)
+
+
+def hold(how: int) -> None:
+    """Hold signals back, or let them come; Windows does neither."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(how, ASKING)

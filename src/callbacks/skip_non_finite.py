@@ -22,14 +22,14 @@ class SkipNonFinite(Callback):
     that momentum still moves the weights, and the count is looked at each time that something is logged.
 
     Args:
-        most_in_a_row: how many steps in a row may be left out before the run stops, at least 1.
+        most_in_a_row: how many steps in a row of one optimizer may be left out before the run stops, at least 1.
     """
 
     def __init__(self, most_in_a_row: int = 10) -> None:
         if most_in_a_row < 1:
             raise ValueError(f"most_in_a_row must be at least 1, got {most_in_a_row}")
         self.most_in_a_row = most_in_a_row
-        self.in_a_row: Any = 0  # numbers, or tensors on a GPU
+        self.in_a_row: dict[Optimizer | None, Any] = {}  # numbers, or tensors on a GPU; None: when a run was cut off
         self.skipped: Any = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,7 +38,9 @@ class SkipNonFinite(Callback):
         if any(kind in type(trainer.strategy).__name__ for kind in ("FSDP", "ModelParallel", "DeepSpeed")):
             self.on_before_optimizer_step = None  # type: ignore[method-assign,assignment]  # each sees only its shard
         if not self.wait:
-            self.in_a_row, self.skipped = (torch.tensor(n, device=device) for n in (self.in_a_row, self.skipped))
+            self.skipped = torch.tensor(self.skipped, device=device)
+        before = self.in_a_row.get(None, 0)
+        self.in_a_row = {o: before if self.wait else torch.tensor(before, device=device) for o in trainer.optimizers}
         self.buffers = [buffer for buffer in pl_module.buffers() if buffer.is_floating_point()]
         self.whole = [buffer.clone() for buffer in self.buffers]  # after the last step that was done
 
@@ -46,7 +48,7 @@ class SkipNonFinite(Callback):
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         grads: list[Any] = [p.grad for p in params]
         if self.wait and finite(grads):
-            self.in_a_row = 0
+            self.in_a_row[optimizer] = 0
             if self.buffers:
                 torch._foreach_copy_(self.whole, self.buffers)
         elif self.wait:
@@ -54,27 +56,28 @@ class SkipNonFinite(Callback):
                 p.grad = None  # which optimizers pass over
             if self.buffers:
                 torch._foreach_copy_(self.buffers, self.whole)
-            self.in_a_row, self.skipped = self.in_a_row + 1, self.skipped + 1
-            self.stop_if_hopeless(trainer)
+            self.in_a_row[optimizer] += 1
+            self.skipped += 1
+            self.stop_if_hopeless(trainer, self.in_a_row[optimizer])
         elif grads:
-            self.without_waiting(grads)
+            self.without_waiting(optimizer, grads)
             if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-                self.stop_if_hopeless(trainer)
+                self.stop_if_hopeless(trainer, self.in_a_row[optimizer])
 
-    def without_waiting(self, grads: list[Any]) -> None:
+    def without_waiting(self, optimizer: Optimizer, grads: list[Any]) -> None:
         spoilt = ~torch.stack(torch._foreach_norm(grads, inf)).isfinite().all()
         for grad in grads:
             grad.masked_fill_(spoilt, 0)
         for buffer, whole in zip(self.buffers, self.whole, strict=True):
             whole.copy_(buffer.copy_(torch.where(spoilt, whole, buffer)))
         self.skipped = self.skipped + spoilt
-        self.in_a_row = (self.in_a_row + 1) * spoilt
+        self.in_a_row[optimizer] = (self.in_a_row[optimizer] + 1) * spoilt
 
-    def stop_if_hopeless(self, trainer: Trainer) -> None:
-        if self.in_a_row >= self.most_in_a_row:
+    def stop_if_hopeless(self, trainer: Trainer, in_a_row: Any) -> None:
+        if in_a_row >= self.most_in_a_row:
             where = f"epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
             raise UserError(
-                f"{int(self.in_a_row)} steps in a row had gradients that are not finite, the last in {where}: lower "
+                f"{int(in_a_row)} steps in a row had gradients that are not finite, the last in {where}: lower "
                 "the learning rate, clip (--trainer.gradient_clip_val=1), or find the cause with presets/debug.yaml"
             )
 
@@ -83,7 +86,7 @@ class SkipNonFinite(Callback):
             pl_module.log("skipped_steps", float(self.skipped))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped": int(self.skipped), "in_a_row": int(self.in_a_row)}
+        return {"skipped": int(self.skipped), "in_a_row": max(map(int, self.in_a_row.values()), default=0)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+        self.skipped, self.in_a_row = state_dict["skipped"], {None: state_dict["in_a_row"]}

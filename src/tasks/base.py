@@ -79,9 +79,3 @@ class Task(Parts):
         names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         self.log_dict(by_class(metrics.compute(), names), sync_dist=True)
         metrics.reset()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["train_means"] = self.train_means.of_all(self.all_gather)  # of a run that is cut off amid an epoch
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.train_means.take_over(checkpoint.get("train_means", {}), self.global_rank)

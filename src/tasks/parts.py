@@ -70,3 +70,11 @@ class Parts(Optimized):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(f"out of memory: batches are taken in {self.num_parts} parts from here on", stacklevel=2)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["num_parts"] = self.num_parts
+        checkpoint["train_means"] = self.train_means.of_all(self.all_gather)  # of a run that is cut off amid an epoch
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.num_parts = checkpoint.get("num_parts", 1) if self.halve else 1
+        self.train_means.take_over(checkpoint.get("train_means", {}), self.global_rank)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from scripts.processes import Process
 from src.cli import main
 
 SMALL = [
@@ -103,6 +104,20 @@ def test_at_the_end_of_training_all_is_saved_and_nothing_tested(capsys: pytest.C
     assert json.loads((RUN / "results.json").read_text())["val/accuracy"] > 0
     main(["fit", f"--run={RUN}", "--trust"])
     assert capsys.readouterr().out.startswith("complete")
+
+
+def test_before_training_a_signal_is_obeyed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(signal.SIGTERM, 0, "on_sanity_check_start") == 143
+    assert "nothing is saved" in capsys.readouterr().out
+    assert not list(Path().glob("runs/*/*"))
+
+
+def test_a_second_signal_is_obeyed_at_once() -> None:
+    own = [f"--trainer.callbacks={__name__}.SendAt", f"--trainer.callbacks.number={int(signal.SIGTERM)}"]
+    first = ["--trainer.callbacks.step=5", f"--trainer.callbacks+={__name__}.SendAt"]
+    second = [f"--trainer.callbacks.number={int(signal.SIGHUP)}", "--trainer.callbacks.step=5"]
+    config = f"--config={Path('configs/digits.yaml').resolve()}"
+    assert Process(["fit", config, *SMALL[1:], *own, *first, *second], Path("second")).wait() == -signal.SIGHUP
 
 
 def test_a_job_of_slurm_is_put_into_the_queue_again(monkeypatch: pytest.MonkeyPatch) -> None:

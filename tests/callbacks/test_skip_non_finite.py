@@ -104,6 +104,28 @@ def test_a_run_stops_after_too_many_in_a_row_and_names_the_place() -> None:
         fit(Net(dict.fromkeys((1, 2, 4, 5, 6), "nan")), most_in_a_row=3)
 
 
+class Two(Net):
+    """A net of two optimizers; the gradients of one are always spoilt."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override] # noqa: ARG002
+        for optimizer, factor in zip(self.optimizers(), (float("nan"), 1.0), strict=True):  # type: ignore[arg-type]
+            optimizer.zero_grad()
+            self.manual_backward(self.net(batch).square().mean() * factor)
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.net[i].parameters(), lr=0.05) for i in (0, 2)]
+
+
+def test_steps_in_a_row_are_those_of_one_optimizer() -> None:
+    with pytest.raises(UserError, match=r"4 steps in a row .* batch 3"):
+        train(Two(), [SkipNonFinite(4)])
+
+
 def test_where_a_device_is_not_waited_for_the_weights_stay_finite_too(monkeypatch: pytest.MonkeyPatch) -> None:
     start = SkipNonFinite.on_train_start
 

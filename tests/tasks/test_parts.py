@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from src.cli import main
 
@@ -16,43 +15,11 @@ SMALL = [
     "--trainer.limit_train_batches=4",
     "--data.augment=[]",
     "--test=false",
-    "--trust",
 ]
 
 
-class Backward(torch.autograd.Function):
-    """The identity; memory runs out in backward if the batch is large."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, most: int) -> Tensor:
-        ctx.most = most
-        return images.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        if len(gradient) > ctx.most:
-            raise torch.OutOfMemoryError("out of memory, as if")
-        return gradient, None
-
-
-class Small(nn.Module):
-    """A net that has memory for a few images alone."""
-
-    def __init__(self, num_outputs: int, most: int = 10**9, where: str = "forward") -> None:
-        super().__init__()
-        self.first, self.last, self.most, self.where = nn.Linear(64, 8), nn.Linear(8, num_outputs), most, where
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training and self.where == "forward" and len(images) > self.most:
-            raise torch.OutOfMemoryError("out of memory, as if")
-        hidden = self.first(images.flatten(1))
-        if self.training and self.where == "backward":
-            hidden = Backward.apply(hidden, self.most)
-        return self.last(hidden)
-
-
 def trained(*typed: str) -> Any:
-    net = [f"--model.net={__name__}.Small", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"]
+    net = ["--model.net=scripts.spoilers.Greedy", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"]
     return main(["fit", *SMALL, *net, *typed])
 
 
@@ -77,6 +44,15 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts_with_the_same_result(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert halved.trainer.global_step == whole.trainer.global_step == 4
     assert logged("version_1") == pytest.approx(logged("version_0"), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_run_that_goes_on_takes_its_batches_in_as_many_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    trained("--model.net.most=40", "--model.on_out_of_memory=halve")
+    assert "in 2 parts" in capsys.readouterr().err
+    cli = main(["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2"])
+    assert cli.model.num_parts == 2
+    assert "out of memory" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("typed", [[], ["--model.on_out_of_memory=halve", "--trainer.accumulate_grad_batches=2"]])
