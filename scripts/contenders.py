@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F  # noqa: N812
 
+from src.callbacks import LastCheckpoint, Resume, Signals, SkipNonFinite
 from src.cli import main
 from src.data import MNIST, DataModule
 from src.nets import MLP, SmallCNN
@@ -68,6 +70,15 @@ class Clock(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.seconds.append((time.perf_counter() - self.started) / trainer.num_training_batches)
+
+
+class Unprotected(Clock):
+    """The same, after it took out what keeps a run from being lost."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        protections = (SkipNonFinite, Signals, Resume, LastCheckpoint)
+        trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, protections)]  # type: ignore[attr-defined]
+        trainer.strategy.checkpoint_io = TorchCheckpointIO()
 
 
 class FirstStep(Callback):
@@ -144,6 +155,7 @@ def tutorial(net: str, batch_size: int, epochs: int, data: Pixels) -> list[float
 
 def loop(net: nn.Module, loader: Any, loss: Callable[..., Tensor], epochs: int) -> list[float]:
     optimizer, seconds = adam(net), []
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # as without Lightning
     for _ in range(epochs):
         started = time.perf_counter()
         for images, targets in loader:
@@ -166,6 +178,7 @@ def defaults(net: str, batch_size: int, epochs: int, data: Pixels) -> list[float
 
 def lightning(net: str, loader: Any, epochs: int, **settings: Any) -> list[float]:
     clock = Clock()
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # as Lightning sets it
     trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[clock], **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -173,7 +186,12 @@ def lightning(net: str, loader: Any, epochs: int, **settings: Any) -> list[float
     return clock.seconds
 
 
-def stock(net: str, batch_size: int, epochs: int, data: Pixels) -> list[float]:
+def unprotected(net: str, batch_size: int, epochs: int, data: Pixels) -> list[float]:
+    """This template's ``fit`` without its protections against loss."""
+    return stock(net, batch_size, epochs, data, Unprotected)
+
+
+def stock(net: str, batch_size: int, epochs: int, data: Pixels, clock: type[Clock] = Clock) -> list[float]:
     """This template's ``fit``: bar, CSV and TensorBoard, loss and accuracy, best and last checkpoint, resume."""
     typed = {
         "data": "scripts.contenders.Pixels",
@@ -191,7 +209,7 @@ def stock(net: str, batch_size: int, epochs: int, data: Pixels) -> list[float]:
         "trainer.max_epochs": epochs,
         "trainer.limit_val_batches": 0,
         "trainer.default_root_dir": RUNS,
-        "trainer.callbacks": "scripts.contenders.Clock",
+        "trainer.callbacks": f"scripts.contenders.{clock.__name__}",
         "best.monitor": "train/loss",
         "test": "false",
     }

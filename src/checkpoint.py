@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from itertools import zip_longest
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ def write(content: dict[str, Any], file: Path) -> str:
 
 
 def spoilt(weights: dict[str, Any]) -> bool:
-    """Tell whether a number among the weights is not finite."""
-    return any(isinstance(w, torch.Tensor) and not bool(w.isfinite().all()) for w in weights.values())
+    """Tell whether a number among the weights is not finite; a norm is quick, but overflows before the numbers do."""
+    floats = [w for w in weights.values() if isinstance(w, torch.Tensor) and w.is_floating_point()]
+    return not all(isfinite(w.norm()) or bool(w.isfinite().all()) for w in floats)
 
 
 def read(path: str | Path, to_continue: bool = False, mmap: bool = True) -> dict[str, Any]:

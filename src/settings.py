@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from src import UserError, checkpoint
 from src.arguments import SETTINGS
 from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume, Signals, SkipNonFinite
-from src.lean import Untimed, skip_empty_hooks
+from src.lean import Untimed, look_for_gpus_once, skip_empty_hooks
 from src.loggers import run_loggers
 from src.mistakes import check_monitors, check_training, check_values, explain
 from src.report import print_rows
@@ -134,6 +134,7 @@ class Settings(LightningCLI):
         trainer = self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = checkpoint.Durable(self.model)
+        look_for_gpus_once()
         for owner in (self.model, *trainer.callbacks):  # type: ignore[attr-defined]
             skip_empty_hooks(owner)
         return trainer
