@@ -73,10 +73,12 @@ class Commands(Settings):
 
     def fit(self, **kwargs: Any) -> None:
         """Train; then judge the best checkpoint once, on the validation part and on the test set."""
-        done = self.epochs_done()
+        done, steps = self.epochs_done(), self.stored.get("global_step", 0)
         complete = not self._get(self.config, "trainer").fast_dev_run and 0 < (self.trainer.max_epochs or -1) <= done
-        if complete and (self.run is None or (self.run.path / "results.json").is_file()):
-            print_rows([("complete", f"{done} epochs are done; train on with --trainer.max_epochs=N")])
+        asked_before = self.run is not None and self.run.has_config(self.plain_config())
+        if (complete or asked_before) and (self.run is None or self.run.is_judged(steps)):
+            how = "--trainer.max_epochs=N" if complete else "settings that let it"
+            print_rows([("complete", f"{done} epochs, {steps} steps are done; train on with {how}")])
             return
         if self._get(self.config, "compile"):
             self.model.compile()
@@ -152,7 +154,8 @@ class Commands(Settings):
         before = self.run.before() if self.run else ({}, "")
         print_rows([("", ""), *metric_rows(metrics), ("", ""), *fact_rows(facts, *before)])
         if self.run is not None:
-            self.run.write_results({**metrics, **facts})
+            steps = self.trainer.global_step if self.began else self.stored["global_step"]
+            self.run.write_results({**metrics, **facts, "steps": steps})
             if self.run.has_checkpoint():
                 print_rows(
                     next_rows(self.run.path, self.named(), self.trainer.current_epoch == self.trainer.max_epochs)

@@ -14,6 +14,23 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     say("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
 
 
+def start_rows(trainer: Any, continued: Path | None) -> list[tuple[str, str]]:
+    """Return what to know when training begins: the run that is continued, and what will not be as one may think."""
+    rows = []
+    if continued:
+        rows += [
+            ("goes on", f"{continued}, after step {trainer.global_step}"),
+            ("", "by its config.yaml and what is typed"),
+        ]
+    if not hasattr(trainer.train_dataloader, "state_dict"):
+        rows += [("note", "this DataLoader keeps no place: a run that is cut off goes on")]
+        rows += [("", "exactly from the end of an epoch; amid one, with another order")]
+    steps, rise = trainer.estimated_stepping_batches, getattr(trainer.lightning_module, "warmup_steps", 0)
+    if steps <= rise > 0 and not trainer.fast_dev_run:
+        rows += [("note", f"warmup_steps is {rise}, the run has {steps} steps: the rate only rises")]
+    return rows
+
+
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return val and test side by side, a row for each metric that is a mean over classes."""
     staged = [key for key in metrics if key.startswith(("val/", "test/")) and key.count("/") == 1]

@@ -93,6 +93,17 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot write into the run folder {self.path.absolute()}: {error.strerror}") from None
 
+    def has_config(self, config: dict[str, Any]) -> bool:
+        """Tell whether config.yaml says this; one that is gone says nothing."""
+        return self.config.is_file() and yaml.safe_load(self.config.read_text()) == config
+
+    def is_judged(self, steps: int) -> bool:
+        """Tell whether results.json is of the weights after this many steps."""
+        try:
+            return json.loads((self.path / "results.json").read_text()).get("steps") == steps
+        except (OSError, ValueError):
+            return False
+
     def write_results(self, results: dict[str, float]) -> None:
         (self.path / "results.json").write_text(
             json.dumps({k: None if v != v else v for k, v in results.items()}, indent=2) + "\n"

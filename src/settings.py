@@ -29,7 +29,7 @@ from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume
 from src.lean import Untimed, look_for_gpus_once, skip_empty_hooks
 from src.loggers import run_loggers
 from src.mistakes import check_monitors, check_training, check_values, explain
-from src.report import print_rows
+from src.report import print_rows, start_rows
 from src.run import Run
 
 
@@ -173,15 +173,12 @@ class Settings(LightningCLI):
     def record(self, trainer: Trainer, _: Any) -> None:
         """Write config and provenance into the run folder, now that nothing is left to be refused."""
         self.began = True
-        if not hasattr(trainer.train_dataloader, "state_dict") and trainer.is_global_zero:
-            note = "this DataLoader keeps no place: a run that is cut off goes on"
-            print_rows([("note", note), ("", "exactly from the end of an epoch; amid one, with another order")])
-        steps, rise = trainer.estimated_stepping_batches, getattr(self.model, "warmup_steps", 0)
-        if steps <= rise > 0 and not trainer.fast_dev_run and trainer.is_global_zero:  # type: ignore[attr-defined]
-            print_rows([("note", f"warmup_steps is {rise}, the run has {steps} steps: the learning rate only rises")])
-        if self.run is not None and self.saves(self._get(self.config, "trainer")) and trainer.is_global_zero:
-            whole = yaml.safe_load(self.parser.dump(self.config, format="yaml"))[self.subcommand]
-            config = {key: whole[key] for key in SETTINGS}
+        if not trainer.is_global_zero:
+            return
+        if rows := start_rows(trainer, self.run.path if self.run and self.stored else None):
+            print_rows(rows)
+        if self.run is not None and self.saves(self._get(self.config, "trainer")):
+            config = self.plain_config()
             data = (config["data"] or {}).get("init_args", {})
             if "batch_size" in data:  # BatchSizeFinder may have changed it
                 samples = getattr(self.datamodule, "parts", {}).get("train", ())
@@ -189,6 +186,11 @@ class Settings(LightningCLI):
                 data["batch_size"] = min(found, len(samples) or found)
             self.run.write_config(config)
             self.run.record(sys.orig_argv, getattr(self.datamodule, "split_hash", None))
+
+    def plain_config(self) -> dict[str, Any]:
+        """Return the settings as config.yaml has them."""
+        whole = yaml.safe_load(self.parser.dump(self.config, format="yaml"))[self.subcommand]
+        return {key: whole[key] for key in SETTINGS}
 
 
 class Picture(Settings):

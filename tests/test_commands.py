@@ -129,6 +129,32 @@ def test_a_run_that_was_cut_off_goes_on_to_the_bit(monkeypatch: pytest.MonkeyPat
     assert len(json.loads(Path("runs/digits/version_1/provenance.json").read_text())) == 2
 
 
+@pytest.mark.parametrize(
+    "stop",
+    [["--trainer.max_steps=30"], ["--config=configs/presets/early_stopping.yaml", "--trainer.callbacks.patience=1"]],
+)
+def test_the_command_of_a_run_that_is_complete_changes_nothing(
+    capsys: pytest.CaptureFixture[str], stop: list[str]
+) -> None:
+    typed = ["fit", *SMALL, *stop, "--model.optimizer.lr=0.5", "--trainer.max_epochs=9", "--resume=auto"]
+    main(typed)
+    before = {file: file.read_bytes() for file in Path("runs").rglob("*") if file.is_file()}
+    assert json.loads(before[Path("runs/digits/version_0/results.json")])["steps"] < 9 * 21
+    capsys.readouterr()
+    main(typed)
+    out = capsys.readouterr().out
+    assert out.startswith("complete")
+    assert len(out.splitlines()) == 1
+    assert before == {file: file.read_bytes() for file in Path("runs").rglob("*") if file.is_file()}
+    main([*typed, "--trainer.max_steps=200"])
+    assert capsys.readouterr().out.startswith("goes on  runs/digits/version_0, after step ")
+
+
+def test_a_warm_up_that_does_not_end_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *SMALL, "--trainer.max_steps=5", "--model.warmup_steps=5", "--test=false"])
+    assert "note  warmup_steps is 5, the run has 5 steps: the rate only rises" in capsys.readouterr().out
+
+
 def test_what_is_typed_goes_before_what_the_checkpoint_stored() -> None:
     main(["fit", *SMALL, "--trainer.max_epochs=1", "--model.schedule=null", "--model.warmup_steps=0", "--test=false"])
     run = "--run=runs/digits/version_0"
