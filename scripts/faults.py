@@ -34,6 +34,8 @@ GRID = {
     "in memory": [],
     "accumulation": [ACCUMULATE],
     "validation amid epochs": [AMID],
+    "max_steps": ["--trainer.max_epochs=-1", "--trainer.max_steps=63"],
+    "early stopping": ["--config", f"{ROOT}/configs/presets/early_stopping.yaml", "--model.optimizer.lr=1"],
     "plateau": PLATEAU,
     "EMA": [EMA],
     "mixup": MIX,

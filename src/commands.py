@@ -76,7 +76,7 @@ class Commands(Settings):
         done, steps = self.epochs_done(), self.stored.get("global_step", 0)
         complete = not self._get(self.config, "trainer").fast_dev_run and 0 < (self.trainer.max_epochs or -1) <= done
         asked_before = self.run is not None and self.run.has_config(self.plain_config())
-        if (complete or asked_before) and (self.run is None or self.run.is_judged(steps)):
+        if (complete or asked_before) and (self.run is None or self.run.is_judged()):
             how = "--trainer.max_epochs=N" if complete else "settings that let it"
             print_rows([("complete", f"{done} epochs, {steps} steps are done; train on with {how}")])
             return
@@ -154,8 +154,7 @@ class Commands(Settings):
         before = self.run.before() if self.run else ({}, "")
         print_rows([("", ""), *metric_rows(metrics), ("", ""), *fact_rows(facts, *before)])
         if self.run is not None:
-            steps = self.trainer.global_step if self.began else self.stored["global_step"]
-            self.run.write_results({**metrics, **facts, "steps": steps})
+            self.run.write_results({**metrics, **facts})
             if self.run.has_checkpoint():
                 print_rows(
                     next_rows(self.run.path, self.named(), self.trainer.current_epoch == self.trainer.max_epochs)

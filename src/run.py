@@ -97,12 +97,8 @@ class Run:
         """Tell whether config.yaml says this; one that is gone says nothing."""
         return self.config.is_file() and yaml.safe_load(self.config.read_text()) == config
 
-    def is_judged(self, steps: int) -> bool:
-        """Tell whether results.json is of the weights after this many steps."""
-        try:
-            return json.loads((self.path / "results.json").read_text()).get("steps") == steps
-        except (OSError, ValueError):
-            return False
+    def is_judged(self) -> bool:
+        return (self.path / "results.json").is_file()
 
     def write_results(self, results: dict[str, float]) -> None:
         (self.path / "results.json").write_text(
@@ -119,7 +115,13 @@ class Run:
             return {}, ""
 
     def record(self, command: list[str], split_hash: str | None) -> None:
-        """Add one entry to provenance.json: what ran, from which code, on which data split, with what, on what."""
+        """Add one entry to provenance.json: what ran, from which code, on which data split, with what, on what.
+
+        Results of before are kept beside, as results_0.json, results_1.json, ...: the run is no longer judged.
+        """
+        if self.is_judged():
+            number = len(list(self.path.glob("results_*.json")))
+            (self.path / "results.json").replace(self.path / f"results_{number}.json")
         file = self.path / "provenance.json"
         try:
             entries = json.loads(file.read_text()) if file.is_file() else []

@@ -24,7 +24,8 @@ class Resume(Callback):
     present one was changed by the user and is applied. A changed base learning rate scales the present one.
 
     Lightning also forgets the position within an epoch if the number of steps was asked for before, as schedules do,
-    and moves ReduceLROnPlateau only after an epoch is saved, and not at all in an epoch that it goes on with.
+    and moves ReduceLROnPlateau only after an epoch is saved, and not at all in an epoch that it goes on with. Under
+    ``max_steps`` it ends once more an epoch that had ended.
 
     What is drawn at random in an epoch depends on the seed and on the epoch alone, so that a module and a DataLoader
     of one's own, which need not know of this, go on to the bit from the end of any epoch.
@@ -37,6 +38,9 @@ class Resume(Callback):
         self.epoch = epoch
         self.configured: list[dict[str, Any]] = []
         self.stored: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.current_epoch != self.epoch:  # the loader's first order was drawn before this
