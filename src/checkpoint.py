@@ -66,7 +66,7 @@ def write(content: dict[str, Any], file: Path) -> str:
 
 def spoilt(weights: dict[str, Any]) -> bool:
     """Tell whether a number among the weights is not finite; a norm is quick, but overflows before the numbers do."""
-    floats = [w for w in weights.values() if isinstance(w, torch.Tensor) and w.is_floating_point()]
+    floats = [w for w in weights.values() if isinstance(w, torch.Tensor) and (w.is_floating_point() or w.is_complex())]
     return not all(isfinite(w.norm()) or bool(w.isfinite().all()) for w in floats)
 
 

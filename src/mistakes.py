@@ -114,7 +114,7 @@ def check_monitors(trainer: Any, _: Any = None) -> None:
     known = trainer.callback_metrics
     for callback in trainer.callbacks:
         name = getattr(callback, "monitor", None) or ""
-        if name.startswith("val/") and name not in known:
+        if name.startswith("val/") and known and name not in known:
             choice = ", ".join(sorted(known))
             raise UserError(f"{type(callback).__name__}'s monitor {name} is not logged; choose of {choice}")
 

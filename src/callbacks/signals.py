@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from src.callbacks.checkpoints import LastCheckpoint, may_save
 
 ASKING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+START = "_call_children_scripts"  # Lightning's, which starts the other processes
 
 
 class Signals(Callback):
@@ -35,25 +37,25 @@ class Signals(Callback):
     def answered(self, trainer: Trainer) -> Iterator[None]:
         """Take the place of Lightning's handlers, which exit with 0 and, in one process of several, hang.
 
-        Processes that are started now begin with these signals held back, until they can answer.
+        Processes that Lightning starts begin with these signals held back, until they can answer.
         """
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         self.trainer, main_thread = trainer, threading.current_thread() is threading.main_thread()
         before = {number: signal.signal(number, self.receive) for number in ASKING} if main_thread else {}
-        hold(signal.SIG_BLOCK)
+        hold(signal.SIG_UNBLOCK)
+        launcher: Any = trainer.strategy.launcher
+        if hasattr(launcher, START):
+            setattr(launcher, START, partial(held, getattr(launcher, START)))
         try:
             yield
+        except SystemExit:  # all end by themselves
+            raise
         except BaseException:
-            if not self.got:  # else they end by themselves
-                self.kill_others()
+            self.kill_others()
             raise
         finally:
-            hold(signal.SIG_UNBLOCK)
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        hold(signal.SIG_UNBLOCK)
 
     def kill_others(self) -> None:
         """Kill the processes that this one started, which would wait for it."""
@@ -108,7 +110,15 @@ class Signals(Callback):
         raise SystemExit(128 + self.got)
 
 
+def held(start: Callable[[], None]) -> None:
+    hold(signal.SIG_BLOCK)
+    try:
+        start()
+    finally:
+        hold(signal.SIG_UNBLOCK)
+
+
 def hold(how: int) -> None:
-    """Hold signals back, or let them come; Windows does neither."""
+    """Hold signals back, also from processes that are started, or let them come; Windows does neither."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(how, ASKING)

@@ -1,5 +1,6 @@
 """SkipNonFinite: steps that would spoil the weights are left out."""
 
+from collections import defaultdict
 from math import inf, isfinite
 from typing import Any
 
@@ -29,18 +30,15 @@ class SkipNonFinite(Callback):
         if most_in_a_row < 1:
             raise ValueError(f"most_in_a_row must be at least 1, got {most_in_a_row}")
         self.most_in_a_row = most_in_a_row
-        self.in_a_row: dict[Optimizer | None, Any] = {}  # numbers, or tensors on a GPU; None: when a run was cut off
+        self.in_a_row: dict[Optimizer | None, Any] = {}  # numbers, or tensors on a GPU; None: of a run that goes on
         self.skipped: Any = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        device = trainer.strategy.root_device
-        self.wait = device.type == "cpu"
+        self.wait = trainer.strategy.root_device.type == "cpu"
         if any(kind in type(trainer.strategy).__name__ for kind in ("FSDP", "ModelParallel", "DeepSpeed")):
             self.on_before_optimizer_step = None  # type: ignore[method-assign,assignment]  # each sees only its shard
-        if not self.wait:
-            self.skipped = torch.tensor(self.skipped, device=device)
         before = self.in_a_row.get(None, 0)
-        self.in_a_row = {o: before if self.wait else torch.tensor(before, device=device) for o in trainer.optimizers}
+        self.in_a_row = defaultdict(lambda: before)
         self.buffers = [buffer for buffer in pl_module.buffers() if buffer.is_floating_point()]
         self.whole = [buffer.clone() for buffer in self.buffers]  # after the last step that was done
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loops.fit_loop import _FitLoop
 
 from src.cli import main
 
@@ -35,6 +36,10 @@ def test_a_plain_run_that_was_cut_off_equals_one_that_was_not(typed: list[str], 
     assert all(torch.equal(ours[key], whole[key]) for key in whole)
     logs = [Path(f"runs/run/{run}/metrics.csv").read_text() for run in ("version_0", "version_1")]
     assert logs[0] == logs[1]
+
+
+def test_lightning_has_what_is_replaced_in_it() -> None:
+    assert callable(_FitLoop._iteration_based_training)
 
 
 def test_what_does_not_go_on_exactly_is_said_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:

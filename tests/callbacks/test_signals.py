@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from scripts.processes import Process
+from src.callbacks.signals import START
 from src.cli import main
 
 SMALL = [
@@ -118,6 +121,11 @@ def test_a_second_signal_is_obeyed_at_once() -> None:
     second = [f"--trainer.callbacks.number={int(signal.SIGHUP)}", "--trainer.callbacks.step=5"]
     config = f"--config={Path('configs/digits.yaml').resolve()}"
     assert Process(["fit", config, *SMALL[1:], *own, *first, *second], Path("second")).wait() == -signal.SIGHUP
+
+
+def test_lightning_has_what_is_replaced_in_it() -> None:
+    assert callable(getattr(_SubprocessScriptLauncher, START))
+    assert callable(_SignalConnector.register_signal_handlers)
 
 
 def test_a_job_of_slurm_is_put_into_the_queue_again(monkeypatch: pytest.MonkeyPatch) -> None:
