@@ -36,6 +36,7 @@ class Durable(TorchCheckpointIO):
             weights = {name: weights[name] for name, _ in self.model.named_parameters() if name in weights}
         self.failed = "weights are not finite" if spoilt(weights) else write(checkpoint, Path(path))
         if self.failed:
+            path = Path(path).with_suffix(".ckpt")  # from best.next
             warnings.warn(f"{path} NOT saved: {self.failed}; training goes on, an older file is kept", stacklevel=2)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002

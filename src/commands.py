@@ -125,7 +125,7 @@ class Commands(Settings):
         """Return the metrics of the best checkpoint; of the weights as they are where none was saved."""
         loggers = self.trainer.loggers
         started_from = None if self.began else self.config[self.subcommand].ckpt_path
-        best = str(self.best.file) if self.best and self.best.file.is_file() else started_from
+        best = str(self.best.file()) if self.best and self.best.file().is_file() else started_from
         self.trainer.loggers = []  # val metrics of this epoch are logged already
         fitters = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
         self.trainer.callbacks = without(self.trainer.callbacks, fitters)  # type: ignore[attr-defined]

@@ -10,11 +10,46 @@ from lightning.pytorch.callbacks import Checkpoint
 from src import UserError
 
 
-class LastCheckpoint(Checkpoint):
-    """Save ``last.ckpt`` at the end of each epoch. ModelCheckpoint's ``save_last`` saves only when there is a new best.
+class Kept(Checkpoint):
+    """A checkpoint that takes its place only when all that was logged up to it is written.
 
-    The file takes its place only when all that was logged up to it is written, so that no row is lacking in the logs of
-    a run that was killed and goes on.
+    So no row is lacking in the logs of a run that was killed and goes on. Until then it lies beside, as ``NAME.next``.
+
+    Args:
+        name: of the file, without its ending.
+        dirpath: folder of the file; by default ``checkpoints`` in the run folder.
+    """
+
+    def __init__(self, name: str, dirpath: str | None = None) -> None:
+        self.name, self.dirpath = name, dirpath
+
+    def file(self, ending: str = "ckpt") -> Path:
+        return Path(self.dirpath or ".") / f"{self.name}.{ending}"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if trainer.is_global_zero:  # of a process that was killed
+            self.file("next").unlink(missing_ok=True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.publish(trainer)
+
+    on_train_end = on_train_epoch_start
+
+    def save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.file("next"))
+
+    def publish(self, trainer: Trainer) -> None:
+        """Write the logs, then let all that was saved take its place, the last, which knows of the others, at last."""
+        for logger in trainer.loggers:
+            logger.save()
+        kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Kept)]
+        for callback in sorted(kept, key=lambda callback: callback.name == "last"):
+            if trainer.is_global_zero and callback.file("next").is_file():
+                callback.file("next").replace(callback.file())
+
+
+class LastCheckpoint(Kept):
+    """Save ``last.ckpt`` at the end of each epoch. ModelCheckpoint's ``save_last`` saves only when there is a new best.
 
     Args:
         every_n_steps: save also amid an epoch, each time this many steps are done; 0 for never.
@@ -22,9 +57,10 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_steps: int = 0, dirpath: str | None = None) -> None:
+        super().__init__("last", dirpath)
         if every_n_steps < 0:
             raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
-        self.every_n_steps, self.dirpath = every_n_steps, dirpath
+        self.every_n_steps = every_n_steps
         self.done = 0  # steps, when it was saved last
         if not every_n_steps:
             self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs no step
@@ -37,30 +73,13 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.save(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.done = trainer.global_step
-        if trainer.is_global_zero:  # of a process that was killed
-            self.file(trainer, "next").unlink(missing_ok=True)
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.publish(trainer)
-
-    on_train_end = on_train_epoch_start
+        super().on_train_start(trainer, pl_module)
 
     def save(self, trainer: Trainer) -> None:
         self.done = trainer.global_step
-        trainer.save_checkpoint(self.file(trainer, "next"))
-
-    def publish(self, trainer: Trainer) -> None:
-        """Write the logs, then let what was saved take its place."""
-        for logger in trainer.loggers:
-            logger.save()
-        saved = self.file(trainer, "next")
-        if trainer.is_global_zero and saved.is_file():
-            saved.replace(self.file(trainer, "ckpt"))
-
-    def file(self, trainer: Trainer, ending: str) -> Path:
-        return Path(self.dirpath or trainer.default_root_dir) / f"last.{ending}"
+        super().save(trainer)
 
 
 def may_save(trainer: Trainer) -> bool:
@@ -77,7 +96,7 @@ def may_save(trainer: Trainer) -> bool:
     return not validated and not logged and not trainer.fit_loop._should_accumulate()
 
 
-class BestCheckpoint(Checkpoint):
+class BestCheckpoint(Kept):
     """Save ``best.ckpt`` when a metric is better than ever, at the end of an epoch or of a validation amid it.
 
     Unlike ModelCheckpoint it knows its file by the run folder, which may be moved, and takes nothing for saved that
@@ -92,16 +111,14 @@ class BestCheckpoint(Checkpoint):
     def __init__(
         self, monitor: str = "val/accuracy", mode: Literal["max", "min"] | None = None, dirpath: str | None = None
     ) -> None:
-        self.monitor, self.dirpath = monitor, dirpath
+        super().__init__("best", dirpath)
+        self.monitor = monitor
         self.mode = mode or ("min" if "loss" in monitor else "max")
         self.score: float | None = None
         self.validated = False  # since this process started
 
-    @property
-    def file(self) -> Path:
-        return Path(self.dirpath or ".") / "best.ckpt"
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         if self.monitor.startswith("val/") and not trainer.enable_validation:
             raise UserError(f"best.monitor is {self.monitor}, but nothing is validated; choose train/loss, or epoch")
 
@@ -117,11 +134,11 @@ class BestCheckpoint(Checkpoint):
 
     def save_if_better(self, trainer: Trainer) -> None:
         value = self.value(trainer)
-        first = self.score is None or not self.file.is_file()
+        first = self.score is None or not (self.file().is_file() or self.file("next").is_file())
         better = first or (value > self.score if self.mode == "max" else value < self.score)  # type: ignore[operator]
         if trainer.strategy.broadcast(better and value == value):  # not for a NaN
             before, self.score = self.score, value  # the file has its own score
-            trainer.save_checkpoint(self.file)
+            self.save(trainer)
             if trainer.strategy.broadcast(bool(getattr(trainer.strategy.checkpoint_io, "failed", ""))):
                 self.score = before
 

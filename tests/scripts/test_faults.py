@@ -10,9 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("promise", ["killed", "asked", "saving", "damage", "numbers", "together"])
+PROMISES = ["killed", "asked", "own", "saving", "damage", "numbers", "memory", "together", "inputs", "pictures", "doors"]
+
+
+@pytest.mark.parametrize("promise", PROMISES)
 def test_what_happens_to_runs_costs_nothing(promise: str) -> None:
-    tries = {"saving": 5, "damage": 50, "together": 3}.get(promise, 4)
+    tries = {"saving": 5, "damage": 50, "own": 2, "memory": 2, "together": 3}.get(promise, 4)
     command = [sys.executable, "-m", "scripts.faults", promise, f"--tries={tries}"]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     survived, tried = re.search(rf"^(\d+) of (\d+) {promise}: ", printed, re.M).groups()  # type: ignore[union-attr]
