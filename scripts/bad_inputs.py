@@ -132,10 +132,8 @@ SETTINGS = {  # typed after fit --config configs/digits.yaml; what is told
         "decay must be in [0, 1), got 2.0",
     ),
     "negative mixing": (["--data.mix=src.data.MixUp", "--data.mix.alpha=-1"], "alpha must be above 0, got -1.0"),
-    "cut out more than there is": (
-        ["--data.augment=[{class_path: src.data.Cutout, init_args: {size: 99}}]"],
-        "data.augment: Cutout fails on images (2, 1, 8, 8)",
-    ),
+    "no epochs": (["--trainer.max_epochs=0"], "trainer.max_epochs must be more than 0, or -1 for no limit, got 0"),
+    "no steps": (["--trainer.max_steps=0"], "trainer.max_steps must be more than 0, or -1 for no limit, got 0"),
     "weights of other classes": (
         ["--model.class_weights=[1,2]"],
         "class_weights must be 10 numbers, one for each class, got 2",

@@ -102,7 +102,6 @@ class Launched:
             while time.monotonic() < until:
                 os.killpg(self.agent.pid, 0)
                 time.sleep(0.1)
-            code = 99
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.agent.pid, signal.SIGKILL)
             return 99

@@ -74,11 +74,13 @@ class Commands(Settings):
     def fit(self, **kwargs: Any) -> None:
         """Train; then judge the best checkpoint once, on the validation part and on the test set."""
         done, steps = self.epochs_done(), self.stored.get("global_step", 0)
-        complete = not self._get(self.config, "trainer").fast_dev_run and 0 < (self.trainer.max_epochs or -1) <= done
-        asked_before = self.run is not None and self.run.has_config(self.plain_config())
-        if (complete or asked_before) and (self.run is None or self.run.is_judged()):
-            how = "--trainer.max_epochs=N" if complete else "settings that let it"
-            print_rows([("complete", f"{done} epochs, {steps} steps are done; train on with {how}")])
+        limit = 0 < (self.trainer.max_epochs or -1) <= done or 0 < self.trainer.max_steps <= steps
+        as_before = self.continued and self.run is not None and self.run.has_config(self.plain_config())
+        stopped = as_before and self.stored.get("stopped", False)
+        complete = not self._get(self.config, "trainer").fast_dev_run and (limit or stopped)
+        if (complete or as_before) and (self.run is None or self.run.is_judged()):
+            more = f"--trainer.{self.limit(steps)}=N"
+            print_rows([("complete", f"{done} epochs, {steps} steps are done; train on with {more}")])
             return
         if self._get(self.config, "compile"):
             self.model.compile()
@@ -97,6 +99,10 @@ class Commands(Settings):
         metrics = self.judge(**kwargs)
         if self.trainer.is_global_zero:
             self.report(metrics, seconds)
+
+    def limit(self, steps: int) -> str:
+        """Return the setting that lets a run train on after so many steps."""
+        return "max_steps" if 0 < self.trainer.max_steps <= steps else "max_epochs"
 
     def end_early(self, error: BaseException) -> None:
         """Say how to go on where something is saved; leave nothing behind where training never began."""
@@ -154,11 +160,10 @@ class Commands(Settings):
         before = self.run.before() if self.run else ({}, "")
         print_rows([("", ""), *metric_rows(metrics), ("", ""), *fact_rows(facts, *before)])
         if self.run is not None:
-            self.run.write_results({**metrics, **facts})
+            if self.saves(self._get(self.config_init, "trainer")):
+                self.run.write_results({**metrics, **facts})
             if self.run.has_checkpoint():
-                print_rows(
-                    next_rows(self.run.path, self.named(), self.trainer.current_epoch == self.trainer.max_epochs)
-                )
+                print_rows(next_rows(self.run.path, self.named(), self.limit(self.trainer.global_step)))
         if failed := getattr(self.trainer.strategy.checkpoint_io, "failed", ""):
             raise UserError(f"training is over, but its last checkpoint was not saved: {failed}")
 

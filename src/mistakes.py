@@ -52,16 +52,18 @@ def users_mistake(error: Exception) -> UserError | None:
 
 
 def raised_where_settings_are_taken(error: BaseException) -> bool:
-    """Tell whether a constructor, or anything of Lightning's own, raised an error."""
+    """Tell whether a constructor raised an error, torch's own if a RuntimeError, or anything of Lightning's."""
     import lightning
+    import torch
 
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     code = trace.tb_frame.f_code if trace is not None else None
-    return code is not None and (
-        code.co_name == "__init__" or Path(code.co_filename).is_relative_to(Path(lightning.__file__).parent)
-    )
+    if code is None:
+        return False
+    in_torch, in_lightning = (Path(code.co_filename).is_relative_to(Path(m.__path__[0])) for m in (torch, lightning))
+    return in_lightning or (code.co_name == "__init__" and (in_torch or not isinstance(error, RuntimeError)))
 
 
 def check_values(settings: Any, key: str = "") -> None:
@@ -95,6 +97,9 @@ def check_training(trainer: Namespace, name: str) -> None:
     for key in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches", "check_val_every_n_epoch"):
         if isinstance(trainer[key], int | float) and trainer[key] <= 0:
             raise UserError(f"trainer.{key} must be more than 0, got {trainer[key]}")
+    for key in ("max_epochs", "max_steps"):
+        if trainer[key] == 0:
+            raise UserError(f"trainer.{key} must be more than 0, or -1 for no limit, got 0")
     for key in ("gradient_clip_val", "log_every_n_steps"):
         if (trainer[key] or 0) < 0:
             raise UserError(f"trainer.{key} must be at least 0, got {trainer[key]}")
@@ -113,8 +118,8 @@ def check_monitors(trainer: Any, _: Any = None) -> None:
     """
     known = trainer.callback_metrics
     for callback in trainer.callbacks:
-        name = getattr(callback, "monitor", None) or ""
-        if name.startswith("val/") and known and name not in known:
+        name, strict = str(getattr(callback, "monitor", "")), getattr(callback, "strict", True)
+        if strict and name.startswith("val/") and known and name not in known:
             choice = ", ".join(sorted(known))
             raise UserError(f"{type(callback).__name__}'s monitor {name} is not logged; choose of {choice}")
 

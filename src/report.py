@@ -22,11 +22,13 @@ def start_rows(trainer: Any, continued: Path | None) -> list[tuple[str, str]]:
             ("goes on", f"{continued}, after step {trainer.global_step}"),
             ("", "by its config.yaml and what is typed"),
         ]
-    if not hasattr(trainer.train_dataloader, "state_dict"):
-        rows += [("note", "this DataLoader keeps no place: a run that is cut off goes on")]
-        rows += [("", "exactly from the end of an epoch; amid one, with another order")]
+    ours = {"DataLoader": hasattr(trainer.train_dataloader, "state_dict")}
+    ours["module"] = hasattr(trainer.lightning_module, "train_means")
+    if foreign := " and ".join(name for name, known in ours.items() if not known):
+        rows += [("note", f"of this {foreign} no state amid an epoch is kept: a run that is cut off")]
+        rows += [("", "there goes on in another order, or with other means; at an epoch's end exactly")]
     steps, rise = trainer.estimated_stepping_batches, getattr(trainer.lightning_module, "warmup_steps", 0)
-    if steps <= rise > 0 and not trainer.fast_dev_run:
+    if isinstance(rise, int) and 0 < steps <= rise and not trainer.fast_dev_run:
         rows += [("note", f"warmup_steps is {rise}, the run has {steps} steps: the rate only rises")]
     return rows
 
@@ -67,13 +69,13 @@ def fact_rows(facts: Mapping[str, float], before: Mapping[str, float], run_befor
     return [(name.replace("_", " ").replace("mib", "MiB"), value) for name, value in shown.items()]
 
 
-def next_rows(run: Path, named: str, complete: bool) -> list[tuple[str, str]]:
+def next_rows(run: Path, named: str, limit: str) -> list[tuple[str, str]]:
     """Return the commands that go on with a run, which they name by ``--run DIR``."""
     command = "python -m src.cli"
     return [
         ("", ""),
         ("run", str(run)),
-        ("more", f"{command} fit {named}{' --trainer.max_epochs=N' if complete else ''}"),
+        ("more", f"{command} fit {named} --trainer.{limit}=N"),
         ("test", f"{command} test {named}"),
         ("use", f"{command} predict {named} --images FILE"),
     ]

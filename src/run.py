@@ -100,10 +100,16 @@ class Run:
     def is_judged(self) -> bool:
         return (self.path / "results.json").is_file()
 
+    def begin(self) -> None:
+        """Keep the results of before beside, as results_0.json, results_1.json, ...: the run is no longer judged."""
+        if self.is_judged():
+            number = len(list(self.path.glob("results_*.json")))
+            (self.path / "results.json").replace(self.path / f"results_{number}.json")
+
     def write_results(self, results: dict[str, float]) -> None:
-        (self.path / "results.json").write_text(
-            json.dumps({k: None if v != v else v for k, v in results.items()}, indent=2) + "\n"
-        )
+        whole = self.path / "results.part"
+        whole.write_text(json.dumps({k: None if v != v else v for k, v in results.items()}, indent=2) + "\n")
+        whole.replace(self.path / "results.json")
 
     def before(self) -> tuple[dict[str, float], str]:
         """Return the results of the version before this one, and its name; nothing where there are none."""
@@ -115,13 +121,7 @@ class Run:
             return {}, ""
 
     def record(self, command: list[str], split_hash: str | None) -> None:
-        """Add one entry to provenance.json: what ran, from which code, on which data split, with what, on what.
-
-        Results of before are kept beside, as results_0.json, results_1.json, ...: the run is no longer judged.
-        """
-        if self.is_judged():
-            number = len(list(self.path.glob("results_*.json")))
-            (self.path / "results.json").replace(self.path / f"results_{number}.json")
+        """Add one entry to provenance.json: what ran, from which code, on which data split, with what, on what."""
         file = self.path / "provenance.json"
         try:
             entries = json.loads(file.read_text()) if file.is_file() else []

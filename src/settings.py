@@ -88,7 +88,8 @@ class Settings(LightningCLI):
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
         fit, files = self.subcommand == "fit", [settings.ckpt_path]
-        if settings.ckpt_path is None and self.run is not None:
+        self.continued = settings.ckpt_path is None and self.run is not None
+        if self.continued and self.run is not None:
             files = self.run.checkpoints("last" if fit else "best")
         if files[0] is not None:
             settings.ckpt_path, self.stored = checkpoint.first_whole(files, to_continue=fit)
@@ -184,6 +185,7 @@ class Settings(LightningCLI):
                 samples = getattr(self.datamodule, "parts", {}).get("train", ())
                 found = getattr(self.datamodule, "batch_size", data["batch_size"])
                 data["batch_size"] = min(found, len(samples) or found)
+            self.run.begin()
             self.run.write_config(config)
             self.run.record(sys.orig_argv, getattr(self.datamodule, "split_hash", None))
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,17 +22,17 @@ START = "_call_children_scripts"  # Lightning's, which starts the other processe
 class Signals(Callback):
     """Answer SIGTERM, SIGINT, SIGHUP and SIGUSR1: finish the step, save, end with exit code 128 + the signal's number.
 
-    On the last batch of an epoch its validation is finished too. A second signal is obeyed at once, as is the first
-    while a single process does not train yet. All processes of a run leave after the same step: on a CPU they agree
-    after each one, on GPUs, which would have to wait, each time that something was logged. Under SLURM, SIGUSR1
-    (``--signal=SIGUSR1@60``) also puts the job into the queue again.
+    On the last batch of an epoch its validation is finished too. A second signal, a second later, is obeyed at once,
+    as is the first while a single process does not train yet. All processes of a run leave after the same step: on a
+    CPU they agree after each one, on GPUs, which would have to wait, each time that something was logged. Under SLURM,
+    SIGUSR1 (``--signal=SIGUSR1@60``) also puts the job into the queue again.
 
     Args:
         last: where to save; None where nothing is saved.
     """
 
     def __init__(self, last: LastCheckpoint | None) -> None:
-        self.last, self.got, self.began = last, 0, False
+        self.last, self.got, self.when, self.began = last, 0, 0.0, False
 
     @contextmanager
     def answered(self, trainer: Trainer) -> Iterator[None]:
@@ -40,27 +41,31 @@ class Signals(Callback):
         Processes that Lightning starts begin with these signals held back, until they can answer.
         """
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        self.trainer, main_thread = trainer, threading.current_thread() is threading.main_thread()
-        before = {number: signal.signal(number, self.receive) for number in ASKING} if main_thread else {}
+        self.trainer, self.pid = trainer, os.getpid()
+        heard = [number for number in ASKING if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # not of nohup
+        main_thread = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self.receive) for number in heard} if main_thread else {}
         hold(signal.SIG_UNBLOCK)
         launcher: Any = trainer.strategy.launcher
         if hasattr(launcher, START):
             setattr(launcher, START, partial(held, getattr(launcher, START)))
         try:
             yield
-        except SystemExit:  # all end by themselves
-            raise
-        except BaseException:
-            self.kill_others()
+            if self.got:  # too late for a hook
+                raise SystemExit(128 + self.got)
+        except Exception as error:
+            for process in self.others():  # they would wait for this one
+                process.kill()
+            if self.got and "DataLoader worker" in str(error):  # the signal went to workers too
+                raise SystemExit(128 + self.got) from None
             raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def kill_others(self) -> None:
-        """Kill the processes that this one started, which would wait for it."""
-        for process in getattr(self.trainer.strategy.launcher, "procs", []):
-            process.kill()
+    def others(self) -> list[Any]:
+        """Return the processes that this one started."""
+        return getattr(self.trainer.strategy.launcher, "procs", [])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.world_size == 1:
@@ -70,11 +75,16 @@ class Signals(Callback):
         self.began = True
 
     def receive(self, number: int, frame: Any) -> None:  # noqa: ARG002
+        if os.getpid() != self.pid:  # a worker of a DataLoader, which ends with this process
+            return
+        if self.got and time.monotonic() - self.when < 1:  # torchrun passes on what went to all
+            return
         if self.got:
-            self.kill_others()
+            for process in self.others():
+                process.kill()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.got = number
+        self.got, self.when = number, time.monotonic()
         if not self.began and self.trainer.world_size == 1:
             raise SystemExit(128 + number)
         vars(self).pop("on_train_batch_end", None)
@@ -106,7 +116,8 @@ class Signals(Callback):
             job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
             with suppress(OSError):  # there may be no such command, as in a container
                 subprocess.run(["scontrol", "requeue", job], check=False)
-        trainer.strategy.barrier()  # where one process has ended, Lightning kills the one that started it
+        self.others().clear()  # of which Lightning kills this process when one has ended
+        trainer.strategy.barrier()
         raise SystemExit(128 + self.got)
 
 

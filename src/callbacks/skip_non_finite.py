@@ -45,6 +45,8 @@ class SkipNonFinite(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         grads: list[Any] = [p.grad for p in params]
+        if not grads:  # as where training_step returned None
+            return
         if self.wait and finite(grads):
             self.in_a_row[optimizer] = 0
             if self.buffers:
@@ -57,7 +59,7 @@ class SkipNonFinite(Callback):
             self.in_a_row[optimizer] += 1
             self.skipped += 1
             self.stop_if_hopeless(trainer, self.in_a_row[optimizer])
-        elif grads:
+        else:
             self.without_waiting(optimizer, grads)
             if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
                 self.stop_if_hopeless(trainer, self.in_a_row[optimizer])

@@ -124,7 +124,7 @@ class ImageFolder(DataModule):
         channels, height, width = self.shape
         fits = len(paths) * channels * height * width < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
         keep = fits if self.in_memory is None else self.in_memory
-        stats = [(str(path.relative_to(self.root)), path.stat() if path.exists() else path.lstat()) for path in paths]
+        stats = [(str(path.relative_to(self.root)), path.stat(follow_symlinks=path.exists())) for path in paths]
         content = [keep, self.shape, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
         key = sha256(repr(content).encode()).hexdigest()[:16]
         file = self.cache / f"{self.root.absolute().name}-{part}-{key}.pt"

@@ -40,10 +40,11 @@ def test_a_plain_run_that_was_cut_off_equals_one_that_was_not(typed: list[str], 
 
 def test_lightning_has_what_is_replaced_in_it() -> None:
     assert callable(_FitLoop._iteration_based_training)
+    assert isinstance(_FitLoop._can_stop_early, property)
 
 
 def test_what_does_not_go_on_exactly_is_said_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
     fit("--trainer.max_epochs=1")
-    assert capsys.readouterr().out.startswith("note  this DataLoader keeps no place: a run that is cut off goes on")
+    assert capsys.readouterr().out.startswith("note  of this DataLoader and module no state amid an epoch is kept")
     main(["fit", "--config=configs/digits.yaml", "--model.net.width=4", "--trainer.max_epochs=1", "--test=false"])
     assert "DataLoader" not in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (s
 class SendAt(Callback):
     """Sends a signal to this process before a step is done, or while a hook runs."""
 
-    def __init__(self, number: int, step: int, hook: str = "on_train_batch_start") -> None:
+    def __init__(self, number: int, step: int, hook: str = "on_train_batch_start", pause: float = 0) -> None:
         self.sent = False
 
         def send(trainer: Any, *_: object) -> None:
             if trainer.global_step == step and not self.sent:
                 self.sent = True
+                time.sleep(pause)
                 os.kill(os.getpid(), number)
 
         setattr(self, hook, send)
@@ -118,7 +120,11 @@ def test_before_training_a_signal_is_obeyed_at_once(capsys: pytest.CaptureFixtur
 def test_a_second_signal_is_obeyed_at_once() -> None:
     own = [f"--trainer.callbacks={__name__}.SendAt", f"--trainer.callbacks.number={int(signal.SIGTERM)}"]
     first = ["--trainer.callbacks.step=5", f"--trainer.callbacks+={__name__}.SendAt"]
-    second = [f"--trainer.callbacks.number={int(signal.SIGHUP)}", "--trainer.callbacks.step=5"]
+    second = [
+        f"--trainer.callbacks.number={int(signal.SIGHUP)}",
+        "--trainer.callbacks.step=5",
+        "--trainer.callbacks.pause=1.1",
+    ]
     config = f"--config={Path('configs/digits.yaml').resolve()}"
     assert Process(["fit", config, *SMALL[1:], *own, *first, *second], Path("second")).wait() == -signal.SIGHUP
 
@@ -136,3 +142,29 @@ def test_a_job_of_slurm_is_put_into_the_queue_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     assert ended(signal.SIGUSR1, 5) == 138
     assert Path("requeued").read_text() == "requeue 42\n"
+
+
+def test_a_signal_to_workers_too_ends_the_run_and_not_in_an_error() -> None:
+    own = ["--model=scripts.spoilers.OwnModule", "--data=scripts.spoilers.OwnData", "--data.num_workers=2"]
+    process = Process(["fit", *own, "--trainer.accelerator=cpu", "--trainer.max_epochs=500"], Path("own"))
+    while not Path("own/runs/run/version_0/checkpoints/last.ckpt").is_file():
+        time.sleep(0.05)
+    process.kill(signal.SIGINT)
+    assert process.wait() == 130, process.log.read_text()
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:  # as under nohup
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        main(
+            [
+                "fit",
+                *SMALL,
+                f"--trainer.callbacks={__name__}.SendAt",
+                "--trainer.callbacks.step=5",
+                f"--trainer.callbacks.number={int(signal.SIGHUP)}",
+            ]
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert last()["global_step"] == 2 * STEPS

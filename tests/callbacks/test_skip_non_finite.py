@@ -126,6 +126,13 @@ def test_steps_in_a_row_are_those_of_one_optimizer() -> None:
         train(Two(), [SkipNonFinite(4)])
 
 
+@pytest.mark.filterwarnings("ignore:.*training_step. returned .None")
+def test_a_batch_that_the_module_passes_over_is_passed_over() -> None:
+    net = Net({})
+    net.training_step = lambda batch, batch_idx: None if batch_idx == 2 else Net.training_step(net, batch, batch_idx)  # type: ignore[assignment,method-assign]
+    assert len(fit(net)[0]) == 12
+
+
 def test_where_a_device_is_not_waited_for_the_weights_stay_finite_too(monkeypatch: pytest.MonkeyPatch) -> None:
     start = SkipNonFinite.on_train_start
 

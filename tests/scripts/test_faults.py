@@ -10,7 +10,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-PROMISES = ["killed", "asked", "own", "saving", "damage", "numbers", "memory", "together", "inputs", "pictures", "doors"]
+PROMISES = [
+    "killed",
+    "asked",
+    "own",
+    "saving",
+    "damage",
+    "numbers",
+    "memory",
+    "together",
+    "inputs",
+    "pictures",
+    "doors",
+]
 
 
 @pytest.mark.parametrize("promise", PROMISES)

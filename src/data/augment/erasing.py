@@ -36,7 +36,7 @@ class Cutout(nn.Module):
     """Erase a square around any pixel, cut off at the border of the image; arXiv:1708.04552, section 3.
 
     Args:
-        size: side of the square, in pixels, at least 1 and at most the side of the images.
+        size: side of the square, in pixels, at least 1.
     """
 
     def __init__(self, size: int = 8) -> None:
@@ -46,8 +46,6 @@ class Cutout(nn.Module):
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.size > min(images.shape[2:]):
-            raise ValueError(f"size must be at most {min(images.shape[2:])}, as the images', got {self.size}")
         top, left = (uniform(images, 0, size).floor() - self.size // 2 for size in images.shape[2:])
         side = torch.full_like(top, self.size)
         return filled(images, box_mask(top, left, side, side, images.shape))
