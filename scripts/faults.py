@@ -30,17 +30,14 @@ ACCUMULATE, AMID = "--trainer.accumulate_grad_batches=2", "--trainer.val_check_i
 PLATEAU = ["--model.schedule=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.schedule.patience=0"]
 PLATEAU += ["--model.schedule.threshold=0.5", "--model.warmup_steps=0"]
 EMA, MIX = "--trainer.callbacks+=src.callbacks.EMA", ["--data.mix=src.data.MixUp", "--data.mix.alpha=0.4"]
+STOPPING = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+STOPPING += ["--trainer.callbacks.patience=0"]
 GRID = {
     "in memory": [],
     "accumulation": [ACCUMULATE],
     "validation amid epochs": [AMID],
     "max_steps": ["--trainer.max_epochs=-1", "--trainer.max_steps=63"],
-    "early stopping": [
-        "--config",
-        f"{ROOT}/configs/presets/early_stopping.yaml",
-        "--model.optimizer.lr=1",
-        "--trainer.callbacks.patience=1",
-    ],
+    "early stopping": [*STOPPING, "--model.optimizer.lr=1", "--trainer.max_epochs=9"],
     "plateau": PLATEAU,
     "EMA": [EMA],
     "mixup": MIX,
