@@ -1,5 +1,6 @@
 """Command line: ``python -m src.cli COMMAND [--config FILE ...] [--run DIR] [--key=value ...]``."""
 
+import signal
 import sys
 from typing import Any
 
@@ -17,8 +18,13 @@ def main(args: list[str] | None = None) -> Any:
     try:
         command, options = read(args)
         keep_freed()
+        before = signal.getsignal(signal.SIGINT)
+        if before is signal.default_int_handler:  # an interrupted import raises anything
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         from src.commands import run  # takes seconds: a mistyped name is refused before
 
+        if before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, before)
         return run(command, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201

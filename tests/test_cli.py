@@ -48,6 +48,20 @@ def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture[str]) 
     assert "runs/digits/version_3" in told
 
 
+def test_an_interrupt_while_torch_is_imported_ends_it_at_once() -> None:  # an exception may become any other there
+    code = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch':\n"
+        "            sys.exit(signal.getsignal(signal.SIGINT) is not signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from src.cli import main; main()"
+    )
+    subprocess.run([sys.executable, "-c", code, "fit", "--config=configs/digits.yaml"], cwd=ROOT, check=True)
+
+
 def test_scikit_learn_and_tensorboard_are_imported_only_where_they_are_used() -> None:
     code = "import sys, src.commands; print(*{'sklearn', 'tensorboard'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
