@@ -258,10 +258,8 @@ def memory(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     base += ["--model.net=scripts.spoilers.Greedy"]
     assert Process(base, folder / "whole").wait() == 0
     for i in range(tries):
-        greedy = [
-            f"--model.net.most={draw.randint(1, 31)}",
-            f"--model.net.where={draw.choice(['forward', 'backward'])}",
-        ]
+        where = draw.choice(["forward", "backward"])
+        greedy = [f"--model.net.most={draw.randint(1, 31)}", f"--model.net.where={where}"]
         greedy += [f"--model.net.begin={draw.randrange(60)}"]
         process = Process([*base, *greedy], folder / str(i))
         wrong = refusal(process, "out of memory: type --model.on_out_of_memory=halve")
