@@ -17,6 +17,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from scipy.stats import t as student
 
+from src.callbacks import Freeze
 from src.cli import main as run
 from src.memory import keep_freed
 
@@ -35,11 +36,14 @@ class Stopwatch(Callback):
         self.seconds = time.perf_counter() - self.started
 
     def compile(self, trainer: Trainer, pl_module: Any) -> None:
-        """Go forward and backward with a batch of each epoch, whose images may differ in size, and forget it."""
+        """Go forward and backward with a batch of each epoch, as sizes and frozen layers differ, and forget it."""
         state = {name: value.clone() for name, value in pl_module.state_dict().items()}
         loader: Any = trainer.train_dataloader
+        freezes = [callback for callback in trainer.callbacks if isinstance(callback, Freeze)]
         for epoch in reversed(range(trainer.max_epochs or 1)):
             loader.sampler.set_epoch(epoch)
+            for freeze in freezes:
+                freeze.begin(epoch)
             with trainer.precision_plugin.forward_context():
                 loss = pl_module.training_step(next(iter(loader)), 0)
             loss.backward()

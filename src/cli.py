@@ -27,7 +27,7 @@ def main(args: list[str] | None = None) -> Any:
             signal.signal(signal.SIGINT, before)
         return run(command, options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"error: {error}\n")  # at once: several processes may say it
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -4,6 +4,7 @@ from src.callbacks.averaging import EMA, SWA
 from src.callbacks.bar import Bar
 from src.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from src.callbacks.epoch_line import EpochLine
+from src.callbacks.freeze import Freeze
 from src.callbacks.gradient_checkpointing import GradientCheckpointing
 from src.callbacks.gradient_noise import GradientNoise
 from src.callbacks.resume import Resume
@@ -17,6 +18,7 @@ __all__ = [
     "Bar",
     "BestCheckpoint",
     "EpochLine",
+    "Freeze",
     "GradientCheckpointing",
     "GradientNoise",
     "LastCheckpoint",

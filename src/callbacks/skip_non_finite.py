@@ -41,6 +41,10 @@ class SkipNonFinite(Callback):
         self.in_a_row = defaultdict(lambda: before)
         self.buffers = [buffer for buffer in pl_module.buffers() if buffer.is_floating_point()]
         self.whole = [buffer.clone() for buffer in self.buffers]  # after the last step that was done
+        if not self.wait and self.buffers:  # in one tensor, so that a GPU copies all at once
+            self.flat = torch.cat([buffer.flatten() for buffer in self.buffers])
+            parts = self.flat.split([buffer.numel() for buffer in self.buffers])
+            self.whole = [part.view_as(buffer) for part, buffer in zip(parts, self.buffers, strict=True)]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -68,8 +72,9 @@ class SkipNonFinite(Callback):
         spoilt = ~torch.stack(torch._foreach_norm(grads, inf)).isfinite().all()
         for grad in grads:
             grad.masked_fill_(spoilt, 0)
-        for buffer, whole in zip(self.buffers, self.whole, strict=True):
-            whole.copy_(buffer.copy_(torch.where(spoilt, whole, buffer)))
+        if self.buffers:
+            torch.where(spoilt, self.flat, torch.cat([buffer.flatten() for buffer in self.buffers]), out=self.flat)
+            torch._foreach_copy_(self.buffers, self.whole)
         self.skipped = self.skipped + spoilt
         self.in_a_row[optimizer] = (self.in_a_row[optimizer] + 1) * spoilt
 

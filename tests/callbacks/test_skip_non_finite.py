@@ -1,7 +1,9 @@
 """A step with gradients that are not finite changes nothing; too many of them stop the run."""
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -136,13 +138,13 @@ def test_a_batch_that_the_module_passes_over_is_passed_over() -> None:
 def test_where_a_device_is_not_waited_for_the_weights_stay_finite_too(monkeypatch: pytest.MonkeyPatch) -> None:
     start = SkipNonFinite.on_train_start
 
-    def no_wait(self: SkipNonFinite, *args: Any) -> None:
-        start(self, *args)
-        self.wait = False
+    def no_wait(self: SkipNonFinite, _: Trainer, net: LightningModule) -> None:
+        start(self, cast("Any", SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")))), net)
 
     monkeypatch.setattr(SkipNonFinite, "on_train_start", no_wait)
     states, skip = fit(Net({3: "nan", 4: "inf", 7: "loss"}))
     assert all(bool(value.isfinite().all()) for state in states for value in state)
+    assert [equal(a[4:6], b[4:6]) for a, b in pairwise(states)] == [k in (3, 4, 7) for k in range(1, 12)]  # of the norm
     assert skip.skipped == 3
     with pytest.raises(UserError, match="steps in a row"):
         fit(Net(dict.fromkeys(range(12), "nan")), most_in_a_row=2, log_every_n_steps=4)
