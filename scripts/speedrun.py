@@ -35,10 +35,10 @@ class Stopwatch(Callback):
         finished(pl_module)
         self.seconds = time.perf_counter() - self.started
 
-    def compile(self, trainer: Trainer, pl_module: Any) -> None:
+    def compile(self, trainer: Any, pl_module: Any) -> None:
         """Go forward and backward with a batch of each epoch, as sizes and frozen layers differ, and forget it."""
         state = {name: value.clone() for name, value in pl_module.state_dict().items()}
-        loader: Any = trainer.train_dataloader
+        loader = trainer.train_dataloader
         freezes = [callback for callback in trainer.callbacks if isinstance(callback, Freeze)]
         for epoch in reversed(range(trainer.max_epochs or 1)):
             loader.sampler.set_epoch(epoch)

@@ -1,7 +1,9 @@
 """TensorLoader: whole batches, whose content depends on seed, epoch and position alone."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any
 
 import torch
@@ -103,7 +105,16 @@ class TensorLoader:
 
 
 def leave_signals(worker: int) -> None:  # noqa: ARG001
-    """Leave to the main process what is sent to all of them, such as Ctrl-C; workers end when it does."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+    """Leave to the main process what is sent to all of them, such as Ctrl-C, but end when it asks for that itself."""
+    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM ends a worker whoever sends it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Thread(target=end_when_asked, daemon=True).start()
+
+
+def end_when_asked() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

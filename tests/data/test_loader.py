@@ -1,6 +1,9 @@
 """Each sample once an epoch, in an order and with draws that depend on seed, epoch and position alone."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +153,35 @@ def test_a_bad_file_is_named_in_one_line_by_a_worker_too(tmp_path):
     with pytest.raises(UserError, match=r"1\.png") as caught:
         list(TensorLoader(samples, Order(2, 2), add_noise, num_workers=1))
     assert "\n" not in str(caught.value)
+
+
+KEPT = """
+import os, signal, torch
+from multiprocessing import active_children
+from src.data.loader import TensorLoader
+from src.data.order import Order
+from src.data.samples import Samples
+
+def pair(images, *rest):
+    return images, rest[0]
+
+samples = Samples(torch.rand(6, 1, 2, 2), torch.arange(6), torch.arange(6))
+loader = TensorLoader(samples, Order(6, 2), pair, num_workers=2)
+iterator = iter(loader)
+next(iterator)
+for worker in active_children():
+    os.system(f"kill -TERM {worker.pid}; kill -INT {worker.pid}; kill -HUP {worker.pid}; kill -USR1 {worker.pid}")
+print(1 + len(list(iterator)), len(active_children()))
+iterator = iter(loader)
+next(iterator)
+"""
+
+
+def test_workers_outlive_what_others_send_but_not_the_process_that_still_reads_at_its_end():
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", KEPT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 2\n", "")
 
 
 def test_without_targets_a_batch_is_images_alone():
