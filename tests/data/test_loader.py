@@ -156,7 +156,7 @@ def test_a_bad_file_is_named_in_one_line_by_a_worker_too(tmp_path):
 
 
 KEPT = """
-import os, signal, torch
+import os, torch
 from multiprocessing import active_children
 from src.data.loader import TensorLoader
 from src.data.order import Order
