@@ -197,6 +197,11 @@ DOORS = {  # configs that name code; other.yaml, other.txt and configs/beside.ya
     "callback": "trainer: {callbacks: [{class_path: evil.Net}]}",
     "logger": "trainer: {logger: {class_path: subprocess.Popen, init_args: {args: touch ran}}}",
     "function": "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, init: os.system}}",
+    "function of a package": (
+        "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, init: torch.os.system}}"
+    ),
+    "text that is YAML": "trainer: {callbacks: '[{class_path: evil.Net}]'}",
+    "text in a text": """model: '"{class_path: evil.Net}"'""",
     "built-in": "model: {class_path: builtins.eval}",
     "anchor": "data: &evil evil.Net\nmodel: *evil",
     "other file": "model: other.yaml",

@@ -28,8 +28,11 @@ class Stopwatch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if getattr(pl_module, "_compiled_call_impl", None) is not None:
             self.compile(trainer, pl_module)
-        finished(pl_module)
-        self.started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 0:  # now that the run is written down
+            finished(pl_module)
+            self.started = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         finished(pl_module)
@@ -48,7 +51,7 @@ class Stopwatch(Callback):
                 loss = pl_module.training_step(next(iter(loader)), 0)
             loss.backward()
         pl_module.zero_grad()
-        pl_module.train_means.take("")
+        pl_module.train_means.sums = None
         pl_module.load_state_dict(state)
 
 

@@ -77,7 +77,7 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
         options, settings = parser.parse_known_args(args[1:])
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}") from None
-    options.settings = settings
+    options.settings, options.resumed = settings, False
     if options.images and command != "predict":
         raise UserError(f"--images goes with predict, not with {command}")
     if options.output and command not in ("predict", "show", "schedule"):
@@ -92,7 +92,7 @@ def read(args: list[str]) -> tuple[str, argparse.Namespace]:
     elif command == "fit" and (options.resume == "auto" or (again and options.resume is None)):
         run = Run.newest(run_parent(options), None if options.resume else job())
         if run is not None:
-            options.run, options.config = run.path, [str(run.config)]
+            options.run, options.config, options.resumed = run.path, [str(run.config)], True
             options.settings = without_additions(settings)
     if not options.trust:
         for file in options.config:

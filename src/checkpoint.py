@@ -1,9 +1,11 @@
 """Checkpoints: written whole, read safely, and compared with the net that is to take their weights."""
 
 import os
+import pickle
 import warnings
 import zipfile
 from collections.abc import Sequence
+from io import BytesIO
 from itertools import zip_longest
 from math import isfinite
 from pathlib import Path
@@ -52,6 +54,7 @@ def write(content: dict[str, Any], file: Path) -> str:
             torch.save(content, stream)
             stream.flush()
             os.fsync(stream.fileno())
+        check_plain(part)
         part.replace(file)
         folder = os.open(file.parent, os.O_RDONLY)
         os.fsync(folder)  # of the new name
@@ -63,6 +66,44 @@ def write(content: dict[str, Any], file: Path) -> str:
         part.unlink(missing_ok=True)
         return cause.strerror or str(cause)
     return ""
+
+
+def check_plain(file: Any) -> None:
+    """Refuse what ``read`` would: other content than tensors and plain values. Nothing is loaded.
+
+    Args:
+        file: path of what torch.save wrote, or a stream.
+
+    Raises:
+        UserError: with the names of the types.
+    """
+    if odd := torch.serialization.get_unsafe_globals_in_checkpoint(file):
+        if isinstance(file, Path):
+            file.unlink()
+        raise UserError(
+            f"a checkpoint would hold {', '.join(odd)}, but only tensors and plain values are ever loaded: store "
+            "something plain, such as str() of it, in on_save_checkpoint or state_dict"
+        )
+
+
+def check_hyper_parameters(*owners: Any) -> None:
+    """Refuse before training what ``self.save_hyperparameters()`` would make checkpoints hold.
+
+    Raises:
+        UserError: with the first that is not plain.
+    """
+    stored = [(owner, name, value) for owner in owners for name, value in dict(getattr(owner, "hparams", {})).items()]
+    for owner, name, value in stored:
+        stream = BytesIO()
+        try:
+            torch.save(value, stream)
+            stream.seek(0)
+            check_plain(stream)
+        except (UserError, pickle.PicklingError, AttributeError, TypeError):
+            raise UserError(
+                f"save_hyperparameters of {type(owner).__name__}: {name} is a {type(value).__name__}, and checkpoints "
+                f"hold tensors and plain values alone: type self.save_hyperparameters(ignore=[{name!r}])"
+            ) from None
 
 
 def spoilt(weights: dict[str, Any]) -> bool:

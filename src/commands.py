@@ -20,7 +20,7 @@ from src import UserError, say
 from src.data import DataModule
 from src.mistakes import users_mistake
 from src.predictions import decodable, expand, files_loader, predict_table, probabilities, write_csv
-from src.report import class_rows, fact_rows, metric_rows, next_rows, print_rows
+from src.report import class_rows, fact_rows, joined, metric_rows, next_rows, print_rows
 from src.run import Run
 from src.settings import Settings, without
 from src.trust import is_foreign
@@ -81,6 +81,8 @@ class Commands(Settings):
         if (complete or as_before) and (self.run is None or self.run.is_judged()):
             more = f"--trainer.{self.limit(steps)}=N"
             print_rows([("complete", f"{done} epochs, {steps} steps are done; train on with {more}")])
+            if self.continued and not as_before:
+                print_rows([("note", "what was typed differs from its config.yaml, and was not used")])
             return
         if self._get(self.config, "compile"):
             self.model.compile()
@@ -137,9 +139,9 @@ class Commands(Settings):
         self.trainer.callbacks = without(self.trainer.callbacks, fitters)  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
         if is_overridden("validation_step", self.model) and (not self.began or any(self.trainer.num_val_batches)):
-            metrics |= self.trainer.validate(**kwargs | {"ckpt_path": best}, verbose=False)[0]
+            metrics |= joined(self.trainer.validate(**kwargs | {"ckpt_path": best}, verbose=False))
         if is_overridden("test_step", self.model) and self._get(self.config, "test"):
-            test = self.trainer.test(**kwargs | {"ckpt_path": best}, verbose=False)[0]
+            test = joined(self.trainer.test(**kwargs | {"ckpt_path": best}, verbose=False))
             metrics |= test
             means = {name: value for name, value in test.items() if name.count("/") == 1}
             for logger in loggers:
@@ -175,7 +177,8 @@ class Commands(Settings):
 
     def show(self, results: Sequence[Any]) -> None:
         if self.trainer.is_global_zero and results:
-            print_rows([*metric_rows(results[0]), *class_rows(results[0])])
+            metrics = joined(results)
+            print_rows([*metric_rows(metrics), *class_rows(metrics)])
             print_rows([("checkpoint", str(self.config[self.subcommand].ckpt_path))])
 
     def predict(self, **kwargs: Any) -> None:

@@ -31,7 +31,7 @@ def users_mistake(error: Exception) -> UserError | None:
     if isinstance(error, MisconfigurationException):
         hint = "; choose another with --best.monitor" if "ModelCheckpoint(monitor" in str(error) else ""
         return UserError(" ".join(str(error).split()) + hint)
-    if "out of memory" in str(error) or "DefaultCPUAllocator" in str(error):
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "DefaultCPUAllocator" in str(error):
         return UserError(
             "out of memory: type --model.on_out_of_memory=halve, or a smaller --data.batch_size, or add "
             "--config configs/presets/bf16.yaml or checkpointing.yaml; what was saved is whole"

@@ -1,5 +1,6 @@
 """What a command prints at its end: plain text that fits in 80 columns."""
 
+import re
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
@@ -26,11 +27,18 @@ def start_rows(trainer: Any, continued: Path | None) -> list[tuple[str, str]]:
     ours["module"] = hasattr(trainer.lightning_module, "train_means")
     if foreign := " and ".join(name for name, known in ours.items() if not known):
         rows += [("note", f"of this {foreign} no state amid an epoch is kept: a run that is cut off")]
-        rows += [("", "there goes on in another order, or with other means; at an epoch's end exactly")]
+        kept = [name for name in ("generator", "persistent_workers") if getattr(trainer.train_dataloader, name, None)]
+        end = f"as at an epoch's end, with {kept[0]}" if kept else "at an epoch's end exactly"
+        rows += [("", f"there goes on in another order, or with other means; {end}")]
     steps, rise = trainer.estimated_stepping_batches, getattr(trainer.lightning_module, "warmup_steps", 0)
     if isinstance(rise, int) and 0 < steps <= rise and not trainer.fast_dev_run:
         rows += [("note", f"warmup_steps is {rise}, the run has {steps} steps: the rate only rises")]
     return rows
+
+
+def joined(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the metrics of all DataLoaders as one; where there are several, accuracy is accuracy[0], accuracy[1]."""
+    return {re.sub(r"/dataloader_idx_(\d+)$", r"[\1]", key): value for each in results for key, value in each.items()}
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str]]:

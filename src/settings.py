@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ProgressBar,
     StochasticWeightAveraging,
+    Timer,
     WeightAveraging,
 )
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,6 +27,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from src import UserError, checkpoint
 from src.arguments import SETTINGS
 from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume, Signals, SkipNonFinite
+from src.callbacks.signals import leave_to_python
 from src.lean import Untimed, look_for_gpus_once, skip_empty_hooks
 from src.loggers import run_loggers
 from src.mistakes import check_monitors, check_training, check_values, explain
@@ -88,8 +90,10 @@ class Settings(LightningCLI):
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.subcommand]
         fit, files = self.subcommand == "fit", [settings.ckpt_path]
-        self.continued = settings.ckpt_path is None and self.run is not None
+        self.continued = self.run is not None and (settings.ckpt_path is None or self.options.resumed)
         if self.continued and self.run is not None:
+            if fit and first_process():
+                self.run.lock()  # before anything is read that another process may yet write
             files = self.run.checkpoints("last" if fit else "best")
         if files[0] is not None:
             settings.ckpt_path, self.stored = checkpoint.first_whole(files, to_continue=fit)
@@ -108,7 +112,7 @@ class Settings(LightningCLI):
             check_training(settings, self._get(self.config, "name"))
         terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
         saves = self.saves(settings) and settings.enable_checkpointing is not False
-        changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": saves}
+        changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": saves, "max_time": None}
         first = LambdaCallback(on_sanity_check_end=check_monitors, on_train_start=self.record)
         callbacks: list[Callback] = [self.pace, Resume(self.epochs_done()), first]
         best, last, finite = (self._get(self.config_init, name) for name in ("best", "last", "non_finite"))
@@ -130,11 +134,11 @@ class Settings(LightningCLI):
         if any(isinstance(callback, ProgressBar) for callback in changes["callbacks"]):
             callbacks = without(callbacks, ProgressBar)
             changes["enable_progress_bar"] = True
-        if settings.profiler is None:
-            changes["profiler"] = Untimed()
+        changes["profiler"] = settings.profiler or Untimed()
         trainer = self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = checkpoint.Durable(self.model)
+        leave_to_python(trainer)  # fit has Signals
         look_for_gpus_once()
         for owner in (self.model, *trainer.callbacks):  # type: ignore[attr-defined]
             skip_empty_hooks(owner)
@@ -152,6 +156,8 @@ class Settings(LightningCLI):
         used = without(own if isinstance(own, list) else [own], unused)
         if sum(isinstance(callback, WeightAveraging | StochasticWeightAveraging) for callback in used) > 1:
             raise UserError("trainer.callbacks has two averages of the weights, which would mix: leave one of them out")
+        if settings.max_time is not None:  # Lightning's ends amid an epoch, whose rest would be lost
+            used.append(Timer(settings.max_time, interval="epoch"))
         return used
 
     def saves(self, settings: Any) -> bool:
@@ -159,10 +165,10 @@ class Settings(LightningCLI):
 
     def open_run(self, settings: Any) -> None:
         """Make the run folder, or take the one that was named; let loggers and checkpoints write there."""
+        checkpoint.check_hyper_parameters(self.model, self.datamodule)
         parent = Path(settings.default_root_dir or "runs") / self._get(self.config, "name")
-        first = getattr(rank_zero_only, "rank", 0) == 0  # the only process that writes
-        self.run = self.run or (Run.create(parent) if first else Run(parent / "of_the_first_process"))
-        if first:
+        self.run = self.run or (Run.create(parent) if first_process() else Run(parent / "of_the_first_process"))
+        if first_process():
             self.run.lock()
         if settings.logger is not False:
             step = self.stored.get("global_step", 0)
@@ -203,6 +209,11 @@ class Picture(Settings):
 
     def saves(self, settings: Any) -> bool:  # noqa: ARG002
         return False
+
+
+def first_process() -> bool:
+    """Tell whether this is the only process of a run that writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def without(callbacks: Sequence[Callback], kinds: Any) -> list[Callback]:

@@ -24,13 +24,13 @@ def check_trusted(file: Path, typed: str = "", seen: frozenset[Path] = frozenset
     Raises:
         UserError: with the line and the name.
     """
-    for node in scalars(yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)):
-        if re.fullmatch(r"[^\W\d]\w*(\.\w+)+", node.value) and foreign(node.value) and node.value not in typed:
+    for line, value in scalars(yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)):
+        if re.fullmatch(r"[^\W\d]\w*(\.\w+)+", value) and foreign(value) and value not in typed:
             raise UserError(
-                f"config {file}, line {node.start_mark.line + 1}: {node.value} is code outside "
+                f"config {file}, line {line + 1}: {value} is code outside "
                 f"{', '.join(PACKAGES)}; if you know what it does, type --trust"
             )
-        for other in named_files(node.value, file.parent):  # which may be taken for a config too
+        for other in named_files(value, file.parent):  # which may be taken for a config too
             if other not in seen:
                 with suppress(UnicodeDecodeError, yaml.YAMLError):
                     check_trusted(other, typed, seen | {file, other})
@@ -54,22 +54,36 @@ def is_foreign(file: Path) -> bool:
     return False
 
 
-def scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
-    """Yield every value of a tree; of mappings not the keys, nor the value of ``name``."""
+def scalars(node: yaml.Node | None, line: int = 0) -> Iterator[tuple[int, str]]:
+    """Yield line and text of every value of a tree; of mappings not the keys, nor the value of ``name``.
+
+    A text that is YAML in turn, as ``"[a.b.C]"``, will be read as such: its values are yielded too.
+    """
     if isinstance(node, yaml.ScalarNode):
-        yield node
+        yield line + node.start_mark.line, node.value
+        with suppress(yaml.YAMLError):
+            inner = yaml.compose(node.value, yaml.SafeLoader)
+            if not isinstance(inner, yaml.ScalarNode) or inner.value != node.value:
+                yield from scalars(inner, line + node.start_mark.line)
     for child in node.value if isinstance(node, yaml.CollectionNode) else []:
         if isinstance(child, yaml.Node):
-            yield from scalars(child)
+            yield from scalars(child, line)
         elif child[0].value != "name":
-            yield from scalars(child[1])
+            yield from scalars(child[1], line)
 
 
 def foreign(path: str) -> bool:
-    """Tell whether a dotted path could be imported, from another package; nothing is imported here."""
-    top, second = path.split(".")[:2]
-    if top in PACKAGES or (spec := find_spec(top)) is None:
+    """Tell whether a dotted path could be imported, from another package; nothing is imported here.
+
+    So can what a package's modules have imported themselves, as in ``torch.os.system``.
+    """
+    top, *names = path.split(".")
+    if (spec := find_spec(top)) is None:
         return False
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
-    inside = any((folder / second).is_dir() or (folder / f"{second}.py").is_file() for folder in folders)
-    return spec.origin is not None or inside
+    if top not in PACKAGES:
+        inside = any((folder / names[0]).is_dir() or (folder / f"{names[0]}.py").is_file() for folder in folders)
+        return spec.origin is not None or inside
+    while names and any((folder / names[0]).is_dir() or (folder / f"{names[0]}.py").is_file() for folder in folders):
+        folders = [folder / names.pop(0) for folder in folders[:1]]
+    return len(names) > 1 and names[0].lstrip("_")[:1].islower()  # of a module that is no file of the package

@@ -1,6 +1,7 @@
 """A checkpoint is read whole and safely or refused in one line; weights of another net are named."""
 
 import resource
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from lightning import LightningModule
 from torch import nn
 
 from src import UserError
-from src.checkpoint import Durable, check_weights, first_whole, read
+from src.checkpoint import Durable, check_hyper_parameters, check_weights, first_whole, read, write
 
 FILE = Path("best.ckpt")
 
@@ -205,3 +206,25 @@ def test_of_several_files_the_first_whole_one_is_taken_and_the_others_are_named(
     FILE.unlink()
     with pytest.warns(UserWarning, match="last"), pytest.raises(UserError, match=r"best\.ckpt does not exist"):
         first_whole(["last.ckpt", FILE])
+
+
+class Stored(LightningModule):
+    def __init__(self, **settings):
+        super().__init__()
+        self.save_hyperparameters(settings)
+
+
+def test_what_no_load_would_take_is_not_saved():
+    file = Path("last.ckpt")
+    assert write(content(), file) == ""
+    with pytest.raises(UserError, match=r"would hold pathlib\.PosixPath, but only tensors and plain values"):
+        write(content() | {"own": [Path("pictures")]}, file)
+    assert read(file)["state_dict"]["weight"].equal(content()["state_dict"]["weight"])
+    assert [path.name for path in Path().glob("last*")] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("value", [Path("pictures"), timedelta(1), lambda: 0], ids=lambda v: type(v).__name__)
+def test_hyper_parameters_that_are_not_plain_are_refused_by_name(value):
+    check_hyper_parameters(Stored(lr=0.1, sizes=[1, 2], names={"a": None}, weight=torch.ones(2)))
+    with pytest.raises(UserError, match=f"Stored: folder is a {type(value).__name__}, .*ignore=\\['folder'\\]"):
+        check_hyper_parameters(Stored(lr=0.1, folder=value))

@@ -502,3 +502,19 @@ def test_bad_images_are_skipped_by_predict_where_that_is_set(capsys: pytest.Capt
         main(["test", "--run=runs/digits/version_0", "--data.test_share=0.5"])
     assert stop.value.code == 2
     assert "trained on another split" in capsys.readouterr().err
+
+
+def test_pictures_of_as_many_other_classes_are_not_judged(capsys):
+    for root, classes in (("pictures", "ab"), ("others", "bc")):
+        for name in (f"{part}/{letter}" for part in ("train", "test") for letter in classes):
+            Path(root, name).mkdir(parents=True)
+            for i in range(12):
+                Image.new("L", (8, 8), i).save(Path(root, name, f"{i}.png"))
+    typed = ["--data=src.data.ImageFolder", "--data.size=8", "--data.batch_size=8", "--data.folds=4"]
+    typed += ["--model.num_classes=2", "--model.net.image_shape=[3,8,8]", "--trainer.max_epochs=1"]
+    main(["fit", *SMALL, *typed, "--data.root=pictures"])
+    main(["test", "--run=runs/digits/version_0"])
+    with pytest.raises(SystemExit) as stop:
+        main(["test", "--run=runs/digits/version_0", "--data.root=others"])
+    assert stop.value.code == 2
+    assert "others must have the checkpoint's classes; only one has: a, c" in capsys.readouterr().err

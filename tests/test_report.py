@@ -1,8 +1,12 @@
 """What is printed is aligned, complete and at most 80 columns wide."""
 
-import pytest
+from types import SimpleNamespace
 
-from src.report import class_rows, metric_rows, print_rows
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from src.report import class_rows, joined, metric_rows, print_rows, start_rows
 
 SCORES = ("precision", "recall", "f1", "auroc")
 CLASSES = ("T-shirt/top", "Trouser", "a rather long name of a class, 38 long")
@@ -57,3 +61,21 @@ def test_a_row_without_name_and_value_is_blank(capsys):
 
 def test_names_of_a_modules_own_are_shown_with_their_values():
     assert ("val_acc", "    0.5000") in metric_rows({"val_acc": 0.5})
+
+
+def test_several_dataloaders_are_told_apart():
+    results = [{"test/accuracy/dataloader_idx_0": 0.5}, {"test/accuracy/dataloader_idx_1": 0.75, "test/loss": 1.0}]
+    assert joined(results) == {"test/accuracy[0]": 0.5, "test/accuracy[1]": 0.75, "test/loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [
+        ({}, "at an epoch's end exactly"),
+        ({"generator": torch.Generator()}, "as at an epoch's end, with generator"),
+    ],
+)
+def test_what_is_not_exact_of_a_loader_of_ones_own_is_said(settings, end):
+    trainer = SimpleNamespace(lightning_module=None, estimated_stepping_batches=1, fast_dev_run=False)
+    trainer.train_dataloader = DataLoader(range(3), **settings)
+    assert start_rows(trainer, None)[1][1].endswith(f"or with other means; {end}")

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src import say
@@ -36,6 +37,8 @@ class EpochLine(Callback):
         self.started, self.paused = time.monotonic(), 0.0
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize()  # steps that the GPU has still to do are not validation's
         self.validation_started = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

@@ -14,7 +14,7 @@ class Freeze(Callback):
     """Leave parameters as they are from one epoch on or until one; gradients that only they need are not computed.
 
     Batch norms whose parameters are all frozen keep their statistics too. The optimizer neither moves nor decays what
-    is frozen, and trains it later with the learning rate of then.
+    is frozen, and trains it later with the learning rate of then. Of several, each holds what it matches.
 
     Args:
         match: regular expression for the whole names of parameters in the LightningModule, as in ``net.features.*``.
@@ -30,27 +30,27 @@ class Freeze(Callback):
         if start < 0 or (stop is not None and stop <= start):
             raise ValueError(f"start must be at least 0 and stop greater than start, got {start} and {stop}")
         self.start, self.stop = start, stop
-        self.params: list[nn.Parameter] = []
+        self.params: set[nn.Parameter] = set()
         self.norms: list[nn.Module] = []
+        self.all: list[Freeze] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         named = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
-        self.params = [p for name, p in named.items() if self.pattern.fullmatch(name)]
+        self.params = {p for name, p in named.items() if self.pattern.fullmatch(name)}
+        self.all = [callback for callback in trainer.callbacks if isinstance(callback, Freeze)]  # type: ignore[attr-defined]
         if not self.params:
             near = ", ".join(difflib.get_close_matches(self.pattern.pattern, named, n=3, cutoff=0))
             raise UserError(f"match of Freeze: {self.pattern.pattern!r} is no trained parameter; nearest are {near}")
         strategy = trainer.strategy
         if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
             raise UserError("Freeze in several processes needs --trainer.strategy=ddp_find_unused_parameters_true")
-        learning = set(named.values()) - set(self.params)
-        if not learning:
-            raise UserError(f"match of Freeze: {self.pattern.pattern!r} leaves nothing to train")
-        for module in pl_module.modules():
-            own = set(module.parameters(recurse=False))
-            if hasattr(module, "running_mean") and own & set(self.params) and not own & learning:
-                self.norms.append(module)
+        for epoch in {each.start for each in self.all}:
+            if all(self.holds(p, epoch) for p in named.values()):
+                raise UserError(f"match of Freeze: {self.pattern.pattern!r} leaves nothing to train in epoch {epoch}")
+        norms = (module for module in pl_module.modules() if hasattr(module, "running_mean"))
+        self.norms = [norm for norm in norms if self.params.intersection(norm.parameters(recurse=False))]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.begin(trainer.current_epoch)
@@ -59,13 +59,17 @@ class Freeze(Callback):
 
     def begin(self, epoch: int) -> None:
         """Freeze, or train again, as an epoch wants it."""
-        trained = epoch < self.start or (self.stop is not None and epoch >= self.stop)
         for p in self.params:
-            p.requires_grad_(trained)
+            p.requires_grad_(not self.holds(p, epoch))
         for norm in self.norms:
-            norm.train(trained)
+            norm.train(any(p.requires_grad for p in norm.parameters(recurse=False)))
+
+    def holds(self, p: nn.Parameter, epoch: int) -> bool:
+        """Tell whether this or another Freeze wants a parameter frozen."""
+        wanting = (each for each in self.all if epoch >= each.start and (each.stop is None or epoch < each.stop))
+        return any(p in each.params for each in wanting)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         for p in self.params:
             p.requires_grad_(True)
-        self.params, self.norms = [], []
+        self.params, self.norms, self.all = set(), [], []

@@ -36,11 +36,10 @@ class Signals(Callback):
 
     @contextmanager
     def answered(self, trainer: Trainer) -> Iterator[None]:
-        """Take the place of Lightning's handlers, which exit with 0 and, in one process of several, hang.
+        """Handle signals while training.
 
         Processes that Lightning starts begin with these signals held back, until they can answer.
         """
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         self.trainer, self.pid = trainer, os.getpid()
         heard = [number for number in ASKING if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # not of nohup
         main_thread = threading.current_thread() is threading.main_thread()
@@ -119,6 +118,11 @@ class Signals(Callback):
         self.others().clear()  # of which Lightning kills this process when one has ended
         trainer.strategy.barrier()
         raise SystemExit(128 + self.got)
+
+
+def leave_to_python(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals: it swallows SIGTERM, or exits with 0, or hangs."""
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 def held(start: Callable[[], None]) -> None:

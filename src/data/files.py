@@ -42,12 +42,16 @@ class Files:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder, all levels down, but nothing that is hidden."""
+    """Return the image files of a folder, all levels down and through links, but nothing that is hidden."""
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = (
-        path for path in folder.rglob("*") if path.suffix.lower() in known and (path.is_file() or not path.exists())
-    )
-    return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    files: list[Path] = []
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        again = os.path.realpath(place) in seen  # as by a link that leads back
+        seen.add(os.path.realpath(place))
+        folders[:] = [] if again else sorted(name for name in folders if name[0] != ".")
+        files += [] if again else [Path(place, name) for name in names if name[0] != "."]
+    return sorted(f for f in files if f.suffix.lower() in known and (f.is_file() or not f.exists()))
 
 
 def decode(path: Path, shape: tuple[int, ...]) -> Tensor | str:

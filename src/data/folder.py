@@ -90,6 +90,12 @@ class ImageFolder(DataModule):
     def load_val(self) -> tuple[Any, Tensor] | None:
         return self.read("val") if self.has("val") else None
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what a checkpoint stored, of the same split and the same classes."""
+        if odd := {*getattr(self, "class_names", state["class_names"])} ^ {*state["class_names"]}:
+            raise UserError(f"{self.root} must have the checkpoint's classes; only one has: {', '.join(sorted(odd))}")
+        super().load_state_dict(state)
+
     def has(self, part: str) -> bool:
         return (self.root / part).is_dir()
 

@@ -44,7 +44,7 @@ class Prepare(nn.Module):
         return self.mix(images, one_hot(targets, self.num_classes).float())
 
     def try_out(self, samples: Samples) -> tuple[int, ...]:
-        """Call each transform once, with two samples, and return the shape of an image in the first epoch, (C, H, W).
+        """Call each transform with two samples and return the shape of the smallest image it makes, (C, H, W).
 
         Raises:
             UserError: for one that fails or does not return images of the shape that it was given.
@@ -63,7 +63,8 @@ class Prepare(nn.Module):
             shown = f"data.{name}: {type(each).__name__}"
             try:
                 with torch.random.fork_rng(devices=[]):
-                    made = alone(images, targets, index, 0)[0]
+                    epochs = range(getattr(each, "resizes", 1))
+                    made = min((alone(images, targets, index, epoch)[0] for epoch in epochs), key=torch.numel)
             except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 reason = " ".join(str(error).split())[:150]
                 raise UserError(f"{shown} fails on images {tuple(images.shape)}: {reason}") from error

@@ -16,7 +16,7 @@ class MuonSGD(Optimizer):
 
     One optimizer for a whole net: ``torch.optim.Muon`` takes only matrices, and Lightning steps only one by itself. A
     filter (O, I, H, W) counts as the matrix (O, I * H * W). A group with ``muon: false`` is left to SGD, which suits
-    embeddings and the last layer.
+    embeddings and the last layer; so are complex matrices.
 
     Args:
         params: parameters or groups of them.
@@ -69,7 +69,7 @@ class MuonSGD(Optimizer):
             tensor = each[1] if isinstance(each, tuple) else each  # of named_parameters()
             if isinstance(tensor, torch.nn.UninitializedParameter):
                 raise ValueError("MuonSGD must know the shapes of parameters, got one of a lazy module without any yet")
-            kinds[given.get("muon", True) and tensor.ndim > 1].append(each)
+            kinds[given.get("muon", True) and tensor.ndim > 1 and not tensor.is_complex()].append(each)
         sgd = {key: given.get(f"sgd_{key}", given.get(key, self.defaults[f"sgd_{key}"])) for key in ("lr", "momentum")}
         for muon, part in kinds.items():
             if part:
@@ -103,7 +103,7 @@ class MuonSGD(Optimizer):
         scale = max(1, updates.shape[1] / updates.shape[2]) ** 0.5
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         if group["normalize"]:
-            torch._foreach_div_(params, torch._foreach_norm(params))
+            torch._foreach_div_(params, torch._foreach_add(torch._foreach_norm(params), 1e-7))  # zeros stay zeros
             torch._foreach_mul_(params, updates.shape[1] ** 0.5)
         steps = [update.view_as(p) for update, p in zip(updates.to(params[0].dtype), params, strict=True)]
         torch._foreach_add_(params, steps, alpha=-group["lr"] * scale)

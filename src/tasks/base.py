@@ -56,7 +56,7 @@ class Task(Parts):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.train_means.take("train/"), sync_dist=True)
+        self.log_dict(self.train_means.take("train/", self.trainer.strategy.reduce), sync_dist=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self.judge(batch, "val", self.val_metrics)

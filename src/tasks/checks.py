@@ -25,7 +25,7 @@ def check_data(net: nn.Module, loss: Any, num_classes: int, data: Any) -> None:
     try:
         with torch.no_grad():
             like = next(net.parameters())
-            for shape in (data.shape, getattr(data, "seen_shape", data.shape)):  # the latter in the first epoch
+            for shape in (data.shape, getattr(data, "seen_shape", data.shape)):  # the smallest that it sees
                 net.eval()(torch.zeros(2, *shape, device=like.device, dtype=like.dtype))
     except RuntimeError as error:
         raise UserError(f"the net does not take the data's images, (C, H, W) = {shape}: {str(error)[:200]}") from None

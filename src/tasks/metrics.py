@@ -38,30 +38,40 @@ RANKS = {"auroc": PresentAUROC}
 
 
 class Means:
-    """Means over an epoch, kept as sums on the device: a ``self.log`` or a metric a step costs a small net's step."""
+    """Means over an epoch, kept as sums on the device: a ``self.log`` or a metric a step costs a small net's step.
+
+    A batch whose loss is not finite is left out, as its step is.
+    """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Any] = {}
+        self.names: list[str] = []
+        self.sums: Tensor | None = None  # of each name, and the number of samples; float32
 
-    def add(self, samples: int, **means: Tensor) -> None:
-        for name, mean in means.items():
-            before = self.sums.get(name)
-            self.sums[name] = mean * samples if before is None else torch.add(before, mean, alpha=samples)
-        self.sums["samples"] = self.sums.get("samples", 0) + samples
+    def add(self, samples: int, loss: Tensor, **others: Tensor) -> None:
+        self.names = ["loss", *others]
+        means = torch.stack([loss.float(), *(mean.float() for mean in others.values()), torch.ones_like(loss).float()])
+        kept = torch.where(loss.isfinite(), means, 0)
+        self.sums = kept * samples if self.sums is None else torch.add(self.sums, kept, alpha=samples)
 
     def of_all(self, gather: Callable[..., Any]) -> dict[str, Tensor]:
         """Return the sums of each process, (P,)."""
-        return {name: gather(torch.as_tensor(value)).view(-1) for name, value in self.sums.items()}
+        if self.sums is None:
+            return {}
+        return {name: gather(value).view(-1) for name, value in zip([*self.names, "samples"], self.sums, strict=True)}
 
     def take_over(self, sums: dict[str, Tensor], rank: int) -> None:
         """Go on with what ``of_all`` returned."""
-        self.sums = {name: values[rank].clone() for name, values in sums.items() if rank < len(values)}
+        self.names = [name for name in sums if name != "samples"]
+        found = [sums[name][rank] for name in (*self.names, "samples") if rank < len(sums.get(name, ()))]
+        self.sums = torch.stack([value.float() for value in found]) if found else None
 
-    def take(self, prefix: str) -> dict[str, Tensor]:
-        """Return the means under their prefixed names, and begin anew."""
-        sums, self.sums = self.sums, {}
-        samples = sums.pop("samples", 0)
-        return {f"{prefix}{name}": total / samples for name, total in sums.items()}
+    def take(self, prefix: str, reduce: Callable[[Tensor], Any]) -> dict[str, Tensor]:
+        """Return the means under prefixed names, and begin anew; ``reduce`` averages the sums of all processes."""
+        sums, self.sums = self.sums, None
+        if sums is None:
+            return {}
+        *totals, samples = reduce(sums)
+        return {f"{prefix}{name}": total / samples for name, total in zip(self.names, totals, strict=True)}
 
 
 def classification_metrics(num_classes: int, each_class: bool) -> MetricCollection:

@@ -59,7 +59,7 @@ class Parts(Optimized):
     def halving(self, closure: Callable[[], Any]) -> Any:
         """Call what computes loss and gradients until memory is enough."""
         while True:
-            sums = dict(self.train_means.sums)
+            sums = self.train_means.sums
             try:
                 return closure()
             except torch.OutOfMemoryError:

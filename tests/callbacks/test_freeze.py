@@ -102,7 +102,7 @@ def test_after_training_parameters_are_as_before():
 
 def test_a_run_that_goes_on_amid_an_epoch_is_frozen_in_it():
     model, freeze = Net(), Freeze("body.*", start=1)
-    trainer: Any = SimpleNamespace(strategy=None, current_epoch=1)
+    trainer: Any = SimpleNamespace(strategy=None, current_epoch=1, callbacks=[freeze])
     freeze.setup(trainer, model, "fit")
     freeze.on_train_start(trainer, model)
     assert not model.body[0].weight.requires_grad
@@ -124,8 +124,9 @@ def test_what_does_not_match_or_matches_all_is_refused_before_training(match, me
 
 def test_processes_that_take_all_gradients_for_granted_are_refused():
     with pytest.raises(UserError, match=r"--trainer\.strategy=ddp_find_unused_parameters_true"):
-        Freeze("body.*").setup(SimpleNamespace(strategy=DDPStrategy()), Net(), "fit")
-    Freeze("body.*").setup(SimpleNamespace(strategy=DDPStrategy(find_unused_parameters=True)), Net(), "fit")
+        Freeze("body.*").setup(SimpleNamespace(strategy=DDPStrategy(), callbacks=[]), Net(), "fit")
+    strategy = DDPStrategy(find_unused_parameters=True)
+    Freeze("body.*").setup(SimpleNamespace(strategy=strategy, callbacks=[]), Net(), "fit")
 
 
 @pytest.mark.parametrize(
@@ -150,3 +151,16 @@ def test_a_run_freezes_layers_by_a_setting(capsys):
     assert "nearest are net.features" in capsys.readouterr().err
     main([*command, "--trainer.callbacks.match=net.features.*"])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_each_holds_what_it_matches(order):
+    freezes = [Freeze(r"body\.0\..*", stop=3), Freeze(r"body\..*", stop=1), Freeze(r"body\.1\..*", start=2, stop=3)]
+    model = fit(*freezes[::order])
+    first = {"body.0.weight", "body.0.bias"}
+    assert moved(model) == [ALL - BODY - BODY_NORM, ALL - first, ALL - BODY - BODY_NORM, ALL]
+
+
+def test_several_that_leave_nothing_to_train_are_refused_before_training():
+    with pytest.raises(UserError, match=r"leaves nothing to train in epoch 1"):
+        fit(Freeze(r"body\..*", start=1), Freeze(r"head\..*", stop=2))

@@ -177,3 +177,21 @@ def test_a_signal_that_is_ignored_stays_so() -> None:  # as under nohup
     finally:
         signal.signal(signal.SIGHUP, before)
     assert last()["global_step"] == 2 * STEPS
+
+
+class Waits(Callback):
+    """Leaves a sign that a test has begun, and waits."""
+
+    def on_test_start(self, *_: object) -> None:
+        Path("begun").touch()
+        time.sleep(60)
+
+
+def test_other_commands_end_at_once(tmp_path: Path) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}/runs"])
+    typed = ["test", f"--run={tmp_path}/runs/digits/version_0", f"--trainer.callbacks+={__name__}.Waits", "--trust"]
+    process, started = Process(typed, tmp_path / "other"), time.monotonic()
+    while not (tmp_path / "other/begun").exists() and time.monotonic() - started < 60:
+        time.sleep(0.1)
+    process.kill(signal.SIGTERM)
+    assert process.wait() == -signal.SIGTERM

@@ -186,3 +186,12 @@ def test_only_visible_files_with_the_name_of_an_image_are_found(odd):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     assert find_images(Path("a")) == [Path("a/1.PNG"), Path("a/deep/3.jpg")]
+
+
+def test_pictures_behind_links_are_found_once():
+    for folder in ("a", "elsewhere/deep"):
+        Path(folder).mkdir(parents=True)
+        Image.new("L", (2, 2)).save(f"{folder}/1.png")
+    Path("a/more").symlink_to(Path("elsewhere").absolute())
+    Path("elsewhere/back").symlink_to(Path("a").absolute())
+    assert find_images(Path("a")) == [Path("a/1.png"), Path("a/more/deep/1.png")]

@@ -276,3 +276,13 @@ def test_matrices_are_brought_to_the_norm_of_one_with_unit_rows_before_a_step() 
     weight.grad = torch.randn_like(weight)
     MuonSGD([weight], lr=0.0, normalize=True).step()
     torch.testing.assert_close(weight.detach(), direction * 8**0.5)
+
+
+def test_a_matrix_of_zeros_is_learnt_and_a_complex_one_is_left_to_sgd():
+    zeros, waves = nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.ones(4, 4, dtype=torch.complex64))
+    optimizer = MuonSGD([zeros, waves], normalize=True)
+    zeros.grad, waves.grad = torch.randn(4, 4), torch.full((4, 4), 1j)
+    optimizer.step()
+    assert zeros.isfinite().all()
+    assert zeros.any()
+    assert (waves.imag < 0).all()

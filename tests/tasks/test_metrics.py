@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from src.tasks.metrics import by_class, classification_metrics
+from src.tasks.metrics import Means, by_class, classification_metrics
 
 
 @pytest.mark.filterwarnings("ignore:No positive samples")
@@ -20,3 +20,17 @@ def test_auroc_is_the_mean_over_the_classes_that_have_samples() -> None:
     assert [float(flat[f"auroc/{name}"]) for name in "abc"] == pytest.approx(each)
     assert flat["auroc/d"].isnan()
     assert float(flat["auroc"]) == pytest.approx(sum(each) / 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_means_are_exact_in_any_precision_and_leave_out_batches_without_a_finite_loss(dtype):
+    means = Means()
+    for i in range(1000):
+        loss = torch.tensor(float("nan") if i % 10 == 3 else 1.5, dtype=dtype)
+        means.add(64 if i % 2 else 32, loss, accuracy=torch.tensor(0.25 if i % 2 else 1.0))
+    stored = Means()
+    stored.take_over(means.of_all(lambda value: value), rank=0)
+    taken = means.take("train/", lambda sums: sums / 2)
+    assert taken == {"train/loss": 1.5, "train/accuracy": (400 * 64 * 0.25 + 500 * 32) / (400 * 64 + 500 * 32)}
+    assert means.take("train/", lambda sums: sums) == {}
+    assert stored.take("train/", lambda sums: sums) == taken

@@ -64,7 +64,7 @@ class RandomCrop(nn.Module):
 
 
 def scrambled(index: Tensor) -> Tensor:
-    """Return a number of 31 bits that is as good as drawn for each index and always the same; Murmur3's finalizer."""
+    """Return 31 bits that are as good as drawn for each index, the same under any seed; Murmur3's finalizer."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         index = ((index ^ (index >> shift)) * factor) & 0xFFFFFFFF
     return index >> 1

@@ -16,13 +16,13 @@ class ProgressiveResize(nn.Module):
     """
 
     by_position = True  # called with the indices of the samples in the data set, (N,), and the epoch too
-    resizes = True
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
         if not sizes or min(sizes) < 1:
             raise ValueError(f"sizes must be a list of numbers of at least 1, got {sizes}")
         self.sizes = sizes
+        self.resizes = len(sizes)  # in so many epochs
 
     def forward(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:  # noqa: ARG002
         longer = max(images.shape[2:])
