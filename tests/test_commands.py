@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from lightning import LightningModule
+from lightning.pytorch.callbacks import Timer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -186,6 +187,27 @@ def test_a_checkpoint_that_is_typed_is_gone_on_with() -> None:
     assert torch.load(run / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 0
     cli = main(["fit", f"--run={run}", f"--ckpt_path={run}/checkpoints/best.ckpt"])
     assert cli.trainer.current_epoch == 2
+
+
+def test_a_run_that_began_with_a_checkpoint_goes_on_with_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--name=before"])
+    typed = ["fit", *SMALL, "--resume=auto", "--ckpt_path=runs/before/version_0/checkpoints/last.ckpt"]
+    main([*typed, "--trainer.max_epochs=2"])
+    assert "after step 21" in capsys.readouterr().out
+    main(typed)
+    assert "goes on  runs/digits/version_0, after step 42" in capsys.readouterr().out
+    main([*typed, "--data.fold=1"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("complete  3 epochs")
+    assert printed[1] == "note  what was typed differs from its config.yaml, and was not used"
+
+
+def test_where_the_time_is_up_the_epoch_is_finished() -> None:
+    typed = ["fit", *SMALL, "--trainer.max_epochs=9", "--trainer.max_time=00:00:00:00", "--test=false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Timer, "on_fit_start", lambda *_: None)  # where it would stop before the first
+        cli = main(typed)
+    assert (cli.trainer.current_epoch, cli.trainer.global_step) == (1, 21)
 
 
 def test_a_warm_up_that_does_not_end_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
