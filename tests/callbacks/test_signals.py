@@ -34,10 +34,11 @@ SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (s
 
 @pytest.fixture(autouse=True)
 def _heard() -> Iterator[None]:
-    """Hear Ctrl-C, which a shell lets jobs in the background ignore."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Hear Ctrl-C, which a shell lets jobs in the background ignore, and SIGHUP, as nohup does."""
+    before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)]
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])
 
 
 class SendAt(Callback):
