@@ -59,6 +59,9 @@ def write(content: dict[str, Any], file: Path) -> str:
         folder = os.open(file.parent, os.O_RDONLY)
         os.fsync(folder)  # of the new name
         os.close(folder)
+    except UserError:
+        part.unlink()
+        raise
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides it
         if not isinstance(cause, OSError):
@@ -78,8 +81,6 @@ def check_plain(file: Any) -> None:
         UserError: with the names of the types.
     """
     if odd := torch.serialization.get_unsafe_globals_in_checkpoint(file):
-        if isinstance(file, Path):
-            file.unlink()
         raise UserError(
             f"a checkpoint would hold {', '.join(odd)}, but only tensors and plain values are ever loaded: store "
             "something plain, such as str() of it, in on_save_checkpoint or state_dict"

@@ -82,8 +82,12 @@ def foreign(path: str) -> bool:
         return False
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
     if top not in PACKAGES:
-        inside = any((folder / names[0]).is_dir() or (folder / f"{names[0]}.py").is_file() for folder in folders)
-        return spec.origin is not None or inside
-    while names and any((folder / names[0]).is_dir() or (folder / f"{names[0]}.py").is_file() for folder in folders):
-        folders = [folder / names.pop(0) for folder in folders[:1]]
+        return spec.origin is not None or any(has_module(folder, names[0]) for folder in folders)
+    folder = folders[0]
+    while names and has_module(folder, names[0]):
+        folder /= names.pop(0)
     return len(names) > 1 and names[0].lstrip("_")[:1].islower()  # of a module that is no file of the package
+
+
+def has_module(folder: Path, name: str) -> bool:
+    return (folder / name).is_dir() or (folder / f"{name}.py").is_file()
