@@ -32,7 +32,7 @@ PLATEAU += ["--model.schedule.threshold=0.5", "--model.warmup_steps=0"]
 EMA, MIX = "--trainer.callbacks+=src.callbacks.EMA", ["--data.mix=src.data.MixUp", "--data.mix.alpha=0.4"]
 STOPPING = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
 STOPPING += ["--trainer.callbacks.patience=0"]
-FREEZE = ["--trainer.callbacks+=src.callbacks.Freeze", "--trainer.callbacks.match=net.features.*"]
+FREEZE = ["--trainer.callbacks+=src.callbacks.Freeze", "--trainer.callbacks.match=net.1.*"]
 FREEZE += ["--trainer.callbacks.start=1", "--trainer.callbacks.stop=2"]
 GRID = {
     "in memory": [],
