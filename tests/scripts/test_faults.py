@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from scripts.faults import GRID
+from scripts.processes import SMALL, Process, differences, draw_pictures, same
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,11 +39,14 @@ def test_what_happens_to_runs_costs_nothing(promise: str) -> None:
     assert int(tried) >= tries
 
 
+@pytest.mark.parametrize("name", GRID)
+def test_every_kind_of_run_that_is_killed_ends_where_it_is_not(name: str, tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "pictures")
+    process = Process(["fit", *SMALL, *GRID[name]], tmp_path / "whole")
+    assert process.wait() == 0, process.log.read_text()
+
+
 def test_a_run_that_was_changed_by_a_fault_is_told_from_one_that_was_not(tmp_path: Path) -> None:
-    import torch
-
-    from scripts.processes import differences, same
-
     for name, loss in (("a", "0x1p0"), ("b", "0x1p1")):
         run = tmp_path / name / "runs/digits/version_0"
         (run / "checkpoints").mkdir(parents=True)
