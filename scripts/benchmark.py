@@ -9,6 +9,7 @@ Other programs disturb.
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import pty
 import resource
@@ -17,8 +18,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -103,26 +105,45 @@ def drain(reader: int) -> None:
     os.close(reader)
 
 
-def training(
-    options: argparse.Namespace, net: str, batch_size: int, data: Pixels, names: list[str]
-) -> dict[str, list[float]]:
-    """Return the seconds of a step of each contender, in each epoch but the first of three."""
-    runs = {name: partial(getattr(contenders, name), net, batch_size, 3, data) for name in names}
-    return interleaved(options.repeats, runs)
+def training(names: Iterable[str], net: str, batch_size: int, epochs: int, data: Pixels) -> dict[str, list[float]]:
+    """Return the seconds of a step of each contender in each epoch.
+
+    Each has a process of its own, as it has in use; they take turns epoch by epoch, while the others sleep.
+    """
+    found, waiting = dict[str, list[float]](), dict[str, Connection]()
+    with on_terminal():
+        for name in names:
+            waiting[name], other_end = multiprocessing.Pipe()
+            os.environ["THP_MEM_ALLOC_ENABLE"] = str(int(name in contenders.OURS))  # see src/memory.py
+            args = (other_end, name, net, batch_size, epochs, data)
+            multiprocessing.get_context("spawn").Process(target=contenders.in_turns, args=args, daemon=True).start()
+            other_end.close()
+            waiting[name].recv()
+        for _ in range(epochs):
+            for name, connection in waiting.items():
+                connection.send("go on")
+                found[name] = connection.recv()
+    return found
+
+
+def against(
+    name: str, goals: dict[str, float | None], options: argparse.Namespace, net: str, batch_size: int, data: Pixels
+) -> Iterator[Row]:
+    """Yield rows of the stock command beside other contenders."""
+    times = training(["stock", *goals], net, batch_size, 1 + 2 * options.repeats, data)
+    for other, goal in goals.items():
+        yield compared(f"{name} / {other}", times["stock"][1:], times[other][1:], goal)
 
 
 def overhead(options: argparse.Namespace) -> Iterator[Row]:
     goals = {"defaults": 0.8, "barebones": None, "bare": None}
-    times = training(options, "almost empty", 64, Pixels(19_200, size=4), ["stock", *goals])
-    for other, goal in goals.items():
-        yield compared(f"step, almost empty net / {other}", times["stock"], times[other], goal)
+    yield from against("step, almost empty net", goals, options, "almost empty", 64, Pixels(19_200, size=4))
 
 
 def protection(options: argparse.Namespace) -> Iterator[Row]:
     """What it costs that nothing is lost: in each step, and when 40 MB are saved."""
     pixels, epochs = Pixels(640, root=options.mnist), 2 + 40 * options.repeats
-    with on_terminal():
-        seconds = contenders.stock("SmallCNN", 64, epochs, pixels, contenders.Alternately)[2:]
+    seconds = training(["alternately"], "SmallCNN", 64, epochs, pixels)["alternately"][2:]
     yield compared("step, MNIST, SmallCNN / unprotected", seconds[::2], seconds[1::2], 1.03)
     # in a process of their own, since in this one Lightning's way would gain by what src/memory.py keeps
     code = f"import json; from scripts.contenders import saves; print(json.dumps(saves({10 * options.repeats})))"
@@ -137,9 +158,8 @@ def mnist(options: argparse.Namespace) -> Iterator[Row]:
         ("SmallCNN", 64, 1_920, 1.05),
     ):
         goals = {"barebones": 1.0, "bare": bound, "tutorial": None}
-        times = training(options, net, batch_size, Pixels(samples, root=options.mnist), ["stock", *goals])
-        for other, goal in goals.items():
-            yield compared(f"step, MNIST, {net} at {batch_size} / {other}", times["stock"], times[other], goal)
+        name, data = f"step, MNIST, {net} at {batch_size}", Pixels(samples, root=options.mnist)
+        yield from against(name, goals, options, net, batch_size, data)
 
 
 def augmentation(options: argparse.Namespace) -> Iterator[Row]:

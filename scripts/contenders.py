@@ -5,6 +5,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,22 @@ class Net(nn.Sequential):
         super().__init__(NETS[name](num_outputs))
 
 
+OURS = ("stock", "alternately")
+TURNS: list[Connection] = []
+
+
+def in_turns(turns: Connection, name: str, *args: Any) -> None:
+    """Run a contender in this process; send word before each epoch and wait for leave; in the end send its times."""
+    TURNS.append(turns)
+    turns.send(globals()[name](*args))
+
+
+def wait_for_turn() -> None:
+    for turns in TURNS:
+        turns.send([])
+        turns.recv()
+
+
 class Pixels(DataModule):
     """The first ``limit`` images of MNIST if it is in ``root``, else, or if they are of another size, random ones."""
 
@@ -69,6 +86,7 @@ class Clock(Callback):
         self.seconds: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        wait_for_turn()
         self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -162,6 +180,7 @@ def loop(net: nn.Module, loader: Any, loss: Callable[..., Tensor], epochs: int) 
     optimizer, seconds = adam(net), []
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # as without Lightning
     for _ in range(epochs):
+        wait_for_turn()
         started = time.perf_counter()
         for images, targets in loader:
             optimizer.zero_grad()
@@ -215,6 +234,10 @@ def stock(net: str, batch_size: int, epochs: int, data: Pixels, clock: type[Cloc
     }
     cli = main(["fit", *(f"--{key}={value}" for key, value in typed.items())])
     return next(callback.seconds for callback in cli.trainer.callbacks if isinstance(callback, Clock))
+
+
+def alternately(net: str, batch_size: int, epochs: int, data: Pixels) -> list[float]:
+    return stock(net, batch_size, epochs, data, Alternately)
 
 
 def saves(count: int) -> dict[str, list[float]]:

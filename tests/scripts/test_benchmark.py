@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts import contenders
-from scripts.benchmark import compared, interleaved, line
+from scripts.benchmark import compared, interleaved, line, training
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,17 @@ def test_contenders_take_turns_and_their_first_value_is_left_out() -> None:
     found = interleaved(2, {"a": lambda: run("a"), "b": lambda: run("b")})
     assert calls == ["a", "b", "a", "b"]
     assert found == {"a": [1.0, 3.0], "b": [2.0, 4.0]}
+
+
+def test_contenders_of_steps_take_turns_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    found = training(["stock", "bare"], "almost empty", 64, 3, contenders.Pixels(640, size=4))
+    assert {name: len(seconds) for name, seconds in found.items()} == {"stock": 3, "bare": 3}
+    assert min(found["stock"] + found["bare"]) > 0
 
 
 @pytest.mark.parametrize("name", ["stock", "defaults", "barebones", "bare", "tutorial"])
