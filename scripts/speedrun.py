@@ -51,7 +51,7 @@ class Stopwatch(Callback):
                 loss = pl_module.training_step(next(iter(loader)), 0)
             loss.backward()
         pl_module.zero_grad()
-        pl_module.train_means.sums = None
+        pl_module.train_means.take("", torch.clone)
         pl_module.load_state_dict(state)
 
 

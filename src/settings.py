@@ -28,7 +28,7 @@ from src import UserError, checkpoint
 from src.arguments import SETTINGS
 from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume, Signals, SkipNonFinite
 from src.callbacks.signals import leave_to_python
-from src.lean import Untimed, look_for_gpus_once, skip_empty_hooks
+from src.lean import Untimed, lighten
 from src.loggers import run_loggers
 from src.mistakes import check_monitors, check_training, check_values, explain
 from src.report import print_rows, start_rows
@@ -139,9 +139,7 @@ class Settings(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = checkpoint.Durable(self.model)
         leave_to_python(trainer)  # fit has Signals
-        look_for_gpus_once()
-        for owner in (self.model, *trainer.callbacks):  # type: ignore[attr-defined]
-            skip_empty_hooks(owner)
+        lighten(trainer, self.model)
         return trainer
 
     def epochs_done(self) -> int:

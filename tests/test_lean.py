@@ -1,13 +1,15 @@
 """What costs each step is left out, and nothing else."""
 
+from functools import wraps
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from src.cli import main
-from src.lean import HOOKS, Untimed, skip_empty_hooks
+from src.lean import HOOKS, Untimed, note_signature, skip_empty_hooks
 
 FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--trainer.max_epochs=1", "--test=false"]
 
@@ -43,6 +45,26 @@ def test_hooks_of_modules_and_callbacks_are_called_as_before(monkeypatch: pytest
 
 def test_all_hooks_of_lightning_that_are_skipped_are_there() -> None:
     assert all(callable(getattr(kind, name)) for kind in (Callback, LightningModule) for name in HOOKS)
+
+
+class OneArgument(LightningModule):
+    def training_step(self, batch: Any) -> Any:
+        return batch
+
+
+class TwoArguments(LightningModule):
+    @wraps(OneArgument.training_step)
+    def training_step(self, batch: Any, index: int) -> Any:
+        return batch, index
+
+
+@pytest.mark.parametrize("kind", [OneArgument, TwoArguments])
+def test_what_lightning_is_told_of_a_step_is_what_it_would_find(kind: type[LightningModule]) -> None:
+    step = kind().training_step
+    found = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+    note_signature(kind())
+    assert is_param_in_hook_signature(step, "batch_idx", min_args=2) == found
+    assert "__signature__" in vars(getattr(step, "__wrapped__", step.__func__))
 
 
 def test_a_profiler_that_is_asked_for_is_used() -> None:

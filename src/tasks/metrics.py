@@ -38,40 +38,62 @@ RANKS = {"auroc": PresentAUROC}
 
 
 class Means:
-    """Means over an epoch, kept as sums on the device: a ``self.log`` or a metric a step costs a small net's step.
+    """Means over an epoch: what each step adds is kept, on its device, and summed every 64 steps.
 
-    A batch whose loss is not finite is left out, as its step is.
+    A ``self.log``, a metric, or even sums in each step would cost a small net's step. A batch whose loss is not finite
+    is left out, as its step is.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.sums: Tensor | None = None  # of each name, and the number of samples; float32
+        self.sums = torch.zeros(())  # of each name, and the number of samples, (K + 1,); float32
+        self.recent: list[tuple[Any, ...]] = []  # the same of each step that is not in the sums yet
 
     def add(self, samples: int, loss: Tensor, **others: Tensor) -> None:
         self.names = ["loss", *others]
-        means = torch.stack([loss.float(), *(mean.float() for mean in others.values()), torch.ones_like(loss).float()])
-        kept = torch.where(loss.abs() < torch.inf, means, 0)  # isfinite is four operations
-        self.sums = kept * samples if self.sums is None else torch.add(self.sums, kept, alpha=samples)
+        self.recent.append((loss, *others.values(), samples))
+        if len(self.recent) == 64:
+            self.add_up()
+
+    def rows(self) -> Tensor:
+        """Return what is recent, (K + 1, n)."""
+        if not self.recent:
+            return self.sums.new_zeros(len(self.names) + 1, 0)
+        *means, samples = zip(*self.recent, strict=True)
+        device = means[0][-1].device  # those of a checkpoint are on the CPU
+        counts = torch.tensor(samples, dtype=torch.float32).to(device, non_blocking=True)  # does not wait for a GPU
+        return torch.stack([*(torch.stack([v.to(device) for v in values]).float() for values in means), counts])
+
+    def add_up(self) -> None:
+        rows = self.rows()
+        rows[:-1] *= rows[-1]
+        self.sums = self.sums.to(rows.device) + rows.where(rows[0].isfinite(), 0).sum(1)
+        self.recent = []
 
     def of_all(self, gather: Callable[..., Any]) -> dict[str, Tensor]:
-        """Return the sums of each process, (P,)."""
-        if self.sums is None:
+        """Return the sum and the recent values of each name in each process, (P, 1 + n)."""
+        if not self.names:
             return {}
-        return {name: gather(value).view(-1) for name, value in zip([*self.names, "samples"], self.sums, strict=True)}
+        rows = self.rows()
+        kept = torch.cat([self.sums.to(rows.device).expand(len(rows))[:, None], rows], 1)
+        return dict(zip([*self.names, "samples"], gather(kept).view(-1, *kept.shape).unbind(1), strict=True))
 
-    def take_over(self, sums: dict[str, Tensor], rank: int) -> None:
+    def take_over(self, found: dict[str, Tensor], rank: int) -> None:
         """Go on with what ``of_all`` returned."""
-        self.names = [name for name in sums if name != "samples"]
-        found = [sums[name][rank] for name in (*self.names, "samples") if rank < len(sums.get(name, ()))]
-        self.sums = torch.stack([value.float() for value in found]) if found else None
+        if mine := [each[rank].view(-1) for each in found.values() if rank < len(each)]:
+            self.names = [name for name in found if name != "samples"]
+            self.sums, *recent = torch.stack(mine).T
+            self.recent = [tuple(step) for step in recent]
 
     def take(self, prefix: str, reduce: Callable[[Tensor], Any]) -> dict[str, Tensor]:
         """Return the means under prefixed names, and begin anew; ``reduce`` averages the sums of all processes."""
-        sums, self.sums = self.sums, None
-        if sums is None:
+        if not self.names:
             return {}
-        *totals, samples = reduce(sums)
-        return {f"{prefix}{name}": total / samples for name, total in zip(self.names, totals, strict=True)}
+        self.add_up()
+        *totals, samples = reduce(self.sums)
+        means = {f"{prefix}{name}": total / samples for name, total in zip(self.names, totals, strict=True)}
+        self.names, self.sums = [], torch.zeros(())
+        return means
 
 
 def classification_metrics(num_classes: int, each_class: bool) -> MetricCollection:

@@ -59,14 +59,15 @@ class Parts(Optimized):
     def halving(self, closure: Callable[[], Any]) -> Any:
         """Call what computes loss and gradients until memory is enough."""
         while True:
-            sums = self.train_means.sums
+            sums, recent = self.train_means.sums, [*self.train_means.recent]
             try:
                 return closure()
             except torch.OutOfMemoryError:
                 alone = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
                 if not alone or self.num_parts >= self.samples:
                     raise
-            self.num_parts, self.later, self.train_means.sums = 2 * self.num_parts, None, sums
+            self.num_parts, self.later = 2 * self.num_parts, None
+            self.train_means.sums, self.train_means.recent = sums, recent
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             warnings.warn(f"out of memory: batches are taken in {self.num_parts} parts from here on", stacklevel=2)

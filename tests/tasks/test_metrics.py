@@ -28,9 +28,26 @@ def test_means_are_exact_in_any_precision_and_leave_out_batches_without_a_finite
     for i in range(1000):
         loss = torch.tensor(float("nan") if i % 10 == 3 else 1.5, dtype=dtype)
         means.add(64 if i % 2 else 32, loss, accuracy=torch.tensor(0.25 if i % 2 else 1.0))
-    stored = Means()
-    stored.take_over(means.of_all(lambda value: value), rank=0)
     taken = means.take("train/", lambda sums: sums / 2)
     assert taken == {"train/loss": 1.5, "train/accuracy": (400 * 64 * 0.25 + 500 * 32) / (400 * 64 + 500 * 32)}
     assert means.take("train/", lambda sums: sums) == {}
-    assert stored.take("train/", lambda sums: sums) == taken
+
+
+@pytest.mark.parametrize("cut", [0, 1, 64, 77])
+def test_means_go_on_to_the_bit_in_each_process(cut):
+    values = torch.rand(2, 100, generator=torch.Generator().manual_seed(0))
+    whole, parts = [Means(), Means()], [Means(), Means()]
+    for i in range(100):
+        if i == cut:
+            kept = [part.of_all(lambda own: own) for part in parts]
+            found = {name: torch.cat([each[name] for each in kept]) for name in kept[0]}
+            parts = [Means(), Means()]
+            for rank in range(2):
+                parts[rank].take_over(found, rank)
+        for rank in range(2):
+            for means in (whole[rank], parts[rank]):
+                means.add(10 + i % 2, values[rank, i], accuracy=values[rank, i] ** 2)
+    for rank in range(2):
+        expected = whole[rank].take("", lambda sums: sums)
+        assert parts[rank].take("", lambda sums: sums) == expected
+        assert float(expected["loss"]) == pytest.approx(float(values[rank].mean()), rel=1e-2)
