@@ -86,6 +86,10 @@ SETTINGS = {  # typed after fit --config configs/digits.yaml; what is told
         "the loss must be one number that depends on the logits, got (2,)",
     ),
     "contradiction": (["--trainer.accelerator=gpu"], "No supported gpu backend found"),
+    "clipping of a fused optimizer": (
+        ["--model.optimizer.fused=true", "--trainer.gradient_clip_val=1", "--trainer.precision=bf16-mixed"],
+        "a fused optimizer in mixed precision takes no gradient_clip_val: type --model.optimizer.fused=false",
+    ),
     "negative clipping": (["--trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val must be at least 0, got -1"),
     "negative pause": (["--trainer.log_every_n_steps=-1"], "trainer.log_every_n_steps must be at least 0, got -1"),
     "validated each 0 epochs": (
