@@ -88,7 +88,7 @@ SETTINGS = {  # typed after fit --config configs/digits.yaml; what is told
     "contradiction": (["--trainer.accelerator=gpu"], "No supported gpu backend found"),
     "clipping of a fused optimizer": (
         ["--model.optimizer.fused=true", "--trainer.gradient_clip_val=1", "--trainer.precision=bf16-mixed"],
-        "a fused optimizer in mixed precision takes no gradient_clip_val: type --model.optimizer.fused=false",
+        "trainer.gradient_clip_val must be 0 for a fused optimizer in mixed precision, or fused false",
     ),
     "negative clipping": (["--trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val must be at least 0, got -1"),
     "negative pause": (["--trainer.log_every_n_steps=-1"], "trainer.log_every_n_steps must be at least 0, got -1"),

@@ -80,21 +80,28 @@ class Pixels(DataModule):
 
 
 class Clock(Callback):
-    """Seconds of each step, a mean for each epoch."""
+    """Seconds of each step, a mean for each epoch, with what is logged and saved at its end."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.started: float | None = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.note(trainer)
         wait_for_turn()
         self.started = time.perf_counter()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.seconds.append((time.perf_counter() - self.started) / trainer.num_training_batches)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.note(trainer)
+
+    def note(self, trainer: Trainer) -> None:
+        if self.started is not None:
+            self.seconds.append((time.perf_counter() - self.started) / trainer.num_training_batches)
+            self.started = None
 
 
 class Alternately(Clock):
-    """The same; in every other epoch, from the second on, without what keeps a run from being lost."""
+    """The steps alone; in every other epoch, from the second on, without what keeps a run from being lost."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.current_epoch == 0:
@@ -102,6 +109,9 @@ class Alternately(Clock):
         protections = (SkipNonFinite, Signals, Resume, LastCheckpoint) if trainer.current_epoch % 2 else ()
         trainer.callbacks = [each for each in self.all if not isinstance(each, protections)]  # type: ignore[attr-defined]
         super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.note(trainer)
 
 
 class FirstStep(Callback):

@@ -51,7 +51,7 @@ def note_signature(module: LightningModule) -> None:
     if inspect.ismethod(step):
         step = step.__func__
     if inspect.isfunction(step):
-        step.__signature__ = inspect.signature(step)  # type: ignore[attr-defined]  # where inspect looks first
+        step.__signature__ = inspect.signature(step, follow_wrapped=False)  # type: ignore[attr-defined]  # where inspect looks first
 
 
 def look_for_gpus_once() -> None:

@@ -124,6 +124,13 @@ def check_monitors(trainer: Any, _: Any = None) -> None:
             raise UserError(f"{type(callback).__name__}'s monitor {name} is not logged; choose of {choice}")
 
 
+def check_clipping(trainer: Any) -> None:
+    """Refuse to clip what Lightning does not: gradients of a fused optimizer in mixed precision."""
+    fused = any(group.get("fused") for optimizer in trainer.optimizers for group in optimizer.param_groups)
+    if fused and trainer.gradient_clip_val and str(trainer.precision).endswith("mixed"):
+        raise UserError("trainer.gradient_clip_val must be 0 for a fused optimizer in mixed precision, or fused false")
+
+
 def type_hints(class_path: str) -> dict[str, str]:
     """Return the types of those arguments of a class that must not be None."""
     module, _, name = class_path.rpartition(".")

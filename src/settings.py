@@ -30,7 +30,7 @@ from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume
 from src.callbacks.signals import leave_to_python
 from src.lean import Untimed, lighten
 from src.loggers import run_loggers
-from src.mistakes import check_monitors, check_training, check_values, explain
+from src.mistakes import check_clipping, check_monitors, check_training, check_values, explain
 from src.report import print_rows, start_rows
 from src.run import Run
 
@@ -177,6 +177,7 @@ class Settings(LightningCLI):
 
     def record(self, trainer: Trainer, _: Any) -> None:
         """Write config and provenance into the run folder, now that nothing is left to be refused."""
+        check_clipping(trainer)
         self.began = True
         if not trainer.is_global_zero:
             return

@@ -81,7 +81,7 @@ def foreign(path: str) -> bool:
     if (spec := find_spec(top)) is None:
         return False
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
-    if top not in PACKAGES:
+    if top not in PACKAGES or not folders:
         return spec.origin is not None or any(has_module(folder, names[0]) for folder in folders)
     folder = folders[0]
     while names and has_module(folder, names[0]):

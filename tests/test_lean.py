@@ -58,7 +58,13 @@ class TwoArguments(LightningModule):
         return batch, index
 
 
-@pytest.mark.parametrize("kind", [OneArgument, TwoArguments])
+class Decorated(LightningModule):
+    @wraps(TwoArguments.training_step)
+    def training_step(self, *args: Any) -> Any:
+        return args
+
+
+@pytest.mark.parametrize("kind", [OneArgument, TwoArguments, Decorated])
 def test_what_lightning_is_told_of_a_step_is_what_it_would_find(kind: type[LightningModule]) -> None:
     step = kind().training_step
     found = is_param_in_hook_signature(step, "batch_idx", min_args=2)

@@ -43,6 +43,4 @@ class Normalize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
             self.to(images.device)
-        if images.device.type == "cpu" and not images.is_floating_point():  # a CPU is slow at mixed types
-            return images.float().sub_(self.mean).div_(self.std)
         return (images - self.mean).div_(self.std)

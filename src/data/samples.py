@@ -38,10 +38,12 @@ class Samples(Dataset):
 
     def __getitem__(self, positions: Tensor) -> tuple[Tensor, ...]:
         """Return what ``index`` says of the positions (B,), then their images and targets."""
-        index = self.index.index_select(0, positions)  # up to ten times as fast as brackets
-        kept = isinstance(self.images, Tensor)
+        index = self.index[positions]
+        kept = isinstance(self.images, Tensor)  # index_select is ten times as fast as brackets
         images = self.images.index_select(0, index.to(self.images.device)) if kept else self.images[index]
-        return (index, images) if self.targets is None else (index, images, self.targets.index_select(0, index))
+        if self.targets is None:
+            return index, images
+        return index, images, self.targets.index_select(0, index.to(self.targets.device))
 
 
 def move(samples: Samples, others: Iterable[Samples], device: torch.device) -> None:

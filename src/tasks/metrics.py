@@ -50,8 +50,11 @@ class Means:
         self.recent: list[tuple[Any, ...]] = []  # the same of each step that is not in the sums yet
 
     def add(self, samples: int, loss: Tensor, **others: Tensor) -> None:
-        self.names = ["loss", *others]
-        self.recent.append((loss, *others.values(), samples))
+        names = ["loss", *others]
+        if self.names not in ([], names):
+            raise ValueError(f"score must return the same means in each step: {self.names[1:]}, got {list(others)}")
+        self.names = names
+        self.recent.append((*(mean.clone() for mean in (loss, *others.values())), samples))  # they may change in place
         if len(self.recent) == 64:
             self.add_up()
 
@@ -80,10 +83,10 @@ class Means:
 
     def take_over(self, found: dict[str, Tensor], rank: int) -> None:
         """Go on with what ``of_all`` returned."""
-        if mine := [each[rank].view(-1) for each in found.values() if rank < len(each)]:
-            self.names = [name for name in found if name != "samples"]
-            self.sums, *recent = torch.stack(mine).T
-            self.recent = [tuple(step) for step in recent]
+        self.names = [name for name in found if name != "samples"]
+        mine = [(each[rank] if rank < len(each) else torch.zeros_like(each[0])).view(-1) for each in found.values()]
+        self.sums, *recent = torch.stack(mine).T if mine else [torch.zeros(())]
+        self.recent = [tuple(step) for step in recent]
 
     def take(self, prefix: str, reduce: Callable[[Tensor], Any]) -> dict[str, Tensor]:
         """Return the means under prefixed names, and begin anew; ``reduce`` averages the sums of all processes."""

@@ -37,7 +37,6 @@ def test_contenders_of_steps_take_turns_in_processes_of_their_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
     found = training(["stock", "bare"], "almost empty", 64, 3, contenders.Pixels(640, size=4))
     assert {name: len(seconds) for name, seconds in found.items()} == {"stock": 3, "bare": 3}
     assert min(found["stock"] + found["bare"]) > 0

@@ -33,6 +33,34 @@ def test_means_are_exact_in_any_precision_and_leave_out_batches_without_a_finite
     assert means.take("train/", lambda sums: sums) == {}
 
 
+def test_means_are_those_of_when_they_were_added():
+    means, seen = Means(), torch.zeros(())
+    for _ in range(3):
+        seen += 1
+        means.add(2, torch.tensor(1.0), seen=seen)
+    assert means.take("", lambda sums: sums) == {"loss": 1, "seen": 2}
+
+
+def test_a_process_that_was_not_there_begins_with_nothing_and_so_does_a_module_that_is_restored():
+    means = Means()
+    means.add(4, torch.tensor(1.0))
+    found = means.of_all(lambda own: own)
+    means.take_over(found, rank=1)
+    assert means.of_all(lambda own: own)["loss"].shape == found["loss"].shape
+    means.add(4, torch.tensor(3.0))
+    assert means.take("", lambda sums: sums) == {"loss": 3}
+    means.add(4, torch.tensor(1.0))
+    means.take_over({}, rank=0)
+    assert means.take("", lambda sums: sums) == {}
+
+
+def test_means_of_other_names_in_a_later_step_are_refused():
+    means = Means()
+    means.add(1, torch.tensor(1.0), accuracy=torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"same means in each step: \['accuracy'\], got \['f1'\]"):
+        means.add(1, torch.tensor(1.0), f1=torch.tensor(1.0))
+
+
 @pytest.mark.parametrize("cut", [0, 1, 64, 77])
 def test_means_go_on_to_the_bit_in_each_process(cut):
     values = torch.rand(2, 100, generator=torch.Generator().manual_seed(0))
@@ -50,4 +78,5 @@ def test_means_go_on_to_the_bit_in_each_process(cut):
     for rank in range(2):
         expected = whole[rank].take("", lambda sums: sums)
         assert parts[rank].take("", lambda sums: sums) == expected
+        assert len(expected) == 2
         assert float(expected["loss"]) == pytest.approx(float(values[rank].mean()), rel=1e-2)
