@@ -30,7 +30,7 @@ schedule: .venv/.stamp ## draw the learning rate that CONFIG sets over the run: 
 benchmark: .venv/.stamp ## time the stock commands beside plain loops and stock Lightning
 	@$(PY) -m scripts.benchmark --json benchmark.json
 
-faults: .venv/.stamp ## kill, fill the disk, spoil numbers, and count what survives (over an hour)
+faults: .venv/.stamp ## kill, fill the disk, spoil numbers, and count what survives (half an hour)
 	@$(PY) -m scripts.faults
 
 schema: .venv/.stamp ## write configs/schema.json: completion and checks in the editor

@@ -6,7 +6,7 @@ from typing import Any
 
 from src import UserError
 from src.arguments import COMMANDS, USAGE, read
-from src.memory import keep_freed
+from src.memory import importing, keep_freed
 
 
 def main(args: list[str] | None = None) -> Any:
@@ -21,8 +21,8 @@ def main(args: list[str] | None = None) -> Any:
         before = signal.getsignal(signal.SIGINT)
         if before is signal.default_int_handler:  # an interrupted import raises anything
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        from src.commands import run  # takes seconds: a mistyped name is refused before
-
+        with importing():
+            from src.commands import run  # takes seconds: a mistyped name is refused before
         if before is signal.default_int_handler:
             signal.signal(signal.SIGINT, before)
         return run(command, options)

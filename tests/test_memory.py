@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from src.cli import main
+from src.memory import importing
 from src.tasks import Task
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,20 @@ def test_memory_that_was_freed_is_not_asked_of_the_kernel_again() -> None:
     )
     assert plain > 1000
     assert kept < plain / 10
+
+
+def test_what_is_imported_is_never_looked_through_for_garbage_and_what_is_made_later_is() -> None:
+    gc.unfreeze()
+    with importing():
+        assert not gc.isenabled()
+    frozen = gc.get_freeze_count()
+    assert gc.isenabled()
+    assert frozen > 10_000
+    made: list[list] = [[] for _ in range(20_000)]
+    with importing():
+        pass
+    assert gc.get_freeze_count() <= frozen < frozen + len(made)
+    gc.unfreeze()
 
 
 def test_a_run_holds_its_data_once_and_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
