@@ -3,10 +3,11 @@
 import inspect
 import os
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.profilers import PassThroughProfiler
 
 NOTHING: AbstractContextManager[None] = nullcontext()
@@ -29,11 +30,13 @@ HOOKS = (
 )
 
 
-def lighten(trainer: Trainer, module: LightningModule) -> None:
-    """Spare each step what gives the same answer each time."""
-    for owner in (module, *trainer.callbacks):  # type: ignore[attr-defined]
+def lighten(trainer: Any) -> None:
+    """Spare each step of a training that begins what gives the same answer each time."""
+    for owner in (trainer.lightning_module, *trainer.callbacks):
         skip_empty_hooks(owner)
-    note_signature(module)
+    note_signature(trainer.lightning_module)
+    hooks = trainer._data_connector._datahook_selector  # says whether module or data module moves a batch
+    hooks.get_instance = cache(hooks.get_instance)
     look_for_gpus_once()
 
 

@@ -139,7 +139,6 @@ class Settings(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = checkpoint.Durable(self.model)
         leave_to_python(trainer)  # fit has Signals
-        lighten(trainer, self.model)
         return trainer
 
     def epochs_done(self) -> int:
@@ -178,6 +177,7 @@ class Settings(LightningCLI):
     def record(self, trainer: Trainer, _: Any) -> None:
         """Write config and provenance into the run folder, now that nothing is left to be refused."""
         check_clipping(trainer)
+        lighten(trainer)
         self.began = True
         if not trainer.is_global_zero:
             return

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 
 from src.cli import main
 from src.lean import HOOKS, Untimed, note_signature, skip_empty_hooks
+from src.tasks import Classifier
 
 FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--trainer.max_epochs=1", "--test=false"]
 
@@ -71,6 +72,21 @@ def test_what_lightning_is_told_of_a_step_is_what_it_would_find(kind: type[Light
     note_signature(kind())
     assert is_param_in_hook_signature(step, "batch_idx", min_args=2) == found
     assert "__signature__" in vars(getattr(step, "__wrapped__", step.__func__))
+
+
+class Moved(Classifier):
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        self.moved = getattr(self, "moved", 0) + 1
+        return batch
+
+
+@pytest.mark.filterwarnings("ignore:You have overridden")
+def test_who_moves_batches_is_asked_once_and_moves_them_as_before() -> None:
+    typed = ["--trainer.limit_train_batches=3", "--trainer.limit_val_batches=0", "--best.monitor=train/loss"]
+    cli = main([*FIT, "--model=tests.test_lean.Moved", *typed])
+    asked = cli.trainer._data_connector._datahook_selector.get_instance.cache_info()
+    assert (asked.misses, asked.hits) == (3, 6)
+    assert cli.model.moved == 3
 
 
 def test_a_profiler_that_is_asked_for_is_used() -> None:
