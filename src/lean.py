@@ -49,12 +49,12 @@ def skip_empty_hooks(owner: Callback | LightningModule) -> None:
 
 
 def note_signature(module: LightningModule) -> None:
-    """Let Python know the arguments of ``training_step``, which Lightning asks for in each step."""
+    """Note the arguments of ``training_step`` where ``inspect`` looks first: Lightning asks for them in each step."""
     step = getattr(module.training_step, "__wrapped__", module.training_step)
     if inspect.ismethod(step):
         step = step.__func__
     if inspect.isfunction(step):
-        step.__signature__ = inspect.signature(step, follow_wrapped=False)  # type: ignore[attr-defined]  # where inspect looks first
+        step.__signature__ = inspect.signature(step, follow_wrapped=False)  # type: ignore[attr-defined]
 
 
 def look_for_gpus_once() -> None:

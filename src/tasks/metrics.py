@@ -54,7 +54,8 @@ class Means:
         if self.names not in ([], names):
             raise ValueError(f"score must return the same means in each step: {self.names[1:]}, got {list(others)}")
         self.names = names
-        self.recent.append((*(mean.clone() for mean in (loss, *others.values())), samples))  # they may change in place
+        means = [mean.detach().clone() for mean in (loss, *others.values())]  # which may change in place
+        self.recent.append((*means, samples))
         if len(self.recent) == 64:
             self.add_up()
 
