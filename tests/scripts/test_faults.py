@@ -41,11 +41,12 @@ def test_what_happens_to_runs_costs_nothing(promise: str) -> None:
 
 def test_every_kind_of_run_that_is_killed_ends_where_it_is_not(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from scripts import faults, processes\n"
+        "import sys, torch; from pathlib import Path; from scripts import faults, processes\n"
+        "torch.set_num_threads(1)\n"
         "processes.draw_pictures(Path(sys.argv[1], 'pictures'))\n"
         "for name, more in faults.GRID.items():\n"
         "    print(name, processes.Process(['fit', *processes.SMALL, *more], Path(sys.argv[1], name)).wait())"
-    )  # in a process that has not used workers itself, as it is forked
+    )  # in a process that has used neither workers nor threads itself, as it is forked
     command = [sys.executable, "-c", code, str(tmp_path)]
     printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert printed.splitlines() == [f"{name} 0" for name in GRID]
