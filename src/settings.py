@@ -175,7 +175,7 @@ class Settings(LightningCLI):
                 callback.dirpath = str((self.run.path / "checkpoints").resolve())
 
     def record(self, trainer: Trainer, _: Any) -> None:
-        """Write config and provenance into the run folder, now that nothing is left to be refused."""
+        """Refuse the last that can be refused, lighten the steps, and write config and provenance into the folder."""
         check_clipping(trainer)
         lighten(trainer)
         self.began = True
