@@ -1,14 +1,15 @@
 """Less of Lightning's own work in each step: for a small net that is most of it."""
 
-import inspect
 import os
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 NOTHING: AbstractContextManager[None] = nullcontext()
 
@@ -34,9 +35,12 @@ def lighten(trainer: Any) -> None:
     """Spare each step of a training that begins what gives the same answer each time."""
     for owner in (trainer.lightning_module, *trainer.callbacks):
         skip_empty_hooks(owner)
-    note_signature(trainer.lightning_module)
-    hooks = trainer._data_connector._datahook_selector  # says whether module or data module moves a batch
-    hooks.get_instance = cache(hooks.get_instance)
+    hooks = trainer._data_connector._datahook_selector
+    hooks.get_instance = cache(hooks.get_instance)  # whether module or data module moves a batch
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    source.is_defined = cache(source.is_defined)  # whether there are validation batches
+    # whether training_step takes batch_idx; of one module, since what is kept is not freed
+    training_epoch_loop.is_param_in_hook_signature = lru_cache(1)(is_param_in_hook_signature)
     look_for_gpus_once()
 
 
@@ -46,15 +50,6 @@ def skip_empty_hooks(owner: Callback | LightningModule) -> None:
     for name in HOOKS:
         if name not in vars(owner) and getattr(type(owner), name) is getattr(kind, name):
             setattr(owner, name, None)
-
-
-def note_signature(module: LightningModule) -> None:
-    """Note the arguments of ``training_step`` where ``inspect`` looks first: Lightning asks for them in each step."""
-    step = getattr(module.training_step, "__wrapped__", module.training_step)
-    if inspect.ismethod(step):
-        step = step.__func__
-    if inspect.isfunction(step):
-        step.__signature__ = inspect.signature(step, follow_wrapped=False)  # type: ignore[attr-defined]
 
 
 def look_for_gpus_once() -> None:

@@ -1,15 +1,14 @@
 """What costs each step is left out, and nothing else."""
 
-from functools import wraps
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import SimpleProfiler
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from src.cli import main
-from src.lean import HOOKS, Untimed, note_signature, skip_empty_hooks
+from src.lean import HOOKS, Untimed, skip_empty_hooks
 from src.tasks import Classifier
 
 FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--trainer.max_epochs=1", "--test=false"]
@@ -48,32 +47,6 @@ def test_all_hooks_of_lightning_that_are_skipped_are_there() -> None:
     assert all(callable(getattr(kind, name)) for kind in (Callback, LightningModule) for name in HOOKS)
 
 
-class OneArgument(LightningModule):
-    def training_step(self, batch: Any) -> Any:
-        return batch
-
-
-class TwoArguments(LightningModule):
-    @wraps(OneArgument.training_step)
-    def training_step(self, batch: Any, index: int) -> Any:
-        return batch, index
-
-
-class Decorated(LightningModule):
-    @wraps(TwoArguments.training_step)
-    def training_step(self, *args: Any) -> Any:
-        return args
-
-
-@pytest.mark.parametrize("kind", [OneArgument, TwoArguments, Decorated])
-def test_what_lightning_is_told_of_a_step_is_what_it_would_find(kind: type[LightningModule]) -> None:
-    step = kind().training_step
-    found = is_param_in_hook_signature(step, "batch_idx", min_args=2)
-    note_signature(kind())
-    assert is_param_in_hook_signature(step, "batch_idx", min_args=2) == found
-    assert "__signature__" in vars(getattr(step, "__wrapped__", step.__func__))
-
-
 class Moved(Classifier):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         self.moved = getattr(self, "moved", 0) + 1
@@ -87,6 +60,23 @@ def test_who_moves_batches_is_asked_once_and_moves_them_as_before() -> None:
     asked = cli.trainer._data_connector._datahook_selector.get_instance.cache_info()
     assert (asked.misses, asked.hits) == (3, 6)
     assert cli.model.moved == 3
+
+
+class OneArgument(Classifier):
+    def training_step(self, batch: Any) -> Any:
+        return super().training_step(batch, 0)
+
+
+@pytest.mark.parametrize("model", ["src.tasks.Classifier", "tests.test_lean.OneArgument"])
+def test_what_a_step_takes_and_whether_there_is_validation_is_asked_once(model: str) -> None:
+    trainer = main([*FIT, f"--model={model}", "--trainer.limit_train_batches=3"]).trainer
+    assert trainer.global_step == 3
+    for ask in (
+        training_epoch_loop.is_param_in_hook_signature,
+        trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined,
+    ):
+        assert ask.cache_info().misses == 1
+        assert ask.cache_info().hits >= 2
 
 
 def test_a_profiler_that_is_asked_for_is_used() -> None:

@@ -37,7 +37,7 @@ class Task(Parts):
         raise NotImplementedError
 
     def score(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return means over a training batch that are logged beside its loss."""
+        """Return values over a training batch, or of each sample, whose means are logged beside its loss."""
         return {}
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -46,10 +46,10 @@ class Task(Parts):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, preds, targets = self.evaluate(self.part(batch))
-        means = {"loss": loss.detach()} | self.score(preds, targets)
+        means = {"loss": loss} | self.score(preds, targets)
         if self.penalties:
             penalty = sum(penalty(self.net) for penalty in self.penalties)
-            loss, means["penalty"] = loss + penalty, penalty.detach()
+            loss, means["penalty"] = loss + penalty, penalty
         self.train_means.add(len(targets), **means)
         if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
             self.log("train/loss_step", loss)

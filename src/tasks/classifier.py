@@ -46,7 +46,7 @@ class Classifier(Task):
     def score(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
         chosen = preds.argmax(1)
         hits = targets.gather(1, chosen[:, None]) if targets.ndim == 2 else chosen == targets  # soft or not
-        return {"accuracy": hits.float().mean()}
+        return {"accuracy": hits}
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the probability of each class, (N, K)."""

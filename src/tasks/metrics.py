@@ -54,8 +54,8 @@ class Means:
         if self.names not in ([], names):
             raise ValueError(f"score must return the same means in each step: {self.names[1:]}, got {list(others)}")
         self.names = names
-        means = [mean.detach().clone() for mean in (loss, *others.values())]  # which may change in place
-        self.recent.append((*means, samples))
+        values = [value.detach().clone() for value in (loss, *others.values())]  # which may change in place
+        self.recent.append((*values, samples))
         if len(self.recent) == 64:
             self.add_up()
 
@@ -63,10 +63,11 @@ class Means:
         """Return what is recent, (K + 1, n)."""
         if not self.recent:
             return self.sums.new_zeros(len(self.names) + 1, 0)
-        *means, samples = zip(*self.recent, strict=True)
-        device = means[0][-1].device  # those of a checkpoint are on the CPU
+        *values, samples = zip(*self.recent, strict=True)
+        device = values[0][-1].device  # those of a checkpoint are on the CPU
         counts = torch.tensor(samples, dtype=torch.float32).to(device, non_blocking=True)  # does not wait for a GPU
-        return torch.stack([*(torch.stack([v.to(device) for v in values]).float() for values in means), counts])
+        means = [torch.stack([v.to(device).float().mean() for v in each]) for each in values]
+        return torch.stack([*means, counts])
 
     def add_up(self) -> None:
         rows = self.rows()

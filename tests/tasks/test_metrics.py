@@ -41,6 +41,14 @@ def test_means_are_those_of_when_they_were_added():
     assert means.take("", lambda sums: sums) == {"loss": 1, "seen": 2}
 
 
+def test_values_of_each_sample_count_as_their_mean():
+    means, alone = Means(), Means()
+    for hits in ([True, False, False], [True]):
+        means.add(len(hits), torch.tensor(1.0), accuracy=torch.tensor(hits))
+        alone.add(len(hits), torch.tensor(1.0), accuracy=torch.tensor(hits).float().mean())
+    assert means.take("", lambda sums: sums) == alone.take("", lambda sums: sums) == {"loss": 1, "accuracy": 0.5}
+
+
 def test_a_process_that_was_not_there_begins_with_nothing_and_so_does_a_module_that_is_restored():
     means = Means()
     means.add(4, torch.tensor(1.0))
