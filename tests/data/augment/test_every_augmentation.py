@@ -82,3 +82,9 @@ def test_no_value_is_read_back_from_the_device(augment):
     images = batch().to("meta")  # which has no values to read
     result = augment(images)
     assert (result.device, result.shape) == (images.device, images.shape)
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS[:-3], ids=lambda augment: type(augment).__name__)
+def test_those_that_draw_no_policy_compile_without_a_break(augment):
+    compiled, images = torch.compile(augment, backend="eager", fullgraph=True), batch()
+    assert seeded(compiled, images).equal(seeded(augment, images))
