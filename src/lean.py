@@ -1,8 +1,10 @@
 """Less of Lightning's own work in each step: for a small net that is most of it."""
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache, lru_cache
+from functools import cache
+from inspect import ismethod
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ class Untimed(PassThroughProfiler):
         return NOTHING
 
 
+has_argument_once = cache(is_param_in_hook_signature)
 HOOKS = (
     "on_train_batch_start",
     "on_train_batch_end",
@@ -37,10 +40,7 @@ def lighten(trainer: Any) -> None:
         skip_empty_hooks(owner)
     hooks = trainer._data_connector._datahook_selector
     hooks.get_instance = cache(hooks.get_instance)  # whether module or data module moves a batch
-    source = trainer.fit_loop.epoch_loop.val_loop._data_source
-    source.is_defined = cache(source.is_defined)  # whether there are validation batches
-    # whether training_step takes batch_idx; of one module, since what is kept is not freed
-    training_epoch_loop.is_param_in_hook_signature = lru_cache(1)(is_param_in_hook_signature)
+    training_epoch_loop.is_param_in_hook_signature = has_argument
     look_for_gpus_once()
 
 
@@ -50,6 +50,13 @@ def skip_empty_hooks(owner: Callback | LightningModule) -> None:
     for name in HOOKS:
         if name not in vars(owner) and getattr(type(owner), name) is getattr(kind, name):
             setattr(owner, name, None)
+
+
+def has_argument(hook_fx: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Answer what Lightning asks in each step, whether ``training_step`` takes ``batch_idx``; of a method ask once."""
+    if ismethod(hook_fx):  # its function alone is remembered, so that the module can be freed
+        return has_argument_once(hook_fx.__func__, *args, **kwargs)
+    return is_param_in_hook_signature(hook_fx, *args, **kwargs)
 
 
 def look_for_gpus_once() -> None:

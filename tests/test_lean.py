@@ -1,14 +1,17 @@
 """What costs each step is left out, and nothing else."""
 
+import gc
+import weakref
+from functools import wraps
 from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from src.cli import main
-from src.lean import HOOKS, Untimed, skip_empty_hooks
+from src.lean import HOOKS, Untimed, has_argument, has_argument_once, skip_empty_hooks
 from src.tasks import Classifier
 
 FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--trainer.max_epochs=1", "--test=false"]
@@ -62,21 +65,46 @@ def test_who_moves_batches_is_asked_once_and_moves_them_as_before() -> None:
     assert cli.model.moved == 3
 
 
-class OneArgument(Classifier):
+class OneArgument(LightningModule):
     def training_step(self, batch: Any) -> Any:
-        return super().training_step(batch, 0)
+        return batch
 
 
-@pytest.mark.parametrize("model", ["src.tasks.Classifier", "tests.test_lean.OneArgument"])
-def test_what_a_step_takes_and_whether_there_is_validation_is_asked_once(model: str) -> None:
-    trainer = main([*FIT, f"--model={model}", "--trainer.limit_train_batches=3"]).trainer
-    assert trainer.global_step == 3
-    for ask in (
-        training_epoch_loop.is_param_in_hook_signature,
-        trainer.fit_loop.epoch_loop.val_loop._data_source.is_defined,
-    ):
-        assert ask.cache_info().misses == 1
-        assert ask.cache_info().hits >= 2
+class TwoArguments(LightningModule):
+    @wraps(OneArgument.training_step)
+    def training_step(self, batch: Any, index: int) -> Any:
+        return batch, index
+
+
+class Decorated(LightningModule):
+    @wraps(TwoArguments.training_step)
+    def training_step(self, *args: Any) -> Any:
+        return args
+
+
+class Replaced(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.training_step = lambda batch: batch
+
+
+@pytest.mark.parametrize("kind", [OneArgument, TwoArguments, Decorated, Replaced, Classifier])
+def test_lightning_is_told_of_a_step_what_it_would_find_and_no_module_is_kept(kind: Any) -> None:
+    module = kind.__new__(kind) if kind is Classifier else kind()
+    for _ in range(2):
+        found = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+        assert has_argument(module.training_step, "batch_idx", min_args=2) == found
+    kept = weakref.ref(module)
+    del module
+    gc.collect()
+    assert kept() is None
+
+
+def test_what_a_step_takes_is_asked_once() -> None:
+    has_argument_once.cache_clear()
+    main([*FIT, "--trainer.limit_train_batches=3"])
+    asked = has_argument_once.cache_info()
+    assert (asked.misses, asked.hits) == (1, 2)
 
 
 def test_a_profiler_that_is_asked_for_is_used() -> None:

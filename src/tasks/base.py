@@ -37,7 +37,7 @@ class Task(Parts):
         raise NotImplementedError
 
     def score(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return values over a training batch, or of each sample, whose means are logged beside its loss."""
+        """Return by name what is logged beside the loss, as a mean over the epoch: a batch's mean or its values."""
         return {}
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ class Means:
     def add(self, samples: int, loss: Tensor, **others: Tensor) -> None:
         names = ["loss", *others]
         if self.names not in ([], names):
-            raise ValueError(f"score must return the same means in each step: {self.names[1:]}, got {list(others)}")
+            raise ValueError(f"score must return the same names in each step: {self.names[1:]}, got {list(others)}")
         self.names = names
         values = [value.detach().clone() for value in (loss, *others.values())]  # which may change in place
         self.recent.append((*values, samples))

@@ -56,12 +56,6 @@ class Optimized(LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def configure_gradient_clipping(
-        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        if gradient_clip_val:  # or Lightning would check its settings in each step, to clip nothing
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
         made = (self.optimizer, self.schedule, self.warmup_steps, steps, self.groups, self.layer_decay)

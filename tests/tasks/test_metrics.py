@@ -33,11 +33,12 @@ def test_means_are_exact_in_any_precision_and_leave_out_batches_without_a_finite
     assert means.take("train/", lambda sums: sums) == {}
 
 
-def test_means_are_those_of_when_they_were_added():
+def test_means_are_those_of_when_they_were_added_and_hold_no_graph():
     means, seen = Means(), torch.zeros(())
     for _ in range(3):
         seen += 1
-        means.add(2, torch.tensor(1.0), seen=seen)
+        means.add(2, torch.tensor(1.0, requires_grad=True), seen=seen)
+    assert not means.recent[0][0].requires_grad
     assert means.take("", lambda sums: sums) == {"loss": 1, "seen": 2}
 
 
@@ -65,7 +66,7 @@ def test_a_process_that_was_not_there_begins_with_nothing_and_so_does_a_module_t
 def test_means_of_other_names_in_a_later_step_are_refused():
     means = Means()
     means.add(1, torch.tensor(1.0), accuracy=torch.tensor(1.0))
-    with pytest.raises(ValueError, match=r"same means in each step: \['accuracy'\], got \['f1'\]"):
+    with pytest.raises(ValueError, match=r"same names in each step: \['accuracy'\], got \['f1'\]"):
         means.add(1, torch.tensor(1.0), f1=torch.tensor(1.0))
 
 
