@@ -18,8 +18,7 @@ class RandomFlip(nn.Module):
         self.p = p
 
     def forward(self, images: Tensor) -> Tensor:
-        mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < self.p
-        return torch.where(mirrored, images.flip(3), images)
+        return mirror(images, torch.rand(len(images), device=images.device) < self.p)
 
 
 class AlternatingFlip(nn.Module):
@@ -32,8 +31,7 @@ class AlternatingFlip(nn.Module):
     by_position = True  # called with the indices of the samples in the data set, (N,), and the epoch too
 
     def forward(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        mirrored = (scrambled(index.to(images.device)) + epoch) % 2 == 1
-        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        return mirror(images, (scrambled(index.to(images.device)) + epoch) % 2 == 1)
 
 
 class RandomCrop(nn.Module):
@@ -55,12 +53,26 @@ class RandomCrop(nn.Module):
         pixels = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, h * w)  # (N, 1, H * W)
         return images.reshape(n, c, h * w).gather(2, pixels.expand(n, c, h * w)).view(n, c, h, w)
 
+    @torch.compiler.disable  # as mirrored_columns below
     def source(self, n: int, size: int, device: torch.device) -> Tensor:
         """Return for each image and row (or column) the one it is taken from, (N, size)."""
         shift = torch.randint(-self.padding, self.padding + 1, (n, 1), device=device)
         last = size - 1
         place = (torch.arange(size, device=device) + shift).abs() % max(1, 2 * last)
         return last - (last - place).abs()  # reflected at both ends, as often as it takes
+
+
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Return the images (N, C, H, W), those mirrored left and right for which ``mirrored`` (N,) is true."""
+    columns = mirrored_columns(mirrored, images.shape[3])[:, None, None]
+    return images.gather(3, columns.expand(images.shape))
+
+
+@torch.compiler.disable  # which would work them out for each pixel anew
+def mirrored_columns(mirrored: Tensor, width: int) -> Tensor:
+    """Return the column that each column is taken from, (N, width)."""
+    places = torch.arange(width, device=mirrored.device)
+    return torch.where(mirrored[:, None], places.flip(0), places)
 
 
 def scrambled(index: Tensor) -> Tensor:

