@@ -168,12 +168,12 @@ def mnist(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def augmentation(options: argparse.Namespace) -> Iterator[Row]:
-    images, prepare = augmented()
+    prepare, (images, *more) = augmented()
     ways = {
-        "ours": prepare,
+        "ours": partial(prepare, images, *more),
         "unfold and index": partial(contenders.unfolded, images),
         "torchvision by sample": partial(contenders.by_one, images),
-        "normalising alone": partial(prepare.func.normalize, images),
+        "normalising alone": partial(prepare.normalize, images),
     }
     goals = {"unfold and index": 1.0, "torchvision by sample": 0.087, "normalising alone": None}
     yield from called("augment 512 images", ways, goals, 10 * options.repeats)
@@ -181,20 +181,20 @@ def augmentation(options: argparse.Namespace) -> Iterator[Row]:
 
 def compiled(options: argparse.Namespace) -> Iterator[Row]:
     """The same under torch.compile, which needs a C++ compiler; normalising is the floor."""
-    images, prepare = augmented()
+    prepare, (images, *more) = augmented()
     ways = {
-        "ours": partial(torch.compile(prepare.func), *prepare.args),
-        "eager": prepare,
-        "normalising alone": partial(torch.compile(prepare.func.normalize), images),
+        "ours": partial(torch.compile(prepare), images, *more),
+        "eager": partial(prepare, images, *more),
+        "normalising alone": partial(torch.compile(prepare.normalize), images),
     }
     yield from called("augment, compiled", ways, {"eager": None, "normalising alone": None}, 10 * options.repeats)
 
 
-def augmented() -> tuple[torch.Tensor, Any]:
-    """Return 512 images, and what augments them."""
+def augmented() -> tuple[Prepare, tuple[Any, ...]]:
+    """Return what augments 512 images, and those, with what else it is called with."""
     images = torch.randint(256, (512, 3, 32, 32), dtype=torch.uint8)
     prepare = Prepare(Normalize([120.0] * 3, [64.0] * 3), [RandomCrop(4), RandomFlip()])
-    return images, partial(prepare, images, None, torch.arange(512), 0)
+    return prepare, (images, None, torch.arange(512), 0)
 
 
 def called(
