@@ -26,9 +26,10 @@ def augment_batch(
     position = (index, epoch) if getattr(transform, "by_position", False) else ()
     if targets is None or targets.ndim < 3 or not getattr(transform, "moves_pixels", True):
         return transform(images, *position), targets
-    if targets.ndim > 3 or not hasattr(transform, "with_masks"):
+    with_masks = getattr(transform, "with_masks", None)
+    if targets.ndim > 3 or with_masks is None:
         raise UserError(
             f"data.augment: {type(transform).__name__} cannot move masks {tuple(targets.shape)} with the images: "
             "remove it, or give it with_masks(images, masks)"
         )
-    return transform.with_masks(images, targets, *position)
+    return with_masks(images, targets, *position)
