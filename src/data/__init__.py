@@ -1,9 +1,10 @@
-"""Where data comes from. Add a dataset: subclass DataModule, implement ``load``, name the class in a YAML."""
+"""Datasets and batch transforms. Add a dataset: subclass DataModule, implement ``load``, name the class in a YAML."""
 
 from src.data.augment.color import ColorJitter, GaussianNoise
 from src.data.augment.erasing import Cutout, RandomErasing
 from src.data.augment.flip_crop import AlternatingFlip, RandomCrop, RandomFlip
 from src.data.augment.geometry import RandomAffine, RandomResizedCrop
+from src.data.augment.mix import CutMix, MixUp
 from src.data.augment.per_sample import PerSample
 from src.data.augment.policy import RandAugment, TrivialAugment
 from src.data.augment.progressive import ProgressiveResize
@@ -11,7 +12,6 @@ from src.data.base import DataModule
 from src.data.digits import Digits
 from src.data.downloads import CIFAR10, CIFAR100, MNIST, FashionMNIST
 from src.data.folder import ImageFolder
-from src.data.mix import CutMix, MixUp
 
 __all__ = [
     "CIFAR10",

@@ -1,6 +1,5 @@
-"""DataModule: load images, split them, hand out normalised and augmented batches."""
+"""DataModule: load images, split them, and provide normalized and augmented batches."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +8,33 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from src import UserError
-from src.data.loader import TensorLoader
-from src.data.normalize import Normalize
-from src.data.order import Order, Sampling
-from src.data.prepare import Prepare
-from src.data.samples import Samples, digest, folded, move
+from src.data.loading.batch_sampler import BatchSampler, Sampling
+from src.data.loading.loader import TensorLoader
+from src.data.loading.splits import Samples, digest, kfold_split, move_to_device
+from src.data.loading.transform import BatchTransform, Normalize
 
 
 class DataModule(LightningDataModule):
-    """Images of one shape and their classes. Subclasses set ``class_names`` and implement ``load``.
+    """Images of one shape with their targets. Subclasses implement ``load`` and, for classes, set ``class_names``.
 
-    ``fit`` and ``validate`` see the training set alone: one stratified fold of it is the validation part; the others
-    are trained on, and their mean and deviation normalise every image. ``test`` alone loads the test set. Class names,
-    image shape and normalisation travel in the checkpoint.
+    ``fit`` and ``validate`` load only the training set: one fold of it is the validation split, the others are the
+    training split, whose mean and std normalize all images. Only ``test`` and ``predict`` load the test set. Class
+    names, image shape, seed and normalization are stored in checkpoints.
 
     Args:
         root: folder of the data.
-        batch_size: most samples per batch and process.
-        folds: number of stratified folds of the training set, at least 2.
-        fold: the fold to validate on, in [0, folds).
+        batch_size: maximum number of samples per batch and process.
+        folds: number of stratified folds of the training set, at least 2; not stratified unless targets are classes.
+        fold: index of the fold to validate on, in [0, folds).
         split_seed: seed of the folds, independent of the training seed.
-        augment: applied one after the other to each training batch (N, C, H, W) of uint8 pixels.
-        mix: then applied to normalised images and one-hot targets: ``src.data.MixUp`` or ``CutMix``.
-        sampling: whether an epoch has each sample once, or each class equally often, perhaps in each batch too.
+        augment: transforms of a training batch (N, C, H, W) with uint8 pixels, applied in this order.
+        mix: applied next, to normalized images and one-hot targets: ``src.data.MixUp`` or ``CutMix``; needs classes.
+        sampling: whether an epoch uses each sample once, each class equally often, or also each class equally often in
+            each batch; the last two need classes.
     """
 
-    class_names: list[str]
+    class_names: list[str] | None = None  # None unless targets are classes
+    seed: int = 0  # training seed: order of samples, augmentation, dropout
 
     def __init__(
         self,
@@ -48,48 +48,75 @@ class DataModule(LightningDataModule):
         sampling: Sampling = "shuffled",
     ) -> None:
         super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("folds", folds, 2)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name, value, minimum in (("batch_size", batch_size, 1), ("folds", folds, 2)):
+            if value < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, got {value}")
         if not 0 <= fold < folds:
             raise ValueError(f"fold must be in [0, {folds}), got {fold}")
         self.root, self.batch_size = Path(root), batch_size
         self.augment, self.mix, self.sampling = augment or [], mix, sampling
         self.folds, self.fold, self.split_seed = folds, fold, split_seed
-        self.parts: dict[str, Samples] = {}
+        self.splits: dict[str, Samples] = {}  # keys: train, val, test, predict
+        self.files: dict[str, list[str]] = {}  # file name of each image in a split; empty if not read from image files
         self.normalize: Normalize | None = None
-        self.shape: tuple[int, ...] = ()  # of one image: (C, H, W)
-        self.files: dict[str, list[str]] = {}  # names of those that each part was read from, if any
-        self.split_hash = self.test_hash = ""  # of which samples are in which part, and which are held out of train
+        self.shape: tuple[int, ...] = ()  # of one image, (C, H, W)
+        self.augmented_shape: tuple[int, ...] = ()  # of the smallest augmented training image, once the data is split
+        self.split_hash = self.test_hash = ""  # identify the training and validation split, and a held-out test split
 
-    def load(self, train: bool) -> tuple[Any, Tensor]:
-        """Return images (N, C, H, W), uint8, of the training or the test set and their classes (N,), int64."""
+    def load(self, train: bool) -> tuple[Any, Tensor | None]:
+        """Return images (N, C, H, W), uint8, of the training or the test set, and their targets.
+
+        Targets are classes (N,), integers; numbers (N,) or (N, D), floats; masks (N, H, W); or None.
+        """
         raise NotImplementedError
 
-    def load_val(self) -> tuple[Any, Tensor] | None:
-        """Return the validation part where it is not to be a fold of the training set."""
+    def load_val(self) -> tuple[Any, Tensor | None] | None:
+        """Return a separate validation set like ``load``, or None to validate on a fold of the training set."""
         return None
 
+    @property
+    def classes(self) -> Tensor | None:
+        """Class of each training sample (N,), int64, after ``setup``; None if the targets are not classes."""
+        return self.splits["train"].classes
+
+    @property
+    def smallest_shape(self) -> tuple[int, ...]:
+        """Shape of the smallest image that a net gets, (C, H, W)."""
+        return self.augmented_shape or self.shape
+
     def setup(self, stage: str) -> None:
-        if stage in ("fit", "validate") and "train" not in self.parts:
+        if stage in ("fit", "validate") and "train" not in self.splits:
             self.split()
-        if stage in ("test", "predict") and stage not in self.parts:
+        if stage in ("test", "predict") and stage not in self.splits:
             images, targets = self.load(train=False)
-            self.parts |= {"test": Samples(images, targets), "predict": Samples(images, None)}
+            self.splits |= {"test": Samples(images, targets), "predict": Samples(images, None)}
 
     def split(self) -> None:
-        """Load the training set, divide it into training and validation part, and measure its pixels."""
+        """Load the training set, split off validation data, and compute the normalization."""
         images, targets = self.load(train=True)
-        val = self.load_val()
-        cut = (self.folds, self.fold, self.split_seed)
-        parts = folded(images, targets, *cut) if val is None else (Samples(images, targets), Samples(*val))
-        if len(parts[0]) < self.batch_size:
-            raise UserError(f"batch_size must be at most {len(parts[0])}, the training samples, got {self.batch_size}")
-        self.parts["train"], self.parts["val"] = parts
-        self.split_hash = digest([self.files.get(part) for part in ("train", "val")], *parts)
-        self.normalize = Normalize.of(parts[0])
+        if (separate := self.load_val()) is None:
+            train, val = kfold_split(images, targets, self.folds, self.fold, self.split_seed)
+        else:
+            train, val = Samples(images, targets), Samples(*separate)
+        if len(train) < self.batch_size:
+            raise UserError(
+                f"batch_size must be at most {len(train)}, the number of training samples, got {self.batch_size}"
+            )
+        self.splits |= {"train": train, "val": val}
+        self.check_classes()
+        self.split_hash = digest([self.files.get(split) for split in ("train", "val")], train, val)
+        self.normalize = Normalize.of(train)
         self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
-        self.seen_shape = Prepare(self.normalize, self.augment, self.mix, len(self.class_names)).try_out(parts[0])
+        self.augmented_shape = self.batch_transform("train").try_out(train)
+
+    def check_classes(self) -> None:
+        """Raise UserError if ``mix`` or ``sampling`` needs classes and the targets are not classes."""
+        if self.mix is not None and (self.classes is None or not self.class_names):
+            raise UserError("data.mix needs classes as targets, integers (N,), and class_names: remove data.mix")
+        if self.sampling != "shuffled" and self.classes is None:
+            raise UserError(
+                f"data.sampling={self.sampling} needs classes as targets, integers (N,): set data.sampling=shuffled"
+            )
 
     def train_dataloader(self) -> TensorLoader:
         return self.loader("train", shuffle=True)
@@ -103,30 +130,37 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> TensorLoader:
         return self.loader("predict")
 
-    def loader(self, part: str, shuffle: bool = False) -> TensorLoader:
+    def loader(self, split: str, shuffle: bool = False) -> TensorLoader:
+        """Return the batches of a split for this process, on its device."""
         if self.normalize is None:  # neither trained nor restored from a checkpoint
             self.split()
-        trainer, samples = self.trainer, self.parts[part]
+        trainer, samples = self.trainer, self.splits[split]
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        move(samples, self.parts.values(), device)
-        changes = (self.augment, self.mix, len(self.class_names)) if part == "train" else ()
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # of seed_everything
-        order = Order(len(samples), self.batch_size, shuffle, seed, *ranks, samples.classes, self.sampling)
-        order.frozen = getattr(trainer, "overfit_batches", 0) > 0  # the same few batches each epoch
-        return TensorLoader(samples, order, Prepare(self.normalize, *changes), device)  # type: ignore[arg-type]
+        move_to_device(samples, self.splits.values(), device)
+        sampler = BatchSampler(
+            len(samples), self.batch_size, shuffle, self.seed, *ranks, samples.classes, self.sampling
+        )
+        sampler.frozen = getattr(trainer, "overfit_batches", 0) > 0  # the same few batches in each epoch
+        return TensorLoader(samples, sampler, self.batch_transform(split), device)
+
+    def batch_transform(self, split: str) -> BatchTransform:
+        """Return the normalization of a split; for the training split also its augmentation and mixing."""
+        changes = (self.augment, self.mix, len(self.class_names or ())) if split == "train" else ()
+        return BatchTransform(self.normalize, *changes)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        state = {name: getattr(self, name) for name in ("class_names", "shape", "split_hash", "test_hash")}
+        state = {name: getattr(self, name) for name in ("class_names", "shape", "split_hash", "test_hash", "seed")}
         return state | ({} if self.normalize is None else self.normalize.as_lists())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take class names, image shape and normalisation from a checkpoint that was trained on the same split."""
+        """Restore class names, image shape, seed and normalization of a checkpoint trained on the same split."""
         changed = self.split_hash not in ("", state["split_hash"])
         if changed or self.test_hash not in ("", state.get("test_hash", self.test_hash)):
             raise UserError(
-                "the checkpoint was trained on another split of the data: it would be judged on images that it was "
-                "trained on; restore the data, folds, fold, split_seed and test_share, or start a new run"
+                "the checkpoint was trained on another split of the data: evaluation would include training images; "
+                "restore the data, folds, fold, split_seed and test_fraction, or start a new run"
             )
         self.class_names, self.shape = state["class_names"], tuple(state["shape"])
+        self.seed = state.get("seed", self.seed)  # absent from old checkpoints
         self.normalize = Normalize(state["mean"], state["std"])

@@ -1,4 +1,4 @@
-"""Digits: real data without a download."""
+"""Digits: real images without a download."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,14 @@ from src.data.base import DataModule
 
 
 class Digits(DataModule):
-    """1,797 digits of 8x8 pixels that come with scikit-learn, doi:10.24432/C50P49, a stratified fifth for testing."""
+    """1,797 digits of 8x8 pixels from scikit-learn, doi:10.24432/C50P49; a stratified fifth is the test set."""
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        from sklearn import datasets, model_selection  # here, since the import takes a while
+        from sklearn import datasets, model_selection  # slow to import
 
-        pixels, classes = datasets.load_digits(return_X_y=True)  # 17 levels of grey, 0 to 16
+        pixels, classes = datasets.load_digits(return_X_y=True)  # 17 gray levels, 0 to 16
         images, targets = torch.tensor(pixels * 255 / 16).round().byte().view(-1, 1, 8, 8), torch.tensor(classes)
         self.class_names = [str(digit) for digit in range(10)]
-        parts = model_selection.train_test_split(torch.arange(1797), test_size=0.2, random_state=0, stratify=targets)
-        return images[parts[0 if train else 1]], targets[parts[0 if train else 1]]
+        sets = model_selection.train_test_split(torch.arange(1797), test_size=0.2, random_state=0, stratify=targets)
+        index = sets[0 if train else 1]
+        return images[index], targets[index]

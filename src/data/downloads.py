@@ -1,34 +1,34 @@
-"""The classic image sets, downloaded and verified by torchvision."""
+"""The classic image datasets, downloaded and verified by torchvision."""
 
 from typing import Any, ClassVar
 
 import torch
-import torchvision.datasets as sets
+import torchvision.datasets as datasets
 from torch import Tensor
 
 from src import UserError
 from src.data.base import DataModule
 
 
-class Download(DataModule):
-    """An image set of torchvision; ``fit`` downloads it to ``root`` where it is missing."""
+class TorchvisionData(DataModule):
+    """A dataset of torchvision; ``fit`` downloads it to ``root`` if it is missing."""
 
-    source: ClassVar[Any]
-    needed: ClassVar[str]  # what must lie below root
+    dataset: ClassVar[Any]
+    required_files: ClassVar[str]  # below root
 
     def prepare_data(self) -> None:
         try:
             for train in (True, False):
                 self.open(train, download=True)
         except (OSError, RuntimeError) as error:  # URLError is an OSError; torchvision raises RuntimeError
-            name, reason = self.source.__name__, " ".join(str(error).split())[:200]
+            name, reason = self.dataset.__name__, " ".join(str(error).split())[:200]
             raise UserError(
-                f"{name} is not in {self.root.absolute()} and cannot be downloaded ({reason}); "
-                f"put {self.needed} there, name the folder with --data.root, or use configs/digits.yaml: no download"
+                f"{name} is not in {self.root.absolute()} and the download failed ({reason}): put "
+                f"{self.required_files} there, set --data.root, or use configs/digits.yaml, which needs no download"
             ) from error
 
     def open(self, train: bool, download: bool = False) -> Any:
-        return self.source(self.root, train=train, download=download)
+        return self.dataset(self.root, train=train, download=download)
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         data = self.open(train)
@@ -38,29 +38,29 @@ class Download(DataModule):
         return images, torch.as_tensor(data.targets)
 
 
-class MNIST(Download):
+class MNIST(TorchvisionData):
     """60,000 + 10,000 handwritten digits, 1x28x28; LeCun et al., 1998, doi:10.1109/5.726791."""
 
-    source = sets.MNIST
-    needed = "MNIST/raw/*-ubyte"
+    dataset = datasets.MNIST
+    required_files = "MNIST/raw/*-ubyte"
 
 
-class FashionMNIST(Download):
-    """60,000 + 10,000 pictures of clothes, 1x28x28; arXiv:1708.07747."""
+class FashionMNIST(TorchvisionData):
+    """60,000 + 10,000 images of clothes, 1x28x28; arXiv:1708.07747."""
 
-    source = sets.FashionMNIST
-    needed = "FashionMNIST/raw/*-ubyte"
-
-
-class CIFAR10(Download):
-    """50,000 + 10,000 photographs of 10 classes, 3x32x32; Krizhevsky, 2009, «Learning multiple layers of features»."""
-
-    source = sets.CIFAR10
-    needed = "cifar-10-python.tar.gz"
+    dataset = datasets.FashionMNIST
+    required_files = "FashionMNIST/raw/*-ubyte"
 
 
-class CIFAR100(Download):
-    """50,000 + 10,000 photographs of 100 classes, 3x32x32; Krizhevsky, 2009, «Learning multiple layers of features»."""
+class CIFAR10(TorchvisionData):
+    """50,000 + 10,000 photos of 10 classes, 3x32x32; Krizhevsky, 2009, "Learning multiple layers of features"."""
 
-    source = sets.CIFAR100
-    needed = "cifar-100-python.tar.gz"
+    dataset = datasets.CIFAR10
+    required_files = "cifar-10-python.tar.gz"
+
+
+class CIFAR100(TorchvisionData):
+    """50,000 + 10,000 photos of 100 classes, 3x32x32; Krizhevsky, 2009, "Learning multiple layers of features"."""
+
+    dataset = datasets.CIFAR100
+    required_files = "cifar-100-python.tar.gz"

@@ -1,4 +1,4 @@
-"""Order: which samples each batch of an epoch holds."""
+"""BatchSampler: which samples form each batch of an epoch."""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -11,20 +11,22 @@ from torch.utils.data import Sampler
 Sampling = Literal["shuffled", "weighted", "balanced"]
 
 
-class Order(Sampler):
-    """Positions (B,) of the samples of each batch of one epoch and one process, a function of seed and epoch alone.
+class BatchSampler(Sampler):
+    """Yield the sample positions (B,) of each batch for one epoch and process; a function of seed and epoch only.
+
+    An epoch is split evenly: 1,000 samples with batch size 300 make 4 batches of 250.
 
     Args:
-        num_samples: number of samples, and of those drawn in an epoch.
-        batch_size: most samples per batch and process.
-        shuffle: whether each epoch has an order of its own.
+        num_samples: number of samples in the subset, and per epoch.
+        batch_size: maximum number of samples per batch and process.
+        shuffle: whether to draw a new order for each epoch.
         seed: seed of the orders.
-        rank: which of the processes this is.
+        rank: index of this process.
         world_size: number of processes.
-        classes: class of each sample, (N,).
-        sampling: ``shuffled``: each sample once an epoch; ``weighted``: each class equally likely, so that samples of a
-            small class are repeated, those of a large one partly left out; ``balanced``: equally many of each class in
-            each batch too, to within two.
+        classes: class of each sample (N,); needed unless ``sampling`` is ``shuffled``.
+        sampling: ``shuffled``: each sample once per epoch; ``weighted``: each class equally likely, which repeats
+            samples of small classes and omits some of large ones; ``balanced``: also equal class counts in each batch,
+            to within two.
     """
 
     def __init__(
@@ -42,12 +44,12 @@ class Order(Sampler):
             raise ValueError(f"sampling must be one of {', '.join(get_args(Sampling))}, got {sampling}")
         self.num_samples, self.shuffle, self.seed = num_samples, shuffle, seed
         self.rank, self.world_size, self.sampling = rank, world_size, sampling
-        wanted = -(-num_samples // (batch_size * world_size))
-        self.num_batches = min(wanted, max(1, num_samples // world_size))  # so that no process has an empty batch
-        evened = [] if classes is None or not shuffle or sampling == "shuffled" else classes.unique()
-        self.members = [(classes == k).nonzero()[:, 0] for k in evened]
+        num_batches = -(-num_samples // (batch_size * world_size))
+        self.num_batches = min(num_batches, max(1, num_samples // world_size))  # no process gets an empty batch
+        by_class = classes is not None and shuffle and sampling != "shuffled"
+        self.members = [(classes == k).nonzero()[:, 0] for k in classes.unique()] if by_class else []  # type: ignore[union-attr]
         self.epoch = self.start = 0
-        self.frozen = False  # whether every epoch is the first one
+        self.frozen = False  # True: repeat the order of epoch 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = 0 if self.frozen else epoch
@@ -56,18 +58,18 @@ class Order(Sampler):
         return self.num_batches
 
     def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         if not self.shuffle:
             order = torch.arange(self.num_samples)
         elif self.members:
-            order = self.evened(generator)
+            order = self.class_balanced_order(generator)
         else:
             order = torch.randperm(self.num_samples, generator=generator)
         for batch in order.tensor_split(self.num_batches)[self.start :]:
             yield batch if self.world_size == 1 else batch.tensor_split(self.world_size)[self.rank]
 
-    def evened(self, generator: torch.Generator) -> Tensor:
-        """Return an order in which all classes are equally likely: drawn one by one or, if balanced, in rounds."""
+    def class_balanced_order(self, generator: torch.Generator) -> Tensor:
+        """Return positions (N,) with equally likely classes, drawn independently or, if balanced, in rounds."""
         n, num_classes = self.num_samples, len(self.members)
         if self.sampling == "balanced":
             rounds = torch.rand(-(-n // num_classes), num_classes, generator=generator)
@@ -77,12 +79,12 @@ class Order(Sampler):
         order = torch.empty(n, dtype=torch.long)
         for k, members in enumerate(self.members):
             places = (drawn == k).nonzero()[:, 0]
-            passes = -(-len(places) // len(members))
+            passes = -(-len(places) // len(members))  # each pass uses every sample of the class once
             shuffled = [members[torch.randperm(len(members), generator=generator)] for _ in range(passes)]
             order[places] = torch.cat([*shuffled, places[:0]])[: len(places)]
         return order
 
 
-def seed_of(*key: int) -> int:
-    """Return a 63-bit seed from integers, the same on every machine."""
+def derive_seed(*key: int) -> int:
+    """Hash integers to a 63-bit seed, the same on every machine."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1

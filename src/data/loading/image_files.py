@@ -1,24 +1,29 @@
-"""Image files of any kind as tensors of one shape."""
+"""Image files of any format as tensors of one shape."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from src import UserError
 
 
-class Files:
-    """Images decoded when they are asked for: ``files[index]`` is (B, C, H, W), uint8.
+class ImageFiles:
+    """Images decoded on access: ``files[index]`` is (B, C, H, W), uint8.
 
     Args:
-        paths: the image files.
-        shape: (C, H, W) of each image; C is 1 or 3.
-        num_workers: processes that decode ahead; by default as many as there are cores, at most 8.
+        paths: image files.
+        shape: shape of each image, (C, H, W); C is 1 or 3.
+        num_workers: number of processes that decode ahead; by default one per core, at most 8.
     """
 
     def __init__(self, paths: Sequence[Path], shape: tuple[int, ...], num_workers: int | None = None) -> None:
@@ -31,8 +36,8 @@ class Files:
     def __getitem__(self, index: Tensor) -> Tensor:
         return torch.stack([self.read(i) for i in index.tolist()])
 
-    def subset(self, index: Tensor) -> "Files":
-        return Files([self.paths[i] for i in index.tolist()], self.shape, self.num_workers)
+    def subset(self, index: Tensor) -> "ImageFiles":
+        return ImageFiles([self.paths[i] for i in index.tolist()], self.shape, self.num_workers)
 
     def read(self, i: int) -> Tensor:
         image = decode(self.paths[i], self.shape)
@@ -42,20 +47,23 @@ class Files:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder, all levels down and through links, but nothing that is hidden."""
+    """Return the image files in a folder and its subfolders, following links and skipping hidden names."""
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     files: list[Path] = []
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        again = os.path.realpath(place) in seen  # as by a link that leads back
-        seen.add(os.path.realpath(place))
-        folders[:] = [] if again else sorted(name for name in folders if name[0] != ".")
-        files += [] if again else [Path(place, name) for name in names if name[0] != "."]
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        visited = os.path.realpath(parent) in seen  # for instance through a link to a parent folder
+        seen.add(os.path.realpath(parent))
+        subfolders[:] = [] if visited else sorted(name for name in subfolders if name[0] != ".")
+        files += [] if visited else [Path(parent, name) for name in names if name[0] != "."]
     return sorted(f for f in files if f.suffix.lower() in known and (f.is_file() or not f.exists()))
 
 
 def decode(path: Path, shape: tuple[int, ...]) -> Tensor | str:
-    """Return an image as (C, H, W), uint8: upright, on white, scaled, its centre, its first frame; or what is wrong."""
+    """Return an image as (C, H, W), uint8, or an error message.
+
+    The image is EXIF-rotated, composited on white, resized and center-cropped; of an animation, the first frame.
+    """
     channels, height, width = shape
     try:
         with Image.open(path) as file:
@@ -64,19 +72,13 @@ def decode(path: Path, shape: tuple[int, ...]) -> Tensor | str:
             if image.size != (width, height):
                 image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
             return torch.from_numpy(np.array(image)).view(height, width, channels).movedim(2, 0).contiguous()
-    except (
-        OSError,
-        RuntimeError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # all that PIL raises
-        reason = "not an image that can be read" if isinstance(error, Image.UnidentifiedImageError) else error
+    except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of PIL's
+        reason = "not a readable image" if isinstance(error, Image.UnidentifiedImageError) else error
         return f"cannot decode {path}: {reason}"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return any mode of PIL's as RGB: deep pixels scaled to 8 bits, transparent ones laid on white."""
+    """Convert an image of any PIL mode to RGB: deep pixels scaled to 8 bits, transparency composited on white."""
     if image.mode.startswith(("I", "F")):
         pixels = np.asarray(image, dtype=np.float64)
         peak = 65535.0 if image.mode.startswith("I;16") or pixels.max() > 255 else 255.0
@@ -87,3 +89,51 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+class DecodedImages(Dataset):
+    """What ``decode`` returns for each file: an image or an error message."""
+
+    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
+        self.paths, self.shape = paths, shape
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> Tensor | str:
+        return decode(self.paths[i], self.shape)
+
+
+def decode_all(paths: Sequence[Path], shape: tuple[int, ...], keep: bool) -> dict[str, Any]:
+    """Decode files in parallel, with a progress bar on a terminal.
+
+    Returns:
+        ``images`` (N, C, H, W), empty unless ``keep``; ``good``, the positions (N,) of files that can be decoded;
+        ``bad``, the error messages of the others.
+    """
+    workers = min(os.cpu_count() or 1, len(paths) // 500)  # starting one takes as long as decoding some hundred files
+    batches = DataLoader(DecodedImages(paths, shape), 256, num_workers=workers, collate_fn=list)
+    images = torch.empty(len(paths) if keep else 0, *shape, dtype=torch.uint8)
+    good: list[int] = []
+    bad: list[str] = []
+    shown = track(batches, "decoding", console=Console(stderr=True)) if sys.stderr.isatty() else batches
+    for i, image in enumerate(image for batch in shown for image in batch):
+        if isinstance(image, str):
+            bad.append(image)
+            continue
+        if keep:
+            images[len(good)] = image
+        good.append(i)
+    images = images[: len(good)].clone() if bad else images
+    return {"images": images, "good": torch.tensor(good, dtype=torch.long), "bad": bad}
+
+
+def save_atomically(value: dict[str, Any], file: Path) -> None:
+    """Write a file that other processes see either complete or not at all."""
+    partial = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(value, partial)
+        partial.replace(file)
+    except (OSError, RuntimeError) as error:  # torch.save turns some OSErrors into RuntimeErrors
+        raise UserError(f"cannot write {file}: {error}; choose another folder with --data.cache") from None

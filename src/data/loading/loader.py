@@ -1,4 +1,4 @@
-"""TensorLoader: whole batches, whose content depends on seed, epoch and position alone."""
+"""TensorLoader: batches that depend only on seed, epoch and position."""
 
 import os
 import signal
@@ -11,35 +11,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src import UserError
-from src.data.order import Order, seed_of
-from src.data.samples import Samples
+from src.data.loading.batch_sampler import BatchSampler, derive_seed
+from src.data.loading.splits import Samples
 
 
 class TensorLoader:
-    """Iterate over batches made on ``device``: images (B, C, H, W) and targets (B,); without targets, images alone.
+    """Iterate over batches on ``device``: images (B, C, H, W) with their targets, or images only without targets.
 
-    An epoch is cut evenly: 1,000 samples at a batch size of 300 make 4 batches of 250. Before each training batch
-    torch's generators are seeded from (seed, epoch, batch, rank): augmentation and dropout depend, like the order, on
-    the position alone. So the position is all the state, and a continued run goes on to the bit.
+    Before each training batch, torch's generators are seeded from (seed, epoch, batch, rank), so augmentation and
+    dropout depend only on the position, like the order of samples. The position is therefore the only state, and an
+    interrupted epoch resumes bit for bit.
 
     Args:
-        samples: what to iterate over.
-        order: the positions that each batch consists of.
-        prepare: called with images, targets or None, indices (B,) and the epoch; returns what a batch is to be.
-        device: where batches are made.
-        num_workers: processes that read ahead; by default none for a tensor, for files as many as those say.
+        samples: subset to iterate over.
+        batch_sampler: yields the positions in each batch.
+        transform: called with images, targets or None, dataset indices (B,) and the epoch; returns the batch.
+        device: device of the batches.
+        num_workers: number of processes that read ahead; by default ``samples.images.num_workers``, 0 for a tensor.
     """
 
     def __init__(
         self,
         samples: Samples,
-        order: Order,
-        prepare: Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]],
+        batch_sampler: BatchSampler,
+        transform: Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]],
         device: torch.device | str = "cpu",
         num_workers: int | None = None,
     ) -> None:
-        self.samples, self.prepare, self.device = samples, prepare, torch.device(device)
-        self.sampler = order  # Lightning sets its epoch
+        self.samples, self.transform, self.device = samples, transform, torch.device(device)
+        self.sampler = batch_sampler  # Lightning sets its epoch under this name
         if num_workers is None:
             num_workers = getattr(samples.images, "num_workers", 0)
         self.workers: DataLoader | None = None
@@ -47,74 +47,72 @@ class TensorLoader:
             self.workers = DataLoader(
                 samples,
                 batch_size=None,
-                sampler=order,
+                sampler=batch_sampler,
                 num_workers=num_workers,
                 persistent_workers=True,
-                worker_init_fn=leave_signals,
+                worker_init_fn=ignore_group_signals,
             )
-        self.batch_sampler = None  # Lightning asks
+        self.batch_sampler = None  # Lightning reads it
         self.position = 0
-        self.resumed: dict[str, Any] | None = None
+        self.resume_state: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
-        resumed, self.resumed = self.resumed, None
-        inside = resumed is not None and resumed["epoch"] == self.sampler.epoch
-        self.position = self.sampler.start = self.same_batches(resumed)["position"] if resumed and inside else 0
+        state, self.resume_state = self.resume_state, None
+        self.position = 0
+        if state is not None and state["epoch"] == self.sampler.epoch:
+            self.check_same_batches(state)
+            self.position = state["position"]
+        self.sampler.start = self.position
         for index, images, *targets in self.fetch():
             if self.sampler.shuffle:
                 self.seed_batch()
             self.position += 1
-            moved = [*(part.to(self.device) for part in (images, *targets)), None]
-            batch = self.prepare(moved[0], moved[1], index, self.sampler.epoch)
+            moved = [*(tensor.to(self.device) for tensor in (images, *targets)), None]
+            batch = self.transform(moved[0], moved[1], index, self.sampler.epoch)
             yield batch if targets else batch[0]
 
     def fetch(self) -> Iterator[Any]:
         try:
             yield from map(self.samples.__getitem__, self.sampler) if self.workers is None else self.workers
-        except UserError as error:  # from a worker it comes with a traceback in its text
+        except UserError as error:  # a worker's error has its traceback in the text
             raise UserError(str(error).splitlines()[-1].removeprefix("src.UserError: ")) from None
 
     def seed_batch(self) -> None:
-        seed = seed_of(self.sampler.seed, self.sampler.epoch, self.position, self.sampler.rank)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 75 us, spent on absent devices
+        seed = derive_seed(self.sampler.seed, self.sampler.epoch, self.position, self.sampler.rank)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed spends 75 us on absent devices
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
-        order = self.sampler
-        state: dict[str, Any] = {"num_samples": order.num_samples, "num_batches": order.num_batches, "seed": order.seed}
-        state["sampling"] = order.sampling
-        return {"epoch": order.epoch, "position": self.position, **state}
+        state = {name: getattr(self.sampler, name) for name in ("num_samples", "num_batches", "seed", "sampling")}
+        return {"epoch": self.sampler.epoch, "position": self.position, **state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the stored position; ``__iter__`` checks that it is one in the same batches."""
-        self.resumed = state if state["position"] not in (0, state["num_batches"]) else None
+        """Resume at the stored position; ``__iter__`` checks that the epoch consists of the same batches."""
+        self.resume_state = state if state["position"] not in (0, state["num_batches"]) else None
 
-    def same_batches(self, state: dict[str, Any]) -> dict[str, Any]:
+    def check_same_batches(self, state: dict[str, Any]) -> None:
         now = self.state_dict()
         changed = [key for key in now if key not in ("epoch", "position") and state.get(key, now[key]) != now[key]]
         if changed:
             details = ", ".join(f"{key} was {state[key]}, is {now[key]}" for key in changed)
-            raise UserError(
-                f"cannot continue in the middle of epoch {state['epoch']}: {details}; restore the old setting"
-            )
-        return state
+            raise UserError(f"cannot resume in the middle of epoch {state['epoch']}: {details}; restore the setting")
 
 
-def leave_signals(worker: int) -> None:  # noqa: ARG001
-    """Leave to the main process what is sent to all of them, such as Ctrl-C, but end when it asks for that itself."""
+def ignore_group_signals(worker: int) -> None:  # noqa: ARG001
+    """Ignore signals sent to the whole process group (Ctrl-C); exit only on SIGTERM from the parent."""
     for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS, where SIGTERM ends a worker whoever sends it
+    if hasattr(signal, "sigwaitinfo"):  # absent on macOS, where any SIGTERM ends a worker
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        Thread(target=end_when_asked, daemon=True).start()
+        Thread(target=exit_on_parent_sigterm, daemon=True).start()
 
 
-def end_when_asked() -> None:
+def exit_on_parent_sigterm() -> None:
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
         pass
     os._exit(0)

@@ -1,10 +1,10 @@
-"""Samples: the images and targets of one part of a data set."""
+"""Subsets of a dataset, and how a training set is split into them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from src import UserError
 
 @dataclass
 class Samples(Dataset):
-    """Images and, but for prediction, targets; ``index`` (N,) names those that belong to this part, by default all.
+    """A subset of images and (except for prediction) targets, selected by ``index`` (N,); all by default.
 
-    ``images`` is a tensor, or anything that an index tensor turns into one, such as ``src.data.files.Files``.
+    ``images`` is a tensor (M, C, H, W), or anything that returns one when indexed with a tensor, such as
+    ``src.data.loading.image_files.ImageFiles``.
     """
 
     images: Any
@@ -33,43 +34,55 @@ class Samples(Dataset):
 
     @property
     def classes(self) -> Tensor | None:
-        """Return the target of each sample of this part, (N,)."""
-        return None if self.targets is None else self.targets[self.index]
+        """Class of each sample (N,), int64; None if the targets are not classes."""
+        return self.targets[self.index].long() if has_classes(self.targets) else None
 
     def __getitem__(self, positions: Tensor) -> tuple[Tensor, ...]:
-        """Return what ``index`` says of the positions (B,), then their images and targets."""
-        quick = getattr(positions, "dtype", None) == torch.long  # as from Order; brackets take three times as long
-        index = self.index.index_select(0, positions) if quick else self.index[positions]
-        kept = isinstance(self.images, Tensor)
-        images = self.images.index_select(0, index.to(self.images.device)) if kept else self.images[index]
+        """Return dataset indices, images and targets at positions (B,)."""
+        fast = getattr(positions, "dtype", None) == torch.long  # index_select takes a third of the time of brackets
+        index = self.index.index_select(0, positions) if fast else self.index[positions]
+        in_memory = isinstance(self.images, Tensor)
+        images = self.images.index_select(0, index.to(self.images.device)) if in_memory else self.images[index]
         if self.targets is None:
             return index, images
         return index, images, self.targets.index_select(0, index.to(self.targets.device))
 
 
-def move(samples: Samples, others: Iterable[Samples], device: torch.device) -> None:
-    """Put images that are in memory on an accelerator with room for them and as much again, for all who share them."""
+def has_classes(targets: Tensor | None) -> TypeGuard[Tensor]:
+    """Tell whether targets are classes: integers (N,)."""
+    return targets is not None and targets.ndim == 1 and not targets.is_floating_point()
+
+
+def kfold_split(images: Any, targets: Tensor | None, folds: int, fold: int, seed: int) -> tuple[Samples, Samples]:
+    """Return the training and the validation subset for one fold; classes are stratified.
+
+    Raises:
+        UserError: if there are more folds than samples, or than samples of the largest class.
+    """
+    limit, meaning = len(images), "number of training samples"
+    if has_classes(targets):
+        limit, meaning = int(targets.long().bincount().max()), "size of the largest training class"
+    if folds > limit:
+        raise UserError(f"folds must be at most {limit}, the {meaning}, got {folds}")
+    from sklearn.model_selection import KFold, StratifiedKFold  # slow to import
+
+    splitter = (StratifiedKFold if has_classes(targets) else KFold)(folds, shuffle=True, random_state=seed)
+    train, val = next(islice(splitter.split(torch.arange(len(images)), targets), fold, None))
+    return Samples(images, targets, torch.from_numpy(train)), Samples(images, targets, torch.from_numpy(val))
+
+
+def move_to_device(samples: Samples, others: Iterable[Samples], device: torch.device) -> None:
+    """Move in-memory images to the GPU if it has room for twice their size; other subsets of the tensor follow."""
     images = samples.images
     if device.type != "cuda" or not isinstance(images, Tensor) or images.device == device:
         return
     if 2 * images.nbytes < torch.cuda.mem_get_info(device)[0]:
         moved = images.to(device)
-        for sharer in [other for other in others if other.images is images]:
-            sharer.images = moved
+        for subset in [other for other in others if other.images is images]:
+            subset.images = moved
 
 
-def folded(images: Any, targets: Tensor, folds: int, fold: int, seed: int) -> tuple[Samples, Samples]:
-    """Return the training part and one of its stratified folds, which share the images."""
-    largest = int(targets.bincount().max())
-    if folds > largest:
-        raise UserError(f"folds must be at most {largest}, the training samples of the largest class, got {folds}")
-    from sklearn.model_selection import StratifiedKFold  # here, since the import takes a while
-
-    folds_of = StratifiedKFold(folds, shuffle=True, random_state=seed).split(targets, targets)
-    train, val = next(islice(folds_of, fold, None))
-    return Samples(images, targets, torch.from_numpy(train)), Samples(images, targets, torch.from_numpy(val))
-
-
-def digest(files: Any, *parts: Samples) -> str:
-    """Return a hash of which samples, and of which files, belong to which part."""
-    return sha256(repr(files).encode() + b"".join(part.index.numpy().tobytes() for part in parts)).hexdigest()[:16]
+def digest(files: Any, *subsets: Samples) -> str:
+    """Return a hash of the sample indices of the subsets, and of the names of their files."""
+    indices = b"".join(subset.index.numpy().tobytes() for subset in subsets)
+    return sha256(repr(files).encode() + indices).hexdigest()[:16]
