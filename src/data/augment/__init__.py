@@ -1,1 +1,1 @@
-"""Augmentations of a whole batch on its device, each sample drawn on its own. Add one: an nn.Module of images alone."""
+"""Batch augmentations, run on the device with one random draw per sample. Add one: an nn.Module called with images."""

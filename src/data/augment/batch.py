@@ -1,4 +1,4 @@
-"""What every augmentation of a batch does: draw once per sample, keep the type of the pixels, refuse odd ranges."""
+"""Helpers of the batch augmentations: draws per sample, casts of pixels, checks of ranges."""
 
 from math import inf
 
@@ -9,17 +9,17 @@ from src import UserError
 
 
 def uniform(images: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Return a number drawn from [low, high) for each of the images, (N,), on their device."""
+    """Draw one number from [low, high) per image, (N,), on the device of the images."""
     return torch.empty(len(images), device=images.device).uniform_(low, high)
 
 
-def restored(pixels: Tensor, images: Tensor) -> Tensor:
-    """Return computed pixels, in [0, 255], in the type of the images they were computed from."""
+def cast_like(pixels: Tensor, images: Tensor) -> Tensor:
+    """Clip computed pixels to [0, 255] and cast them to the dtype of the images, rounded for integers."""
     pixels = pixels.clamp(0, 255)
     return pixels.to(images.dtype) if images.is_floating_point() else pixels.round().to(images.dtype)
 
 
-def check_range(name: str, bounds: tuple[float, float], most: float = inf) -> None:
-    """Raise UserError unless 0 < lower bound <= upper bound <= ``most``."""
-    if not 0 < bounds[0] <= bounds[1] <= most:
-        raise UserError(f"{name} must be two increasing numbers in (0, {most}], got {bounds}")
+def check_range(name: str, bounds: tuple[float, float], max_value: float = inf) -> None:
+    """Raise UserError unless 0 < low <= high <= ``max_value``."""
+    if not 0 < bounds[0] <= bounds[1] <= max_value:
+        raise UserError(f"{name} must be two numbers 0 < low <= high <= {max_value}, got {bounds}")

@@ -9,14 +9,14 @@ from src.data.augment.batch import uniform
 
 
 def box_mask(top: Tensor, left: Tensor, height: Tensor, width: Tensor, shape: torch.Size) -> Tensor:
-    """Return where each sample's rectangle is, (N, 1, H, W), bool; what lies outside of the image is cut off.
+    """Return True inside each sample's rectangle, (N, 1, H, W); parts outside the image are cut off.
 
     Args:
         top: first row, (N,), in pixels; may be negative.
         left: first column, (N,), in pixels; may be negative.
-        height: number of rows, (N,), in pixels.
-        width: number of columns, (N,), in pixels.
-        shape: of the images, (N, C, H, W).
+        height: number of rows, (N,).
+        width: number of columns, (N,).
+        shape: shape of the images, (N, C, H, W).
     """
     rows, columns = torch.arange(shape[2], device=top.device), torch.arange(shape[3], device=top.device)
     inside_rows = (rows >= top[:, None]) & (rows < (top + height)[:, None])  # (N, H)
@@ -27,14 +27,14 @@ def box_mask(top: Tensor, left: Tensor, height: Tensor, width: Tensor, shape: to
 def draw_boxes(
     images: Tensor, area: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return top, left, height and width, each (N,), in whole pixels, of a rectangle inside of each image.
+    """Draw a rectangle inside each image: top, left, height and width, each (N,), in whole pixels.
 
-    A side that would be longer than the image is cut to it, where torchvision draws again.
+    A side longer than the image is cut to it; torchvision draws again instead.
 
     Args:
         images: (N, C, H, W).
-        area: least and largest share of the image.
-        ratio: least and largest width / height; its logarithm is drawn uniformly.
+        area: smallest and largest fraction of the image's area.
+        ratio: smallest and largest width / height; its logarithm is drawn uniformly.
     """
     rows, columns = images.shape[2:]
     pixels, aspect = uniform(images, *area) * rows * columns, uniform(images, log(ratio[0]), log(ratio[1])).exp()

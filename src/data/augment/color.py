@@ -4,20 +4,22 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from src.data.augment.batch import restored, uniform
+from src.data.augment.batch import cast_like, uniform
 
 
 class ColorJitter(nn.Module):
-    """Change brightness, contrast, saturation and hue, in this order; saturation and hue of colour images only.
+    """Change brightness, contrast, saturation and hue, in this order; grayscale images keep saturation and hue.
 
-    The first three are factors from [max(0, 1 - value), 1 + value], 1 leaving the image as it is.
+    The first three multiply by a factor drawn from [max(0, 1 - value), 1 + value]; a factor of 1 changes nothing.
 
     Args:
-        brightness: largest change, at least 0.
-        contrast: largest change, at least 0.
-        saturation: largest change, at least 0.
-        hue: largest turn to either side, in turns of the colour wheel, in [0, 0.5].
+        brightness: largest change of the factor, at least 0.
+        contrast: largest change of the factor, at least 0.
+        saturation: largest change of the factor, at least 0.
+        hue: largest shift in either direction, in turns of the color wheel, in [0, 0.5].
     """
+
+    moves_pixels = False
 
     def __init__(
         self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0
@@ -32,21 +34,27 @@ class ColorJitter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.float()
-        factors = ((brighten, self.brightness), (contrast, self.contrast), (saturate, self.saturation))
-        for change, most in factors:
-            if most > 0:
-                pixels = change(pixels, uniform(images, max(0.0, 1 - most), 1 + most))
+        adjustments = (
+            (adjust_brightness, self.brightness),
+            (adjust_contrast, self.contrast),
+            (adjust_saturation, self.saturation),
+        )
+        for adjust, max_change in adjustments:
+            if max_change > 0:
+                pixels = adjust(pixels, uniform(images, max(0.0, 1 - max_change), 1 + max_change))
         if self.hue > 0:
-            pixels = turn_hue(pixels, uniform(images, -self.hue, self.hue))
-        return restored(pixels, images)
+            pixels = adjust_hue(pixels, uniform(images, -self.hue, self.hue))
+        return cast_like(pixels, images)
 
 
 class GaussianNoise(nn.Module):
-    """Add noise to every pixel, clipped to [0, 255]; the images become float32.
+    """Add Gaussian noise to every pixel and clip to [0, 255]; the result is float32.
 
     Args:
-        std: its standard deviation, as a share of 255, at least 0.
+        std: standard deviation of the noise, as a fraction of 255, at least 0.
     """
+
+    moves_pixels = False
 
     def __init__(self, std: float) -> None:
         super().__init__()
@@ -60,24 +68,24 @@ class GaussianNoise(nn.Module):
 
 
 def blend(pixels: Tensor, others: Tensor, factor: Tensor) -> Tensor:
-    """Return others + factor * (pixels - others), float32 in [0, 255], with one factor for each sample, (N,)."""
+    """Return others + factor * (pixels - others), clipped to [0, 255]; factor is one number per sample, (N,)."""
     return torch.lerp(others, pixels, factor[:, None, None, None]).clamp(0, 255)
 
 
-def brighten(pixels: Tensor, factor: Tensor) -> Tensor:
+def adjust_brightness(pixels: Tensor, factor: Tensor) -> Tensor:
     return blend(pixels, torch.zeros_like(pixels), factor)
 
 
-def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
+def adjust_contrast(pixels: Tensor, factor: Tensor) -> Tensor:
     return blend(pixels, rgb_to_grayscale(pixels).mean((1, 2, 3), keepdim=True), factor)
 
 
-def saturate(pixels: Tensor, factor: Tensor) -> Tensor:
+def adjust_saturation(pixels: Tensor, factor: Tensor) -> Tensor:
     return blend(pixels, rgb_to_grayscale(pixels), factor)
 
 
-def turn_hue(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Turn the colour wheel, keeping value and chroma; en.wikipedia.org/wiki/HSL_and_HSV, HSV to RGB alternative."""
+def adjust_hue(pixels: Tensor, turns: Tensor) -> Tensor:
+    """Rotate the color wheel, keeping value and chroma; en.wikipedia.org/wiki/HSL_and_HSV, "HSV to RGB alternative"."""
     if pixels.shape[1] == 1:
         return pixels
     red, green, blue = pixels.unbind(1)
@@ -85,6 +93,6 @@ def turn_hue(pixels: Tensor, turns: Tensor) -> Tensor:
     sector = torch.where(value == green, 2 + (blue - red) / chroma, 4 + (red - green) / chroma)
     sector = torch.where(value == red, (green - blue) / chroma, sector)
     hue = torch.where(chroma == 0, 0, sector) + 6 * turns[:, None, None]  # (N, H, W), in sixths of a turn
-    offset = torch.arange(5, 0, -2, device=pixels.device)[:, None, None]  # of red, green and blue
-    place = (hue[:, None] + offset) % 6  # (N, 3, H, W)
-    return value[:, None] - chroma[:, None] * torch.minimum(place, 4 - place).clamp(0, 1)
+    offset = torch.arange(5, 0, -2, device=pixels.device)[:, None, None]  # for red, green and blue
+    position = (hue[:, None] + offset) % 6  # (N, 3, H, W)
+    return value[:, None] - chroma[:, None] * torch.minimum(position, 4 - position).clamp(0, 1)

@@ -1,14 +1,14 @@
-"""Mirrored and shifted images, of any type of pixel."""
+"""Flips and shifts, which copy pixels of any dtype."""
 
 import torch
 from torch import Tensor, nn
 
 
 class RandomFlip(nn.Module):
-    """Mirror left and right.
+    """Flip images left to right.
 
     Args:
-        p: probability of each image to be mirrored, in [0, 1].
+        p: probability that an image is flipped, in [0, 1].
     """
 
     def __init__(self, p: float = 0.5) -> None:
@@ -18,27 +18,43 @@ class RandomFlip(nn.Module):
         self.p = p
 
     def forward(self, images: Tensor) -> Tensor:
-        return mirror(images, torch.rand(len(images), device=images.device) < self.p)
+        return flip(images, self.draw(images))
+
+    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Flip images (N, C, H, W) and masks (N, H, W) together."""
+        flipped = self.draw(images)
+        return flip(images, flipped), flip(masks[:, None], flipped)[:, 0]
+
+    def draw(self, images: Tensor) -> Tensor:
+        return torch.rand(len(images), device=images.device) < self.p
 
 
 class AlternatingFlip(nn.Module):
-    """Mirror left and right in every other epoch: half of the samples in the even ones, the other half in the odd ones.
+    """Flip half of the samples left to right in even epochs, the other half in odd epochs.
 
-    Two epochs in a row show each image both ways, which chance does for half of the images only; arXiv:2404.00498,
+    Two consecutive epochs show each image both ways; random flips do so for only half of the images. arXiv:2404.00498,
     section 3.6.
     """
 
-    by_position = True  # called with the indices of the samples in the data set, (N,), and the epoch too
+    by_position = True  # also called with the samples' indices in the dataset, (N,), and the epoch
 
     def forward(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        return mirror(images, (scrambled(index.to(images.device)) + epoch) % 2 == 1)
+        return flip(images, self.is_flipped(images, index, epoch))
+
+    def with_masks(self, images: Tensor, masks: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Flip images (N, C, H, W) and masks (N, H, W) together."""
+        flipped = self.is_flipped(images, index, epoch)
+        return flip(images, flipped), flip(masks[:, None], flipped)[:, 0]
+
+    def is_flipped(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        return (hash_index(index.to(images.device)) + epoch) % 2 == 1
 
 
 class RandomCrop(nn.Module):
-    """Pad by reflection and cut out an image of the original size: a shift by up to ``padding`` pixels.
+    """Pad by reflection and crop at the original size: a shift by up to ``padding`` pixels.
 
     Args:
-        padding: most pixels of shift, at least 1.
+        padding: largest shift, in pixels, at least 1.
     """
 
     def __init__(self, padding: int = 4) -> None:
@@ -48,35 +64,49 @@ class RandomCrop(nn.Module):
         self.padding = padding
 
     def forward(self, images: Tensor) -> Tensor:
-        n, c, h, w = images.shape
-        rows, columns = self.source(n, h, images.device), self.source(n, w, images.device)
-        pixels = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, h * w)  # (N, 1, H * W)
-        return images.reshape(n, c, h * w).gather(2, pixels.expand(n, c, h * w)).view(n, c, h, w)
+        return gather_pixels(images, *self.draw(images))
 
-    @torch.compiler.disable  # as mirrored_columns below
-    def source(self, n: int, size: int, device: torch.device) -> Tensor:
-        """Return for each image and row (or column) the one it is taken from, (N, size)."""
+    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Crop images (N, C, H, W) and masks (N, H, W) at the same place."""
+        rows, columns = self.draw(images)
+        return gather_pixels(images, rows, columns), gather_pixels(masks[:, None], rows, columns)[:, 0]
+
+    def draw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the source row of each row, (N, H), and the source column of each column, (N, W)."""
+        n, _, h, w = images.shape
+        return self.draw_source(n, h, images.device), self.draw_source(n, w, images.device)
+
+    @torch.compiler.disable  # like source_columns below
+    def draw_source(self, n: int, size: int, device: torch.device) -> Tensor:
+        """Return the source row (or column) of each row (or column) of each image, (N, size)."""
         shift = torch.randint(-self.padding, self.padding + 1, (n, 1), device=device)
         last = size - 1
-        place = (torch.arange(size, device=device) + shift).abs() % max(1, 2 * last)
-        return last - (last - place).abs()  # reflected at both ends, as often as it takes
+        position = (torch.arange(size, device=device) + shift).abs() % max(1, 2 * last)
+        return last - (last - position).abs()  # reflected at both ends, as often as needed
 
 
-def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Return the images (N, C, H, W), those mirrored left and right for which ``mirrored`` (N,) is true."""
-    columns = mirrored_columns(mirrored, images.shape[3])[:, None, None]
+def gather_pixels(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Take the pixels of images (N, C, H, W) at rows (N, H) and columns (N, W)."""
+    n, c, h, w = images.shape
+    pixels = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, h * w)  # (N, 1, H * W)
+    return images.reshape(n, c, h * w).gather(2, pixels.expand(n, c, h * w)).view(n, c, h, w)
+
+
+def flip(images: Tensor, flipped: Tensor) -> Tensor:
+    """Flip those images (N, C, H, W) left to right for which ``flipped`` (N,) is True."""
+    columns = source_columns(flipped, images.shape[3])[:, None, None]
     return images.gather(3, columns.expand(images.shape))
 
 
-@torch.compiler.disable  # which would work them out for each pixel anew
-def mirrored_columns(mirrored: Tensor, width: int) -> Tensor:
-    """Return the column that each column is taken from, (N, width)."""
-    places = torch.arange(width, device=mirrored.device)
-    return torch.where(mirrored[:, None], places.flip(0), places)
+@torch.compiler.disable  # compiled, the columns would be computed again for each pixel
+def source_columns(flipped: Tensor, width: int) -> Tensor:
+    """Return the source column of each column, (N, width)."""
+    columns = torch.arange(width, device=flipped.device)
+    return torch.where(flipped[:, None], columns.flip(0), columns)
 
 
-def scrambled(index: Tensor) -> Tensor:
-    """Return 31 bits that are as good as drawn for each index, the same under any seed; Murmur3's finalizer."""
+def hash_index(index: Tensor) -> Tensor:
+    """Return 31 pseudorandom bits per index, the same under any seed: the finalizer of MurmurHash3."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
         index = ((index ^ (index >> shift)) * factor) & 0xFFFFFFFF
     return index >> 1

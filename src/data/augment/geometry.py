@@ -1,4 +1,4 @@
-"""Images rotated, shifted, scaled and sheared, and parts of images enlarged."""
+"""Rotate, shift, scale, shear and crop images, by one matrix per sample."""
 
 from typing import Literal, get_args
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from src.data.augment.batch import check_range, restored, uniform
+from src.data.augment.batch import cast_like, check_range, uniform
 from src.data.augment.boxes import draw_boxes
 
 PaddingMode = Literal["reflection", "zeros", "border"]
 
 
 class RandomAffine(nn.Module):
-    """Rotate, shift, scale and shear about the middle of the image, with bilinear interpolation.
+    """Rotate, shift, scale and shear about the image center, with bilinear interpolation.
 
     Args:
-        degrees: largest rotation, to either side.
-        translate: largest shift along each axis, as a share of the image, in [0, 1]; it is rounded to whole pixels,
-            which keeps images sharp that are only shifted.
-        scale: least and largest factor of size.
-        shear: largest angle of horizontal shear, to either side, in degrees, in [0, 90).
-        padding_mode: what is outside of the image: its mirror image, black or its border.
+        degrees: largest rotation in either direction, in degrees.
+        translate: largest shift along each axis, as a fraction of the image, in [0, 1]; rounded to whole pixels, so
+            that a shift alone does not blur.
+        scale: smallest and largest zoom factor.
+        shear: largest horizontal shear in either direction, in degrees, in [0, 90).
+        padding_mode: values outside the image: its reflection, zeros (black, and class 0 in masks) or its border.
     """
 
     def __init__(
@@ -46,80 +46,106 @@ class RandomAffine(nn.Module):
         self.padding_mode = padding_mode
 
     def forward(self, images: Tensor) -> Tensor:
-        return warp(images, affine(*self.draw(images)), padding_mode=self.padding_mode)
+        return warp(images, affine_matrices(*self.draw(images)), padding_mode=self.padding_mode)
+
+    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Warp images (N, C, H, W) and masks (N, H, W) together."""
+        matrix = affine_matrices(*self.draw(images))
+        moved = warp(images, matrix, padding_mode=self.padding_mode)
+        return moved, warp_masks(masks, matrix, self.padding_mode)
 
     def draw(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what ``affine`` takes."""
+        """Draw the arguments of ``affine_matrices``."""
         rows, columns = images.shape[2:]
         bounds = (self.degrees, self.translate * columns, self.translate * rows, self.shear)
-        angle, across, down, shear = (uniform(images, -most, most) for most in bounds)
-        return angle, torch.stack([across, down], 1).round(), uniform(images, *self.scale), shear
+        angle, right, down, shear = (uniform(images, -bound, bound) for bound in bounds)
+        return angle, torch.stack([right, down], 1).round(), uniform(images, *self.scale), shear
 
 
 class RandomResizedCrop(nn.Module):
-    """Enlarge a rectangle of the image to the image's size, with bilinear interpolation; arXiv:1409.4842, section 6.
+    """Crop a random rectangle and resize it to the image's size, bilinearly; arXiv:1409.4842, section 6.
 
     Args:
-        scale: least and largest share of the image's area, in (0, 1].
-        ratio: least and largest width / height.
+        scale: smallest and largest fraction of the image's area, in (0, 1].
+        ratio: smallest and largest width / height.
     """
 
     def __init__(self, scale: tuple[float, float] = (0.35, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
         super().__init__()
-        check_range("scale", scale, most=1)
+        check_range("scale", scale, max_value=1)
         check_range("ratio", ratio)
         self.scale, self.ratio = scale, ratio
 
     def forward(self, images: Tensor) -> Tensor:
-        boxes = draw_boxes(images, self.scale, self.ratio)
-        return warp(images, enlargement(*boxes, images.shape), padding_mode="border")
+        return warp(images, self.draw(images), padding_mode="border")
+
+    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Crop and resize images (N, C, H, W) and masks (N, H, W) together."""
+        matrix = self.draw(images)
+        return warp(images, matrix, padding_mode="border"), warp_masks(masks, matrix, "border")
+
+    def draw(self, images: Tensor) -> Tensor:
+        """Draw the matrix of each image's crop, (N, 2, 3)."""
+        return crop_matrices(*draw_boxes(images, self.scale, self.ratio), images.shape)
 
 
-def affine(angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
-    """Return the matrices (N, 2, 3) for ``warp`` of what torchvision's ``affine`` does, all about the middle.
+def affine_matrices(angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
+    """Return matrices (N, 2, 3) with which ``warp`` does what torchvision's ``affine`` does.
 
     Args:
         angle: in degrees, clockwise, (N,).
-        shift: in pixels to the right and down, (N, 2).
-        scale: factor, (N,).
+        shift: right and down, in pixels, (N, 2).
+        scale: zoom factor, (N,).
         shear: in degrees, (N,).
     """
-    angle, slant = angle.deg2rad(), shear.deg2rad().tan()
+    angle, slope = angle.deg2rad(), shear.deg2rad().tan()
     cos, sin = angle.cos(), angle.sin()
-    back = torch.stack([cos - sin * slant, sin + cos * slant, -sin, cos], 1).view(-1, 2, 2) / scale[:, None, None]
-    return torch.cat([back, -(back * shift[:, None]).sum(2, keepdim=True)], 2)
+    inverse = torch.stack([cos - sin * slope, sin + cos * slope, -sin, cos], 1).view(-1, 2, 2) / scale[:, None, None]
+    return torch.cat([inverse, -(inverse * shift[:, None]).sum(2, keepdim=True)], 2)
 
 
-def enlargement(top: Tensor, left: Tensor, height: Tensor, width: Tensor, shape: torch.Size) -> Tensor:
-    """Return the matrices (N, 2, 3) for ``warp`` that show a rectangle, in pixels, each (N,), all over the image."""
+def crop_matrices(top: Tensor, left: Tensor, height: Tensor, width: Tensor, shape: torch.Size) -> Tensor:
+    """Return matrices (N, 2, 3) with which ``warp`` resizes a box, in pixels, (N,) each, to the image shape."""
     rows, columns = shape[2:]
-    matrix = unchanged(top)
+    matrix = identity_matrices(top)
     matrix[:, 0, 0], matrix[:, 1, 1] = width / columns, height / rows
     matrix[:, 0, 2], matrix[:, 1, 2] = left + (width - columns) / 2, top + (height - rows) / 2
     return matrix
 
 
-def unchanged(images: Tensor) -> Tensor:
-    """Return a matrix for ``warp`` that changes nothing, for each of the images, (N, 2, 3)."""
+def identity_matrices(images: Tensor) -> Tensor:
+    """Return one identity matrix per image, (N, 2, 3)."""
     return torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
 
 
 def warp(
     images: Tensor, matrix: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear", padding_mode: str = "reflection"
 ) -> Tensor:
-    """Take each pixel from somewhere else in its image.
+    """Sample each pixel of the result at another position of its image.
 
     Args:
         images: (N, C, H, W).
-        matrix: (N, 2, 3), from a pixel's (x, y, 1), counted from the middle of the image, to where it is taken from.
-        mode: of interpolation.
-        padding_mode: what is outside of the image.
+        matrix: (N, 2, 3), maps a pixel's (x, y, 1), relative to the image center, to the (x, y) that it is sampled at.
+        mode: interpolation.
+        padding_mode: values outside the image.
     """
-    rows, columns = images.shape[2:]
-    x = torch.arange(columns, device=images.device) - (columns - 1) / 2
-    y = torch.arange(rows, device=images.device)[:, None] - (rows - 1) / 2
-    # By hand, for affine_grid multiplies matrices, in TF32 on GPUs that are told to: hundredths of pixels off
-    of_x, of_y, fixed = matrix[..., None, None].unbind(2)  # (N, 2, 1, 1) each
-    to_x, to_y = (of_x * x + of_y * y + fixed).unbind(1)  # (N, H, W) each
-    grid = torch.stack([to_x * (2 / columns), to_y * (2 / rows)], 3)
-    return restored(grid_sample(images.float(), grid, mode, padding_mode, align_corners=False), images)
+    grid = sampling_grid(matrix, images.shape)
+    return cast_like(grid_sample(images.float(), grid, mode, padding_mode, align_corners=False), images)
+
+
+def warp_masks(masks: Tensor, matrix: Tensor, padding_mode: str) -> Tensor:
+    """Sample masks (N, H, W) at the pixels nearest to the positions where ``warp`` samples images."""
+    grid = sampling_grid(matrix, masks[:, None].shape)
+    moved = grid_sample(masks[:, None].float(), grid, "nearest", padding_mode, align_corners=False)
+    return moved[:, 0].to(masks.dtype)  # exact for class numbers below 2 ** 24, negative ones too
+
+
+def sampling_grid(matrix: Tensor, shape: torch.Size) -> Tensor:
+    """Return the positions at which ``grid_sample`` samples images of a shape (N, C, H, W), (N, H, W, 2)."""
+    rows, columns = shape[2:]
+    x = torch.arange(columns, device=matrix.device) - (columns - 1) / 2
+    y = torch.arange(rows, device=matrix.device)[:, None] - (rows - 1) / 2
+    # Not affine_grid: its matrix product is off by hundredths of a pixel on GPUs with TF32
+    per_x, per_y, offset = matrix[..., None, None].unbind(2)  # (N, 2, 1, 1) each
+    source_x, source_y = (per_x * x + per_y * y + offset).unbind(1)  # (N, H, W) each
+    return torch.stack([source_x * (2 / columns), source_y * (2 / rows)], 3)

@@ -1,4 +1,4 @@
-"""Rectangles are where they are said to be, inside of the image, of the shares and shapes asked for."""
+"""Boxes lie where they should, inside the image, with the areas and ratios asked for."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from src.data.augment.boxes import box_mask, draw_boxes
 
 
-def test_a_mask_is_the_slice_of_rows_and_columns_of_each_sample():
+def test_a_box_mask_is_true_in_the_box_of_each_sample():
     torch.manual_seed(0)
     n, rows, columns = 40, 5, 7
     top, left = torch.randint(-3, rows + 2, (n,)), torch.randint(-3, columns + 2, (n,))
@@ -20,7 +20,7 @@ def test_a_mask_is_the_slice_of_rows_and_columns_of_each_sample():
                 assert mask[i, 0, y, x] == inside
 
 
-def test_boxes_lie_in_the_image():
+def test_boxes_lie_inside_the_image():
     torch.manual_seed(0)
     images = torch.empty(2000, 1, 6, 9)
     top, left, height, width = draw_boxes(images, (0.1, 0.9), (0.5, 2))
@@ -30,24 +30,24 @@ def test_boxes_lie_in_the_image():
         assert (start.min() >= 0, size.min() >= 1, (start + size).max() <= length) == (True, True, True)
 
 
-def test_every_place_is_as_likely():
+def test_all_positions_are_equally_likely():
     torch.manual_seed(0)
     top, left, height, width = draw_boxes(torch.empty(3000, 1, 6, 9), (8 / 54, 8 / 54), (2, 2))
     assert height.eq(2).all()
     assert width.eq(4).all()
-    places = (top * 6 + left).long().bincount(minlength=30)  # 5 * 6 of them
-    assert places.sub(100).abs().max() < 48  # 4.9 standard deviations
+    positions = (top * 6 + left).long().bincount(minlength=30)  # 5 rows by 6 columns
+    assert positions.sub(100).abs().max() < 48  # 4.9 standard deviations
 
 
-def test_shares_and_ratios_of_large_boxes_are_spread_as_asked_for():
+def test_areas_and_ratios_of_large_boxes_cover_their_ranges():
     torch.manual_seed(0)
     _, _, height, width = draw_boxes(torch.empty(4000, 1, 400, 600), (0.1, 0.3), (0.5, 2))
-    share, ratio = height * width / (400 * 600), (width / height).log2()
-    assert (share.min(), share.max(), share.mean()) == tuple(pytest.approx(e, abs=0.004) for e in (0.1, 0.3, 0.2))
+    area, ratio = height * width / (400 * 600), (width / height).log2()
+    assert (area.min(), area.max(), area.mean()) == tuple(pytest.approx(e, abs=0.004) for e in (0.1, 0.3, 0.2))
     assert (ratio.min(), ratio.max(), ratio.mean()) == tuple(pytest.approx(e, abs=0.04) for e in (-1, 1, 0))
 
 
-def test_sides_that_would_be_too_long_are_cut_to_the_image():
+def test_sides_longer_than_the_image_are_cut_to_it():
     _, _, height, width = draw_boxes(torch.empty(50, 1, 4, 40), (1.0, 1.0), (0.5, 0.5))
     assert height.eq(4).all()
     assert width.eq(9).all()  # sqrt(160 / 2)

@@ -1,22 +1,29 @@
-"""Colours change as torchvision changes them, by a factor of each sample's own; noise is Gaussian."""
+"""Colors change as in torchvision, with one factor per sample; noise is Gaussian."""
 
 import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
 from src.data.augment import color
-from src.data.augment.color import ColorJitter, GaussianNoise, brighten, contrast, saturate, turn_hue
+from src.data.augment.color import (
+    ColorJitter,
+    GaussianNoise,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+)
 
 CHANGES = [
-    (brighten, functional.adjust_brightness, (0, 2)),
-    (contrast, functional.adjust_contrast, (0, 2)),
-    (saturate, functional.adjust_saturation, (0, 2)),
-    (turn_hue, functional.adjust_hue, (-0.5, 0.5)),
+    (adjust_brightness, functional.adjust_brightness, (0, 2)),
+    (adjust_contrast, functional.adjust_contrast, (0, 2)),
+    (adjust_saturation, functional.adjust_saturation, (0, 2)),
+    (adjust_hue, functional.adjust_hue, (-0.5, 0.5)),
 ]
 
 
 def noise(channels: int) -> torch.Tensor:
-    """Return images with grey, black, white and colourful pixels."""
+    """Return images with gray, black, white and colorful pixels."""
     torch.manual_seed(0)
     images = torch.randint(256, (16, channels, 6, 9), dtype=torch.uint8)
     images[:, :, 0] = images[:, :1, 0]
@@ -35,7 +42,7 @@ def test_each_sample_changes_as_in_torchvision_by_its_own_factor(ours, theirs, b
     torch.testing.assert_close(ours(pixels, factors), expected, atol=2e-3, rtol=0)
 
 
-def test_whole_numbers_are_those_of_floats_rounded(monkeypatch):
+def test_uint8_results_are_rounded_float_results(monkeypatch):
     monkeypatch.setattr(color, "uniform", lambda images, low, high: torch.linspace(low, high, len(images)))
     images = noise(3)
     for name, (_, theirs, _), amount in zip(
@@ -44,12 +51,12 @@ def test_whole_numbers_are_those_of_floats_rounded(monkeypatch):
         low, high = (-amount, amount) if name == "hue" else (max(0, 1 - amount), 1 + amount)
         factors = torch.linspace(low, high, len(images)).tolist()
         expected = torch.stack([theirs(image / 255, factor) for image, factor in zip(images, factors, strict=True)])
-        found = ColorJitter(**{name: amount})(images)
-        assert found.dtype == torch.uint8
-        assert (found - expected * 255).abs().max() < 0.501
+        result = ColorJitter(**{name: amount})(images)
+        assert result.dtype == torch.uint8
+        assert (result - expected * 255).abs().max() < 0.501
 
 
-def test_all_four_come_in_the_order_of_their_names(monkeypatch):
+def test_the_four_changes_are_applied_in_order(monkeypatch):
     monkeypatch.setattr(
         color, "uniform", lambda images, low, high: torch.full((len(images),), 0.75 * high + 0.25 * low)
     )
@@ -57,24 +64,24 @@ def test_all_four_come_in_the_order_of_their_names(monkeypatch):
     expected = images / 255
     for (_, theirs, _), factor in zip(CHANGES, (1.2, 1.25, 1.3, 0.05), strict=True):
         expected = torch.stack([theirs(image, factor) for image in expected])
-    found = ColorJitter(0.4, 0.5, 0.6, 0.1)(images)
-    torch.testing.assert_close(found, expected * 255, atol=0.01, rtol=0)
+    result = ColorJitter(0.4, 0.5, 0.6, 0.1)(images)
+    torch.testing.assert_close(result, expected * 255, atol=0.01, rtol=0)
 
 
-def test_factors_are_drawn_evenly_between_their_bounds():
+def test_factors_are_uniform_between_their_bounds():
     torch.manual_seed(0)
     images = torch.full((3000, 1, 1, 1), 100.0)
     for amount, low, high in ((0.4, 60, 140), (1.4, 0, 240)):
-        share = (ColorJitter(brightness=amount)(images).flatten() - low) / (high - low)
-        assert share.histc(10, 0, 1).div(300).sub(1).abs().max() < 0.26  # 4.7 standard deviations
+        position = (ColorJitter(brightness=amount)(images).flatten() - low) / (high - low)
+        assert position.histc(10, 0, 1).div(300).sub(1).abs().max() < 0.26  # 4.7 standard deviations
 
 
-def test_grey_images_have_no_saturation_and_no_hue():
+def test_saturation_and_hue_leave_grayscale_images_unchanged():
     images = noise(1)
     assert ColorJitter(saturation=0.9, hue=0.5)(images).equal(images)
 
 
-def test_noise_is_gaussian_of_the_deviation_asked_for():
+def test_noise_is_gaussian_with_the_given_std():
     torch.manual_seed(0)
     images = torch.full((20, 1, 50, 40), 128, dtype=torch.uint8)
     noisy = GaussianNoise(0.1)(images)
@@ -83,11 +90,11 @@ def test_noise_is_gaussian_of_the_deviation_asked_for():
     assert (added.mean(), added.std()) == (
         pytest.approx(0, abs=0.025),
         pytest.approx(1, abs=0.02),
-    )  # 5 and 5.6 deviations
+    )  # 5 and 5.6 standard deviations
     assert (added.abs() < 1).float().mean() == pytest.approx(0.6827, abs=0.012)
 
 
-def test_noise_is_clipped_to_the_range_of_pixels():
+def test_noisy_pixels_are_clipped_to_0_and_255():
     noisy = GaussianNoise(2.0)(noise(3))
     assert (noisy.min(), noisy.max()) == (0, 255)
 

@@ -1,4 +1,4 @@
-"""Erased is a rectangle, or a square, filled with the batch's mean colour, and nothing else."""
+"""A rectangle or square becomes the mean color of the batch; all other pixels stay."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from src.data.augment.erasing import Cutout, RandomErasing
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """Return colour images, the means of whose channels, 100, 20 and 220, are not among their pixels."""
+    """Return color images with channel means of 100, 20 and 220, values that none of their pixels has."""
     torch.manual_seed(0)
     offsets = torch.tensor([100, 20, 220]).view(1, 3, 1, 1)
     halves = torch.arange(3 * 8 * 12).view(3, 8, 12) % 9 + 1
@@ -16,7 +16,7 @@ def images() -> torch.Tensor:
 
 
 def erased(images: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
-    """Return where pixels became the mean, (N, H, W), having made sure that all others are the same."""
+    """Return where pixels became the mean, (N, H, W); check that all others are unchanged."""
     mean = torch.tensor([100, 20, 220]).view(1, 3, 1, 1)
     filled = (result == mean).all(1)
     assert torch.where(filled[:, None], images, result).equal(images)
@@ -24,7 +24,7 @@ def erased(images: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
 
 
 def sides(filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return height and width, each (N,), of what is filled, having made sure that it is a rectangle without holes."""
+    """Return height and width, each (N,), of the filled pixels; check that they are a rectangle without holes."""
     rows, columns = filled.any(2), filled.any(1)
     assert filled.equal(rows[:, :, None] & columns[:, None, :])
     for line in (rows, columns):
@@ -33,26 +33,26 @@ def sides(filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_a_share_of_the_images_loses_one_rectangle_of_the_mean_colour(images, p):
+def test_a_fraction_p_of_the_images_loses_one_rectangle(images, p):
     height, width = sides(erased(images, RandomErasing(p, (0.1, 0.5), (0.5, 2))(images)))
     hit = height > 0
     assert hit.sum() == pytest.approx(1200 * p, abs=70 * (0 < p < 1))  # 4.4 standard deviations
-    share = (height * width)[hit] / 96
-    assert ((share > 0.05) & (share < 0.6)).all()
-    assert p == 0 or len(share.unique()) > 8
+    area = (height * width)[hit] / 96
+    assert ((area > 0.05) & (area < 0.6)).all()
+    assert p == 0 or len(area.unique()) > 8
 
 
-def test_a_cut_out_is_a_square_around_any_pixel_cut_off_at_the_border(images):
+def test_a_cutout_is_a_square_cut_off_at_the_border(images):
     filled = erased(images, Cutout(4)(images))
     height, width = sides(filled)
-    found = torch.stack([height, width], 1).unique(dim=0)
-    assert found.tolist() == [[h, w] for h in (2, 3, 4) for w in (2, 3, 4)]
+    sizes = torch.stack([height, width], 1).unique(dim=0)
+    assert sizes.tolist() == [[h, w] for h in (2, 3, 4) for w in (2, 3, 4)]
     assert filled.any(0).all()
-    whole = ((height == 4) & (width == 4)).float().mean()
-    assert whole == pytest.approx(5 * 9 / 96, abs=0.065)  # centres 2..6 of 8 and 2..10 of 12; 4.5 standard deviations
+    uncut = ((height == 4) & (width == 4)).float().mean()
+    assert uncut == pytest.approx(5 * 9 / 96, abs=0.065)  # centers 2..6 of 8 and 2..10 of 12; 4.5 standard deviations
 
 
-def test_floats_are_filled_with_their_exact_mean():
+def test_float_images_are_filled_with_the_exact_mean():
     images = torch.rand(6, 2, 5, 5) * 255
     result = Cutout(5)(images)
     mean = images.mean((0, 2, 3), keepdim=True).expand_as(images)
@@ -64,8 +64,8 @@ def test_floats_are_filled_with_their_exact_mean():
     ("build", "message"),
     [
         (lambda: RandomErasing(1.1), r"p must be in \[0, 1\], got 1.1"),
-        (lambda: RandomErasing(area=(0.5, 1.5)), r"area must be two increasing numbers in \(0, 1\], got \(0.5, 1.5\)"),
-        (lambda: RandomErasing(ratio=(3, 2)), r"ratio must be two increasing numbers in \(0, inf\], got \(3, 2\)"),
+        (lambda: RandomErasing(area=(0.5, 1.5)), r"area must be two numbers 0 < low <= high <= 1, got \(0.5, 1.5\)"),
+        (lambda: RandomErasing(ratio=(3, 2)), r"ratio must be two numbers 0 < low <= high <= inf, got \(3, 2\)"),
         (lambda: Cutout(0), "size must be at least 1, got 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is true of all augmentations of a batch, whatever they do."""
+"""Properties of all batch augmentations."""
 
 import pytest
 import torch
@@ -41,39 +41,39 @@ def seeded(augment: nn.Module, images: torch.Tensor, seed: int = 1) -> torch.Ten
 @pytest.mark.parametrize("n", [0, 1, 7])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_shape_and_range_are_kept_and_the_type_but_for_noise(augment, n, channels, dtype):
+def test_shape_range_and_dtype_are_kept(augment, n, channels, dtype):
     images = batch(n, channels).to(dtype)
     before = images.clone()
     result = seeded(augment, images)
     assert result.shape == images.shape
     assert result.dtype == (torch.float32 if isinstance(augment, GaussianNoise) else dtype)
     assert ((result >= 0) & (result <= 255)).all()
-    assert images.equal(before)  # the data set's own tensor, maybe
+    assert images.equal(before)  # they may be the dataset's own tensor
 
 
 @every
-def test_copies_of_one_image_in_one_batch_come_out_differently(augment):
+def test_each_sample_has_its_own_draw(augment):
     copies = batch(1).expand(64, -1, -1, -1)
     results = seeded(augment, copies).flatten(1).unique(dim=0)
     assert len(results) == 2 if isinstance(augment, RandomFlip) else len(results) > 20
 
 
 @every
-def test_the_same_seed_gives_the_same_batch_and_another_seed_another(augment):
+def test_the_seed_decides_the_result(augment):
     images = batch(20)
     assert seeded(augment, images).equal(seeded(augment, images))
     assert not seeded(augment, images).equal(seeded(augment, images, seed=2))
 
 
 @every
-def test_the_layout_in_memory_does_not_matter(augment):
+def test_the_memory_format_does_not_matter(augment):
     images = batch()
     last = images.to(memory_format=torch.channels_last)
     assert (seeded(augment, images).float() - seeded(augment, last).float()).abs().max() <= 1e-3
 
 
 @every
-def test_nothing_is_learned(augment):
+def test_augmentations_have_no_parameters_or_buffers(augment):
     assert not [*augment.parameters(), *augment.buffers()]
 
 
@@ -85,6 +85,6 @@ def test_no_value_is_read_back_from_the_device(augment):
 
 
 @pytest.mark.parametrize("augment", AUGMENTATIONS[:-3], ids=lambda augment: type(augment).__name__)
-def test_compiled_they_draw_the_same(augment):
+def test_compiled_augmentations_draw_the_same(augment):
     compiled, images = torch.compile(augment, backend="eager"), batch()
     assert seeded(compiled, images).equal(seeded(augment, images))

@@ -1,4 +1,4 @@
-"""Mixed images and targets are those of the papers, sample by sample."""
+"""Images and targets are mixed as in the papers, with one draw per sample."""
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ def _seed() -> None:
 
 
 def batch(n: int = 500, h: int = 6, w: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images whose pixels all hold their number, and targets that do so too."""
+    """Return images filled with the sample's index, and targets one-hot at that index."""
     return torch.arange(n).float().view(-1, 1, 1, 1).expand(n, 2, h, w), one_hot(torch.arange(n), n).float()
 
 
-def test_mixup_takes_the_same_share_of_image_and_target_from_one_partner():
+def test_mixup_uses_one_lambda_and_one_partner_for_image_and_target():
     images, targets = batch()
     mixed, soft = MixUp(0.7)(images, targets)
     assert soft.sum(1).tolist() == pytest.approx([1] * 500, abs=1e-5)
@@ -27,29 +27,29 @@ def test_mixup_takes_the_same_share_of_image_and_target_from_one_partner():
     assert (mixed == mixed[:, :1, :1, :1]).all()
 
 
-def test_mixup_draws_the_shares_from_the_beta_distribution_for_each_sample():
+def test_mixup_draws_lambda_from_the_beta_distribution_per_sample():
     _, soft = MixUp(0.7)(*batch(3000, 1, 1))
     assert kstest(soft.diagonal(), beta(0.7, 0.7).cdf).pvalue > 1e-3
 
 
-def test_cutmix_replaces_one_rectangle_and_the_target_in_proportion_to_its_area():
+def test_cutmix_pastes_one_rectangle_and_weights_targets_by_area():
     images, targets = batch()
     mixed, soft = CutMix()(images, targets)
     for i in range(500):
-        cut = mixed[i, 0] != i
+        pasted = mixed[i, 0] != i
         assert (mixed[i, 0] == mixed[i, 1]).all()
-        assert len(mixed[i, 0][cut].unique()) <= 1
-        rows, columns = cut.any(1), cut.any(0)
-        assert cut.equal(rows[:, None] & columns[None])
+        assert len(mixed[i, 0][pasted].unique()) <= 1
+        rows, columns = pasted.any(1), pasted.any(0)
+        assert pasted.equal(rows[:, None] & columns[None])
         for side in (rows, columns):
             assert side.int().diff().abs().sum() <= 2  # no gap
-        area = float(cut.float().mean())
-        if cut.any():
+        area = float(pasted.float().mean())
+        if pasted.any():
             assert float(soft[i, i]) == pytest.approx(1 - area, abs=1e-6)
-            assert float(soft[i, int(mixed[i, 0][cut][0])]) == pytest.approx(area, abs=1e-6)
+            assert float(soft[i, int(mixed[i, 0][pasted][0])]) == pytest.approx(area, abs=1e-6)
 
 
-def test_cutmix_cuts_the_area_that_uniform_shares_and_centres_expect():
+def test_cutmix_pastes_the_area_expected_of_uniform_lambda_and_center():
     images, targets = batch(4000, 64, 64)
     mixed, _ = CutMix(alpha=1)(images, targets)
     areas = (mixed[:, 0] != images[:, 0]).float().mean((1, 2))
@@ -58,6 +58,6 @@ def test_cutmix_cuts_the_area_that_uniform_shares_and_centres_expect():
 
 
 @pytest.mark.parametrize("kind", [MixUp, CutMix])
-def test_an_alpha_that_makes_no_distribution_is_refused(kind):
+def test_an_alpha_of_0_is_refused(kind):
     with pytest.raises(ValueError, match="alpha must be above 0, got 0"):
         kind(0)

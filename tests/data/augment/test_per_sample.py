@@ -1,4 +1,4 @@
-"""A transform of one image sees each image of a batch on its own, and can be named in a config."""
+"""A transform of one image is called with each image of a batch, and can be named in a config."""
 
 import pytest
 import torch
@@ -14,16 +14,16 @@ def batch() -> torch.Tensor:
     return torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
 
 
-def test_a_batch_is_its_images_transformed_one_after_the_other():
+def test_images_are_transformed_one_after_the_other():
     images = batch()
     torch.manual_seed(1)
-    found = PerSample(v2.AutoAugment())(images)
+    result = PerSample(v2.AutoAugment())(images)
     torch.manual_seed(1)
     transform = v2.AutoAugment()
-    assert found.equal(torch.stack([transform(image) for image in images]))
+    assert result.equal(torch.stack([transform(image) for image in images]))
 
 
-def test_floats_are_transformed_in_the_range_that_torchvision_expects():
+def test_float_images_are_scaled_to_0_and_1_for_torchvision():
     images = batch().float()
     torch.testing.assert_close(PerSample(v2.RandomInvert(p=1))(images), 255 - images)
 

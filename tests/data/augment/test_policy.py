@@ -1,11 +1,11 @@
-"""Operations and their strengths are torchvision's; each sample draws its own."""
+"""Operations and magnitudes are those of torchvision; each sample draws its own."""
 
 import pytest
 import torch
 from torchvision.transforms import v2
 
 from src.data.augment import policy
-from src.data.augment.policy import OPERATIONS, RandAugment, TrivialAugment, operate
+from src.data.augment.policy import OPERATIONS, RandAugment, TrivialAugment, apply_operations
 
 SIZE = (11, 14)
 
@@ -17,126 +17,127 @@ def photos(n: int, channels: int = 3) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, SIZE, mode="bicubic").clamp(5, 240).byte()
 
 
-def theirs(transform: torch.nn.Module, image: torch.Tensor, name: str, magnitude: float) -> torch.Tensor:
+def torchvision_operation(transform: torch.nn.Module, image: torch.Tensor, name: str, magnitude: float) -> torch.Tensor:
     return transform._apply_image_or_video_transform(image, name, magnitude, transform.interpolation, transform._fill)
 
 
-def reach_of(augment: torch.nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return the largest magnitudes that an augmentation gives to its operations."""
-    given: list[list[float]] = []
-    monkeypatch.setattr(policy, "operate", lambda images, _, reach: given.append(reach) or images)
+def limits_of(augment: torch.nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the largest magnitudes that an augmentation passes to its operations."""
+    passed: list[list[float]] = []
+    monkeypatch.setattr(policy, "apply_operations", lambda images, _, limits: passed.append(limits) or images)
     augment(images)
-    return given[0]
+    return passed[0]
 
 
-def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the share of values that differ by more than rounding."""
-    return ((found - expected.float()).abs() > 0.51).float().mean().item()
+def fraction_different(result: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the fraction of values that differ by more than rounding."""
+    return ((result - expected.float()).abs() > 0.51).float().mean().item()
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize(
     ("ours", "oracle"), [(TrivialAugment(), v2.TrivialAugmentWide()), (RandAugment(), v2.RandAugment())]
 )
-def test_strengths_are_those_of_torchvision(ours, oracle, name, monkeypatch):
+def test_magnitudes_are_those_of_torchvision(ours, oracle, name, monkeypatch):
     magnitudes = oracle._AUGMENTATION_SPACE[name][0](31, *SIZE)
-    found = reach_of(ours, photos(1), monkeypatch)[list(OPERATIONS).index(name)] * torch.arange(31) / 30
-    if name == "Posterize":  # theirs are the bits that are left
-        found = 8 - found.round()
-    if name == "Solarize":  # theirs is the threshold
-        found = 1 - found
-    torch.testing.assert_close(found, torch.zeros(31) if magnitudes is None else magnitudes.float())
+    result = limits_of(ours, photos(1), monkeypatch)[list(OPERATIONS).index(name)] * torch.arange(31) / 30
+    if name == "Posterize":  # torchvision counts the bits that remain
+        result = 8 - result.round()
+    if name == "Solarize":  # torchvision gives the threshold
+        result = 1 - result
+    torch.testing.assert_close(result, torch.zeros(31) if magnitudes is None else magnitudes.float())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    ("name", "most"), [*zip(OPERATIONS, policy.largest(0.9, (9.0, 9.0), 180, 0.95, 6), strict=True)]
+    ("name", "limit"), [*zip(OPERATIONS, policy.max_magnitudes(0.9, (9.0, 9.0), 180, 0.95, 6), strict=True)]
 )
-def test_each_operation_is_that_of_torchvision_by_each_samples_own_magnitude(name, most, channels):
+def test_each_operation_equals_that_of_torchvision_per_sample(name, limit, channels):
     images, oracle = photos(30, channels), v2.TrivialAugmentWide()
-    magnitudes = (torch.rand(30) * 2 - 1) * most
+    magnitudes = (torch.rand(30) * 2 - 1) * limit
     expected = magnitudes
     if name == "Posterize":
         expected = 8 - magnitudes.abs().round()
     if name == "Solarize":
         expected = 1 - magnitudes.abs()
-    found = OPERATIONS[name](images, magnitudes)
-    assert found.dtype == torch.uint8
-    floats = name in ("Brightness", "Color", "Contrast", "Sharpness")  # torchvision truncates those of whole numbers
-    for image, result, magnitude in zip(images, found, expected.tolist(), strict=True):
-        other = theirs(oracle, image / 255, name, magnitude) * 255 if floats else theirs(oracle, image, name, magnitude)
-        assert apart(result, other) < (0.01 if name in ("ShearX", "ShearY", "Rotate") else 1e-9)  # half-way pixels
+    results = OPERATIONS[name](images, magnitudes)
+    assert results.dtype == torch.uint8
+    scale = 255 if name in ("Brightness", "Color", "Contrast", "Sharpness") else 1  # torchvision truncates uint8 there
+    tolerance = 0.01 if name in ("ShearX", "ShearY", "Rotate") else 1e-9  # nearest neighbor: ties
+    for image, result, magnitude in zip(images, results, expected.tolist(), strict=True):
+        other = torchvision_operation(oracle, image / 255 if scale == 255 else image, name, magnitude) * scale
+        assert fraction_different(result, other) < tolerance
 
 
-def test_operations_have_the_names_of_torchvision_in_its_order():
+def test_operations_have_torchvisions_names_and_order():
     assert (
         list(OPERATIONS) == list(v2.TrivialAugmentWide._AUGMENTATION_SPACE) == list(v2.RandAugment._AUGMENTATION_SPACE)
     )
 
 
-def test_what_an_image_becomes_is_one_of_the_operations_on_that_image():
+def test_each_result_is_one_of_the_operations_on_its_image():
     images = photos(40)
     strengths = torch.cat([torch.arange(31), -torch.arange(31)]) / 30
-    space = [*zip(OPERATIONS.values(), policy.largest(0.99, (32.0, 32.0), 135.0, 0.99, 6.0), strict=True)]
+    space = [*zip(OPERATIONS.values(), policy.max_magnitudes(0.99, (32.0, 32.0), 135.0, 0.99, 6.0), strict=True)]
     for image, result in zip(images, TrivialAugment()(images), strict=True):
         copies = image.expand(62, -1, -1, -1)
-        candidates = torch.cat([operation(copies, strengths * most) for operation, most in space])
+        candidates = torch.cat([operation(copies, strengths * limit) for operation, limit in space])
         assert ((candidates.int() - result).abs() <= 1).flatten(1).all(1).any()
 
 
-def told(name: str):
-    """Return an operation that writes its place and magnitude into the image, beside the image's own number."""
-    place = list(OPERATIONS).index(name)
+def recording(name: str):
+    """Return an operation that writes its position and magnitude into the first row of the image."""
+    position = list(OPERATIONS).index(name)
 
     def operation(images: torch.Tensor, magnitude: torch.Tensor) -> torch.Tensor:
         images = images.clone()
-        images[:, 0, 0, 0], images[:, 0, 0, 1] = place, (100 + magnitude).round().byte()
+        images[:, 0, 0, 0], images[:, 0, 0, 1] = position, (100 + magnitude).round().byte()
         return images
 
     return operation
 
 
-def test_operations_strengths_and_signs_are_drawn_evenly_and_images_keep_their_places(monkeypatch):
+def test_operations_magnitudes_and_signs_are_uniform_and_independent(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(policy, "OPERATIONS", {name: told(name) for name in OPERATIONS})
-    monkeypatch.setattr(policy, "largest", lambda *_: [60.0] * 14)
+    monkeypatch.setattr(policy, "OPERATIONS", {name: recording(name) for name in OPERATIONS})
+    monkeypatch.setattr(policy, "max_magnitudes", lambda *_: [60.0] * 14)
     number = torch.arange(7000)
     images = torch.zeros(7000, 1, 2, 2, dtype=torch.uint8)
     images[:, 0, 1, 0], images[:, 0, 1, 1] = number // 100, number % 100
-    kind, magnitude, high, low = TrivialAugment()(images).flatten(1).long().unbind(1)
+    operation, magnitude, high, low = TrivialAugment()(images).flatten(1).long().unbind(1)
     assert (high * 100 + low).equal(number)
     strength, sign = (magnitude - 100).abs() // 2, magnitude > 100
-    assert kind.bincount(minlength=14).sub(500).abs().max() < 105  # 4.8 standard deviations
+    assert operation.bincount(minlength=14).sub(500).abs().max() < 105  # 4.8 standard deviations
     assert strength.bincount(minlength=31).sub(226).abs().max() < 70  # 4.7
     assert sign.sum() == pytest.approx(7000 * 30 / 31 / 2, abs=200)  # 4.8
-    drawn = torch.stack([number, kind, strength, sign])[:, strength > 0].double().corrcoef()
-    assert (drawn - torch.eye(4)).abs().max() < 0.06  # 5
+    correlation = torch.stack([number, operation, strength, sign])[:, strength > 0].double().corrcoef()
+    assert (correlation - torch.eye(4)).abs().max() < 0.06  # 5
 
 
-def test_rand_augment_applies_as_many_operations_as_asked_for_at_its_strength(monkeypatch):
-    given = []
-    monkeypatch.setattr(policy, "operate", lambda images, strength, _: given.append(strength) or images + 1)
+def test_rand_augment_applies_num_ops_operations_at_its_magnitude(monkeypatch):
+    passed = []
+    monkeypatch.setattr(policy, "apply_operations", lambda images, strength, _: passed.append(strength) or images + 1)
     result = RandAugment(3, 12)(torch.zeros(5, 1, 2, 2, dtype=torch.uint8))
     assert result.eq(3).all()
-    assert all(strength.equal(torch.full((5,), 0.4)) for strength in given)
+    assert all(strength.equal(torch.full((5,), 0.4)) for strength in passed)
 
 
-def test_floats_are_rounded_first():
+def test_float_images_are_rounded_first():
     images = photos(40)
     torch.manual_seed(1)
     expected = TrivialAugment()(images)
     torch.manual_seed(1)
-    found = TrivialAugment()(images + torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) * 0.8 - 0.4)
-    assert found.dtype == torch.float32
-    assert found.equal(expected.float())
+    result = TrivialAugment()(images + torch.rand(images.shape, generator=torch.Generator().manual_seed(0)) * 0.8 - 0.4)
+    assert result.dtype == torch.float32
+    assert result.equal(expected.float())
 
 
-def test_an_operation_that_nobody_drew_is_not_run(monkeypatch):
-    run = []
-    spied = {name: lambda images, _, name=name: run.append(name) or images for name in OPERATIONS}
+def test_an_operation_drawn_by_no_sample_is_not_run(monkeypatch):
+    calls = []
+    spied = {name: lambda images, _, name=name: calls.append(name) or images for name in OPERATIONS}
     monkeypatch.setattr(policy, "OPERATIONS", spied)
-    operate(photos(1), torch.ones(1), [1.0] * 14)
-    assert len(run) == 1
+    apply_operations(photos(1), torch.ones(1), [1.0] * 14)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Images that grow while training goes on."""
+"""Images are small in the first epochs."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from src.data import ProgressiveResize
 INDEX = torch.arange(2)
 
 
-def test_images_are_resized_as_torchvision_does_in_the_first_epochs_alone() -> None:
+def test_images_are_resized_as_in_torchvision_in_the_first_epochs() -> None:
     images = torch.randint(256, (2, 3, 32, 16), dtype=torch.uint8)
     resize = ProgressiveResize([20, 24])
     for epoch, size in ((0, [20, 10]), (1, [24, 12])):
-        made = resize(images, INDEX, epoch)
-        assert made.dtype == torch.uint8
-        torch.testing.assert_close(made, F.resize(images, size, antialias=True), atol=1, rtol=0)
+        resized = resize(images, INDEX, epoch)
+        assert resized.dtype == torch.uint8
+        torch.testing.assert_close(resized, F.resize(images, size, antialias=True), atol=1, rtol=0)
     assert resize(images, INDEX, 2).equal(images)
 
 
@@ -25,6 +25,6 @@ def test_images_are_never_enlarged() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[], [8, 0]])
-def test_sizes_that_are_none_are_refused(sizes: list[int]) -> None:
+def test_invalid_sizes_are_refused(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="sizes must be a list of numbers of at least 1"):
         ProgressiveResize(sizes)
