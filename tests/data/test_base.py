@@ -1,4 +1,4 @@
-"""Splits, normalisation and what of both travels in a checkpoint."""
+"""DataModule: splits, normalization, and what a checkpoint stores of both."""
 
 import json
 
@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from src import UserError
 from src.data import DataModule
-from src.predictions import files_loader
 
 TARGETS = torch.tensor([0] * 41 + [1] * 26 + [2] * 13)[torch.randperm(80, generator=torch.Generator().manual_seed(0))]
 
 
-class Made(DataModule):
-    """80 samples to train on and 9 to test on, each with a number of its own in its first pixel."""
+class SmallData(DataModule):
+    """80 training and 9 test samples; the first pixel of each image is its index."""
 
     def __init__(self, targets: Tensor = TARGETS, **settings) -> None:
         super().__init__(**{"batch_size": 16, "folds": 4, **settings})
@@ -32,113 +31,115 @@ class Made(DataModule):
         return images, targets
 
 
-class WithVal(Made):
-    """The same with a validation set of its own."""
+class WithVal(SmallData):
+    """The same data with a separate validation set."""
 
     def load_val(self) -> tuple[Tensor, Tensor]:
         return self.load(train=False)
 
 
-def made(**settings) -> Made:
-    data = Made(**settings)
+def small_data(**settings) -> SmallData:
+    data = SmallData(**settings)
     data.setup("fit")
     return data
 
 
-def split(data: DataModule) -> tuple[Tensor, Tensor]:
-    return data.parts["train"].index, data.parts["val"].index
+def indices(data: DataModule) -> tuple[Tensor, Tensor]:
+    return data.splits["train"].index, data.splits["val"].index
 
 
-def everything(loader) -> Tensor:
+def all_images(loader) -> Tensor:
     return torch.cat([batch[0] for batch in loader])
 
 
 def test_each_fold_is_stratified():
     for fold in range(4):
-        _, val = split(made(fold=fold))
+        _, val = indices(small_data(fold=fold))
         for target, count in enumerate(TARGETS.bincount().tolist()):
             assert (TARGETS[val] == target).sum() in (count // 4, count // 4 + 1)
 
 
-def test_folds_are_disjoint_and_cover_all():
-    splits = [split(made(fold=fold)) for fold in range(4)]
-    assert torch.cat([val for _, val in splits]).sort().values.equal(torch.arange(80))
-    for train, val in splits:
+def test_folds_are_disjoint_and_complete():
+    folds = [indices(small_data(fold=fold)) for fold in range(4)]
+    assert torch.cat([val for _, val in folds]).sort().values.equal(torch.arange(80))
+    for train, val in folds:
         assert torch.cat([train, val]).sort().values.equal(torch.arange(80))
 
 
-def test_the_split_depends_on_its_own_seed_alone():
+def test_the_split_depends_only_on_split_seed():
     torch.manual_seed(1)
-    first = made()
+    first = small_data()
     torch.manual_seed(2)
-    again, other = made(), made(split_seed=1)
+    again, other = small_data(), small_data(split_seed=1)
     assert first.split_hash == again.split_hash != other.split_hash
-    assert split(first)[1].equal(split(again)[1])
-    assert not split(first)[1].equal(split(other)[1])
+    assert indices(first)[1].equal(indices(again)[1])
+    assert not indices(first)[1].equal(indices(other)[1])
 
 
-def test_a_validation_set_of_its_own_leaves_all_training_samples_to_training():
+def test_a_separate_validation_set_keeps_all_training_samples():
     data = WithVal()
     data.setup("fit")
-    assert len(everything(data.train_dataloader())) == 80
-    assert len(everything(data.val_dataloader())) == 9
+    assert len(all_images(data.train_dataloader())) == 80
+    assert len(all_images(data.val_dataloader())) == 9
 
 
-def test_the_normalised_training_part_has_mean_0_and_deviation_1():
-    images = everything(made().train_dataloader())
+def test_normalized_training_images_have_mean_0_and_std_1():
+    images = all_images(small_data().train_dataloader())
     assert images.mean((0, 2, 3)).allclose(torch.zeros(2), atol=1e-5)
     assert images.std((0, 2, 3), correction=0).allclose(torch.ones(2), atol=1e-5)
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_other_parts_are_normalised_like_the_training_part(part):
-    data = made()
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_other_splits_use_the_training_normalization(split):
+    data = small_data()
     data.setup("test")
-    train, val = split(data)
+    train, val = indices(data)
     raw, raw_test = data.load(train=True)[0].double(), data.load(train=False)[0].double()
     mean = raw[train].mean((0, 2, 3), keepdim=True)
     std = raw[train].std((0, 2, 3), correction=0, keepdim=True)
-    expected = ((raw[val] if part == "val" else raw_test) - mean) / std
-    assert everything(getattr(data, f"{part}_dataloader")()).double().allclose(expected, atol=1e-5)
+    expected = ((raw[val] if split == "val" else raw_test) - mean) / std
+    assert all_images(getattr(data, f"{split}_dataloader")()).double().allclose(expected, atol=1e-5)
 
 
 def test_fit_and_validate_do_not_load_the_test_set():
-    data = made()
+    data = small_data()
     data.setup("validate")
     assert data.loaded == ["train"]
 
 
 def test_only_training_batches_are_augmented():
-    data = made(augment=[nn.Threshold(254, 0)])  # all pixels black
-    assert everything(data.train_dataloader()).var((0, 2, 3)).max() == 0
-    assert everything(data.val_dataloader()).var((0, 2, 3)).min() > 0
+    data = small_data(augment=[nn.Threshold(254, 0)])  # all pixels black
+    assert all_images(data.train_dataloader()).var((0, 2, 3)).max() == 0
+    assert all_images(data.val_dataloader()).var((0, 2, 3)).min() > 0
 
 
 def test_only_training_batches_are_shuffled():
-    data = made()
+    data = small_data()
     shuffled, kept = (
         torch.cat([targets for _, targets in loader]) for loader in (data.train_dataloader(), data.val_dataloader())
     )
-    train, val = split(data)
+    train, val = indices(data)
     assert kept.equal(TARGETS[val])
     assert not shuffled.equal(TARGETS[train])
 
 
-def test_a_checkpoint_normalises_alike_without_the_training_set():
-    trained, fresh = made(), Made()
+def test_a_checkpoint_restores_the_normalization_without_the_training_set():
+    trained, fresh = small_data(), SmallData()
     trained.setup("test")
     fresh.setup("test")
     fresh.load_state_dict(json.loads(json.dumps(trained.state_dict())))
-    assert everything(fresh.test_dataloader()).equal(everything(trained.test_dataloader()))
+    assert all_images(fresh.test_dataloader()).equal(all_images(trained.test_dataloader()))
     assert fresh.loaded == ["test"]
 
 
-def test_files_are_predicted_without_any_data_set(tmp_path):
+def test_image_files_are_predicted_without_a_dataset(tmp_path):
+    from src.commands.predict import files_loader
+
     image = torch.tensor([[[10, 20], [30, 40]]], dtype=torch.uint8)
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in paths:
         Image.fromarray(image[0].numpy()).save(path)
-    fresh = Made()
+    fresh = SmallData()
     fresh.load_state_dict(
         {"class_names": ["cat"], "shape": [1, 2, 2], "split_hash": "x", "mean": [20.0], "std": [10.0]}
     )
@@ -148,15 +149,34 @@ def test_files_are_predicted_without_any_data_set(tmp_path):
 
 
 def test_the_test_set_is_predicted_in_its_order():
-    data = made()
+    data = small_data()
     data.setup("predict")
-    assert len(next(iter(data.predict_dataloader()))) == 9
+    predicted = next(iter(data.predict_dataloader()))
+    assert len(predicted) == 9
+    assert predicted[:, 0, 0, 0].diff().gt(0).all()  # the first pixel is the index
+
+
+def test_batches_depend_on_the_seed_of_the_data_module():
+    first, again, other = small_data(), small_data(), small_data()
+    first.seed = again.seed = 3
+    batches = [all_images(data.train_dataloader()) for data in (first, again, other)]
+    assert batches[0].equal(batches[1])
+    assert not batches[0].equal(batches[2])
+
+
+def test_a_checkpoint_restores_the_seed_and_an_old_one_keeps_it():
+    trained, fresh, old = small_data(), SmallData(), SmallData()
+    trained.seed, fresh.seed, old.seed = 5, 6, 7
+    state = trained.state_dict()
+    fresh.load_state_dict(state)
+    old.load_state_dict({key: value for key, value in state.items() if key != "seed"})
+    assert (fresh.seed, old.seed) == (5, 7)
 
 
 @pytest.mark.parametrize("change", [{"fold": 1}, {"folds": 5}, {"split_seed": 1}])
 def test_a_checkpoint_of_another_split_is_refused(change):
     with pytest.raises(UserError, match="trained on another split"):
-        made(**change).load_state_dict(made().state_dict())
+        small_data(**change).load_state_dict(small_data().state_dict())
 
 
 @pytest.mark.parametrize(
@@ -170,17 +190,17 @@ def test_a_checkpoint_of_another_split_is_refused(change):
 )
 def test_impossible_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Made(**settings)
+        SmallData(**settings)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 61}, "batch_size must be at most 60, the training samples, got 61"),
-        ({"folds": 81}, "folds"),
-        ({"folds": 50}, "folds"),  # more than the samples of any class
+        ({"batch_size": 61}, "batch_size must be at most 60, the number of training samples, got 61"),
+        ({"folds": 81}, "folds must be at most 41, the size of the largest training class, got 81"),
+        ({"folds": 50}, "folds must be at most 41, the size of the largest training class, got 50"),
     ],
 )
 def test_too_few_samples_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
-        made(**settings)
+        small_data(**settings)

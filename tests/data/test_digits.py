@@ -1,4 +1,4 @@
-"""The digits are scikit-learn's, divided the same way each time."""
+"""Digits: the images of scikit-learn, always with the same test set."""
 
 from collections import Counter
 
@@ -9,12 +9,12 @@ from src.data import Digits
 
 
 def test_training_and_test_set_together_are_all_digits():
-    parts = [Digits().load(train) for train in (True, False)]
-    assert [tuple(images.shape) for images, _ in parts] == [(1437, 1, 8, 8), (360, 1, 8, 8)]
-    assert all((images.dtype, targets.dtype) == (torch.uint8, torch.int64) for images, targets in parts)
+    sets = [Digits().load(train) for train in (True, False)]
+    assert [tuple(images.shape) for images, _ in sets] == [(1437, 1, 8, 8), (360, 1, 8, 8)]
+    assert all((images.dtype, targets.dtype) == (torch.uint8, torch.int64) for images, targets in sets)
     ours = Counter(
         (image.numpy().tobytes(), int(target))
-        for images, targets in parts
+        for images, targets in sets
         for image, target in zip(images, targets, strict=True)
     )
     theirs = Counter(
@@ -24,7 +24,7 @@ def test_training_and_test_set_together_are_all_digits():
     assert ours == theirs
 
 
-def test_the_test_set_is_stratified_and_always_the_same():
+def test_the_test_set_is_stratified_and_fixed():
     first, second = Digits(), Digits(split_seed=7)
     torch.manual_seed(3)
     (images, targets), (again, _) = first.load(train=False), second.load(train=False)

@@ -1,4 +1,4 @@
-"""The classic sets as torchvision stores them, and what is said where they are missing."""
+"""The datasets of torchvision: how they are read, and the error if they are missing."""
 
 import pickle
 import urllib.request
@@ -13,7 +13,7 @@ from torchvision.datasets import cifar
 from src import UserError
 from src.data import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
-HERE = Path(__file__).parents[2].parent / "shared/data/mnist"
+REAL_MNIST = Path(__file__).parents[2].parent / "shared/data/mnist"
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +24,9 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
 
 
-@pytest.mark.skipif(not HERE.is_dir(), reason="MNIST is not here")
-def test_mnist_that_is_there_needs_no_network():
-    data = MNIST(root=str(HERE))
+@pytest.mark.skipif(not REAL_MNIST.is_dir(), reason="needs MNIST")
+def test_mnist_on_disk_needs_no_network():
+    data = MNIST(root=str(REAL_MNIST))
     data.prepare_data()
     images, targets = data.load(train=False)
     assert (images.shape, images.dtype, targets.dtype) == ((10000, 1, 28, 28), torch.uint8, torch.int64)
@@ -45,17 +45,17 @@ def test_mnist_that_is_there_needs_no_network():
         (CIFAR100, "cifar-100-python.tar.gz"),
     ],
 )
-def test_a_missing_set_is_named_with_folder_file_and_way_out(tmp_path, kind, file):
+def test_a_missing_dataset_is_named_with_folder_files_and_remedies(tmp_path, kind, file):
     with pytest.raises(UserError) as caught:
         kind(root="absent").prepare_data()
     message = str(caught.value)
     assert "\n" not in message
-    for part in (kind.__name__, str(tmp_path / "absent"), file, "--data.root", "configs/digits.yaml"):
-        assert part in message
+    for text in (kind.__name__, str(tmp_path / "absent"), file, "--data.root", "configs/digits.yaml"):
+        assert text in message
 
 
 def write_cifar(folder: Path, source: type, label: str, names: list[str]) -> np.ndarray:
-    """Write three images a file in torchvision's format; return those of the training set."""
+    """Write three images per file in torchvision's format; return the training images."""
     pixels = np.random.default_rng(0).integers(256, size=(3, 3 * 32 * 32), dtype=np.uint8)
     folder /= source.base_folder
     folder.mkdir()
@@ -66,9 +66,9 @@ def write_cifar(folder: Path, source: type, label: str, names: list[str]) -> np.
 
 
 @pytest.mark.parametrize(("kind", "label"), [(CIFAR10, "labels"), (CIFAR100, "fine_labels")])
-def test_cifar_is_read_as_colour_planes(tmp_path, monkeypatch, kind, label):
-    monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)  # of checksums
-    pixels = write_cifar(tmp_path, kind.source, label, ["apple", "aquarium_fish"])
+def test_cifar_is_read_as_color_planes(tmp_path, monkeypatch, kind, label):
+    monkeypatch.setattr(cifar, "check_integrity", lambda *_: True)  # checksums
+    pixels = write_cifar(tmp_path, kind.dataset, label, ["apple", "aquarium_fish"])
     data = kind(root=".")
     images, targets = data.load(train=True)
     assert images.equal(torch.from_numpy(pixels).view(-1, 3, 32, 32))

@@ -1,4 +1,4 @@
-"""Whatever PIL opens becomes upright pixels on white; whatever it cannot open is named."""
+"""Image files of any format are decoded alike; unreadable files are named."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from src import UserError
-from src.data.files import Files, decode, find_images
+from src.data.loading.image_files import ImageFiles, decode, find_images
 
 PIXELS = np.random.default_rng(0).integers(256, size=(6, 4, 3), dtype=np.uint8)
 
@@ -26,24 +26,24 @@ def constant(mode: str, value, size: tuple = (4, 4)) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.PPM"])
-def test_colours_are_kept(name):
+def test_colors_are_kept(name):
     assert (decoded(Image.fromarray(PIXELS), name) == PIXELS).all()
 
 
-def test_grey_becomes_three_equal_channels_or_stays_one():
-    grey = PIXELS[:, :, :1]
-    image = Image.fromarray(grey[:, :, 0])
-    assert (decoded(image) == grey.repeat(3, axis=2)).all()
-    assert (decoded(image, channels=1) == grey).all()
+def test_gray_becomes_three_equal_channels_or_stays_one():
+    gray = PIXELS[:, :, :1]
+    image = Image.fromarray(gray[:, :, 0])
+    assert (decoded(image) == gray.repeat(3, axis=2)).all()
+    assert (decoded(image, channels=1) == gray).all()
 
 
-def test_colour_becomes_grey_by_its_luminance():
+def test_color_becomes_gray_by_luminance():
     luminance = PIXELS @ np.array([[0.299], [0.587], [0.114]])
     assert np.abs(decoded(Image.fromarray(PIXELS), channels=1) - luminance).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparent_pixels_lie_on_white(mode):
+def test_transparent_pixels_are_composited_on_white(mode):
     bands = PIXELS[:, :, [0] * (len(mode) - 1)]
     alpha = PIXELS[:, :, 1:2]
     alpha[0], alpha[1] = 0, 255
@@ -55,12 +55,12 @@ def test_transparent_pixels_lie_on_white(mode):
 
 @pytest.mark.parametrize("name", ["a.tif", "a.jpg"])
 def test_cmyk_becomes_rgb(name):
-    image = constant("CMYK", (255, 0, 51, 0), (8, 8))  # all cyan, a fifth of yellow
+    image = constant("CMYK", (255, 0, 51, 0), (8, 8))  # full cyan, 20 % yellow
     assert np.abs(decoded(image, name) - [0, 255, 204]).max() <= 2
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
-def test_16_bit_grey_is_scaled_to_8_bits(name):
+def test_16_bit_gray_is_scaled_to_8_bits(name):
     levels = np.array([[0, 30000, 65535, 100]], dtype=np.uint16)
     assert decoded(Image.fromarray(levels), name, channels=1)[0, :, 0].tolist() == [0, 117, 255, 0]
 
@@ -70,7 +70,7 @@ def test_float_pixels_up_to_one_are_scaled_to_8_bits():
     assert decoded(Image.fromarray(levels), "a.tif", channels=1)[0, :, 0].tolist() == [0, 51, 255]
 
 
-def test_palette_images_have_the_colours_of_their_palette():
+def test_palette_images_have_the_colors_of_their_palette():
     image = constant("P", 2)
     image.putpalette([0, 0, 0, 10, 20, 30, 40, 50, 60])
     image.putpixel((0, 0), 1)
@@ -79,23 +79,23 @@ def test_palette_images_have_the_colours_of_their_palette():
     assert (pixels[1:] == [40, 50, 60]).all()
 
 
-@pytest.mark.parametrize(("transparency", "grey"), [(2, 255), (b"\xff\xff\x00", 255), (b"\xff\xff\x80", 127)])
-def test_transparent_palette_entries_lie_on_white(transparency, grey):
+@pytest.mark.parametrize(("transparency", "gray"), [(2, 255), (b"\xff\xff\x00", 255), (b"\xff\xff\x80", 127)])
+def test_transparent_palette_entries_are_composited_on_white(transparency, gray):
     image = constant("P", 2)
     image.putpalette([0] * 9)
     image.putpixel((0, 0), 1)
     pixels = decoded(image, transparency=transparency)
     assert (pixels[0, 0] == 0).all()
-    assert (pixels[1:] == grey).all()
+    assert (pixels[1:] == gray).all()
 
 
-def test_one_bit_is_black_or_white():
+def test_one_bit_images_are_black_and_white():
     image = constant("1", 1)
     image.putpixel((0, 0), 0)
     assert decoded(image, channels=1)[0, :, 0].tolist() == [0, 255, 255, 255]
 
 
-def test_an_animation_gives_its_first_frame():
+def test_only_the_first_frame_of_an_animation_is_used():
     first, second = constant("RGB", (255, 0, 0)), constant("RGB", (0, 0, 255))
     assert (decoded(first, "a.gif", save_all=True, append_images=[second]) == [255, 0, 0]).all()
 
@@ -109,8 +109,8 @@ def test_an_animation_gives_its_first_frame():
         (8, lambda upright: np.rot90(upright, -1)),
     ],
 )
-def test_rotated_photographs_stand_upright(orientation, stored):
-    upright = np.kron([[250, 150], [100, 0], [50, 200]], np.ones((8, 8))).astype(np.uint8)  # of whole JPEG blocks
+def test_exif_orientation_is_applied(orientation, stored):
+    upright = np.kron([[250, 150], [100, 0], [50, 200]], np.ones((8, 8))).astype(np.uint8)  # of JPEG blocks
     exif = Image.Exif()
     exif[0x112] = orientation
     image = Image.fromarray(np.ascontiguousarray(stored(upright)))
@@ -119,19 +119,19 @@ def test_rotated_photographs_stand_upright(orientation, stored):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (7, 3)])
-def test_any_size_and_shape_is_fitted(size):
+def test_images_of_any_size_are_fitted(size):
     pixels = decoded(constant("RGB", (1, 2, 3), size), size=(5, 8))
     assert pixels.shape == (5, 8, 3)
     assert (pixels == [1, 2, 3]).all()
 
 
-def test_the_centre_is_cut_out_undistorted():
+def test_the_center_is_cropped_without_distortion():
     wide = np.zeros((8, 24, 3), dtype=np.uint8)
     wide[:, 8:16] = 200
     assert (decoded(Image.fromarray(wide), size=(8, 12)) == wide[:, 6:18]).all()
     tall = Image.fromarray(wide.swapaxes(0, 1))
     assert (decoded(tall, size=(12, 8)) == wide[:, 6:18].swapaxes(0, 1)).all()
-    assert (decoded(tall, size=(4, 4)) >= 150).all()  # halved: borders blend
+    assert (decoded(tall, size=(4, 4)) >= 150).all()  # at half size, borders blend
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "tif", "bmp", "webp", "avif"])
@@ -139,35 +139,35 @@ def test_the_centre_is_cut_out_undistorted():
 def test_a_truncated_file_is_named(suffix):
     file = Path(f"a.{suffix}")
     Image.fromarray(np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)).save(file)
-    whole = file.read_bytes()
-    for share in (0, 0.1, 0.5, 0.8):
-        file.write_bytes(whole[: int(share * len(whole))])
+    content = file.read_bytes()
+    for fraction in (0, 0.1, 0.5, 0.8):
+        file.write_bytes(content[: int(fraction * len(content))])
         assert str(decode(file, (3, 8, 8))).startswith(f"cannot decode {file}: ")
 
 
-def test_a_damaged_avif_is_named():  # of all formats of PIL's, this one raises a RuntimeError
+def test_a_damaged_avif_is_named():  # PIL raises a RuntimeError for this format only
     constant("RGB", 0).save("a.avif")
     Path("a.avif").write_bytes(Path("a.avif").read_bytes().replace(b"iloc", b"free"))
     assert str(decode(Path("a.avif"), (3, 8, 8))).startswith("cannot decode a.avif: ")
 
 
-@pytest.mark.parametrize("make", [lambda f: f.write_text("no picture"), Path.mkdir, lambda _: None])
-def test_what_is_no_picture_is_named(make):
+@pytest.mark.parametrize("make", [lambda f: f.write_text("not an image"), Path.mkdir, lambda _: None])
+def test_a_path_that_is_no_image_is_named(make):
     make(Path("a.png"))
     result = decode(Path("a.png"), (3, 8, 8))
     assert isinstance(result, str)
     assert result.startswith("cannot decode a.png: ")
 
 
-def some_files(count: int = 4, bad: tuple = (), **settings) -> Files:
+def some_files(count: int = 4, bad: tuple = (), **settings) -> ImageFiles:
     for i in range(count):
         constant("L", i).save(f"{i}.png")
     for i in bad:
-        Path(f"{i}.png").write_text("no picture")
-    return Files([Path(f"{i}.png") for i in range(count)], (1, 4, 4), **settings)
+        Path(f"{i}.png").write_text("not an image")
+    return ImageFiles([Path(f"{i}.png") for i in range(count)], (1, 4, 4), **settings)
 
 
-def test_files_are_indexed_like_a_tensor():
+def test_image_files_are_indexed_like_a_tensor():
     files = some_files()
     assert files[torch.tensor([3, 0])][:, 0, 0, 0].tolist() == [3, 0]
     assert files[torch.tensor([3, 0])].shape == (2, 1, 4, 4)
@@ -181,14 +181,14 @@ def test_a_bad_file_stops_and_is_named():
 
 
 @pytest.mark.parametrize("odd", ["a/.thumbnails/2.png", "a/.2.png", "a/folder.png/notes.txt", "a/notes.txt"])
-def test_only_visible_files_with_the_name_of_an_image_are_found(odd):
+def test_only_visible_files_with_an_image_suffix_are_found(odd):
     for name in ("a/1.PNG", "a/deep/3.jpg", odd):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     assert find_images(Path("a")) == [Path("a/1.PNG"), Path("a/deep/3.jpg")]
 
 
-def test_pictures_behind_links_are_found_once():
+def test_images_behind_links_are_found_once():
     for folder in ("a", "elsewhere/deep"):
         Path(folder).mkdir(parents=True)
         Image.new("L", (2, 2)).save(f"{folder}/1.png")

@@ -1,4 +1,4 @@
-"""Each sample once an epoch, in an order and with draws that depend on seed, epoch and position alone."""
+"""TensorLoader: each sample once per epoch; order and draws depend only on seed, epoch and position."""
 
 import json
 import os
@@ -13,16 +13,17 @@ from PIL import Image
 from torch import Tensor
 
 from src import UserError
-from src.data.files import Files
-from src.data.loader import TensorLoader
-from src.data.order import Order
-from src.data.samples import Samples
+from src.data.loading.batch_sampler import BatchSampler
+from src.data.loading.image_files import ImageFiles
+from src.data.loading.loader import TensorLoader
+from src.data.loading.splits import Samples
 
 
 def make(num_samples: int = 50, batch_size: int = 8, **settings) -> TensorLoader:
     numbers = torch.arange(num_samples)
     samples = Samples(numbers.view(-1, 1, 1, 1).float(), numbers, numbers)
-    return TensorLoader(samples, Order(num_samples, batch_size, **{"shuffle": True, **settings}), add_noise)
+    sampler = BatchSampler(num_samples, batch_size, **{"shuffle": True, **settings})
+    return TensorLoader(samples, sampler, add_noise)
 
 
 def add_noise(images: Tensor, *targets_index_epoch: Any) -> tuple[Tensor, ...]:
@@ -30,7 +31,7 @@ def add_noise(images: Tensor, *targets_index_epoch: Any) -> tuple[Tensor, ...]:
 
 
 def batches(loader: TensorLoader, epoch: int = 0) -> list[tuple[Tensor, ...]]:
-    """Return images and targets of an epoch, and with each batch a draw of whoever consumes it."""
+    """Return images and targets of an epoch, and a random draw made after each batch."""
     loader.sampler.set_epoch(epoch)
     return [(*batch, torch.rand(3)) for batch in loader]
 
@@ -46,7 +47,7 @@ def same(first: list[tuple[Tensor, ...]], second: list[tuple[Tensor, ...]]) -> b
     ("num_samples", "batch_size", "world_size"),
     [(1, 1, 1), (10, 3, 1), (10, 20, 1), (97, 16, 1), (97, 16, 2), (97, 16, 3), (33, 4, 8), (7, 2, 7), (5, 1, 2)],
 )
-def test_every_sample_is_used_once_an_epoch(num_samples, batch_size, world_size, shuffle):
+def test_every_sample_is_used_once_per_epoch(num_samples, batch_size, world_size, shuffle):
     ranks = [
         make(num_samples, batch_size, rank=rank, world_size=world_size, shuffle=shuffle) for rank in range(world_size)
     ]
@@ -56,7 +57,7 @@ def test_every_sample_is_used_once_an_epoch(num_samples, batch_size, world_size,
     sizes = [len(t) for rank in targets for t in rank]
     assert min(sizes) > 0
     assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= batch_size or batch_size == 1  # two samples where one each cannot be dealt evenly
+    assert max(sizes) <= batch_size or batch_size == 1  # two samples where one each is impossible
 
 
 def test_images_stay_with_their_targets():
@@ -64,7 +65,7 @@ def test_images_stay_with_their_targets():
     assert images.floor().flatten().equal(targets.float())
 
 
-def test_order_and_draws_depend_on_seed_and_epoch_alone():
+def test_order_and_draws_depend_only_on_seed_and_epoch():
     first = batches(make(seed=1), epoch=3)
     torch.manual_seed(99)
     assert same(first, batches(make(seed=1), epoch=3))
@@ -73,43 +74,43 @@ def test_order_and_draws_depend_on_seed_and_epoch_alone():
         assert not first[0][2].equal(other[0][2])
 
 
-def test_each_batch_and_rank_draws_its_own():
+def test_draws_differ_between_batches_and_ranks():
     draws = [draw for rank in (0, 1) for *_, draw in batches(make(rank=rank, world_size=2))]
     assert len({tuple(draw.tolist()) for draw in draws}) == len(draws) == 8
 
 
-def test_without_shuffling_the_order_is_kept_and_no_generator_seeded():
+def test_without_shuffling_order_and_generator_are_untouched():
     torch.manual_seed(0)
     first = batches(make(shuffle=False))
     assert torch.cat([targets for _, targets, _ in first]).equal(torch.arange(50))
-    assert not same(first, batches(make(shuffle=False)))  # the generator went on
+    assert not same(first, batches(make(shuffle=False)))  # the generator has advanced
 
 
 @pytest.mark.parametrize("position", [0, 1, 3, 6])
-def test_a_resumed_epoch_goes_on_to_the_bit(position):
-    whole, following = batches(make(), epoch=2), batches(make(), epoch=3)
+def test_a_resumed_epoch_is_equal_bit_for_bit(position):
+    complete, following = batches(make(), epoch=2), batches(make(), epoch=3)
     stopped = make()
     stopped.sampler.set_epoch(2)
-    reading = iter(stopped)
+    iterator = iter(stopped)
     for _ in range(position):
-        next(reading)
+        next(iterator)
     state = json.loads(json.dumps(stopped.state_dict()))
     resumed = make()
     resumed.load_state_dict(state)
     torch.manual_seed(99)
-    assert same(batches(resumed, epoch=2), whole[position:])
-    assert same(batches(resumed, epoch=2), whole)
+    assert same(batches(resumed, epoch=2), complete[position:])
+    assert same(batches(resumed, epoch=2), complete)
     assert same(batches(resumed, epoch=3), following)
 
 
-def test_a_position_counts_in_its_own_epoch_alone():
+def test_a_position_counts_only_in_its_own_epoch():
     stopped, other = make(), make()
     next(iter(stopped))
     other.load_state_dict(stopped.state_dict())
     assert same(batches(other, epoch=1), batches(make(), epoch=1))
 
 
-def test_the_position_at_the_end_of_an_epoch_fits_any_setting():
+def test_the_end_of_an_epoch_resumes_with_any_setting():
     ended, other = make(), make(num_samples=20, seed=5)
     batches(ended)
     other.load_state_dict(ended.state_dict())
@@ -117,16 +118,16 @@ def test_the_position_at_the_end_of_an_epoch_fits_any_setting():
 
 
 @pytest.mark.parametrize("change", [{"num_samples": 51}, {"seed": 1}, {"batch_size": 9}])
-def test_a_position_within_another_order_is_refused(change):
+def test_a_position_among_other_batches_is_refused(change):
     stopped = make()
     next(iter(stopped))
     other = make(**change)
     other.load_state_dict(stopped.state_dict())
-    with pytest.raises(UserError, match=r"cannot continue in the middle of epoch 0: .* was .*, is "):
+    with pytest.raises(UserError, match=r"cannot resume in the middle of epoch 0: .* was .*, is "):
         next(iter(other))
 
 
-def write_pictures(folder: Path, count: int) -> list[Path]:
+def write_images(folder: Path, count: int) -> list[Path]:
     paths = [folder / f"{i}.png" for i in range(count)]
     for i, path in enumerate(paths):
         Image.new("RGB", (2, 2), (i, 2 * i, 3 * i)).save(path)
@@ -134,39 +135,39 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
 
 
 def test_worker_processes_give_the_same_batches_as_memory(tmp_path):
-    files = Files(write_pictures(tmp_path, 20), (3, 2, 2))
+    files = ImageFiles(write_images(tmp_path, 20), (3, 2, 2))
     everything = torch.arange(20)
-    in_memory, streamed = (
+    in_memory, on_access = (
         TensorLoader(
-            Samples(images, everything, everything), Order(20, 6, shuffle=True), add_noise, num_workers=workers
+            Samples(images, everything, everything), BatchSampler(20, 6, shuffle=True), add_noise, num_workers=workers
         )
         for images, workers in ((files[everything], 0), (files, 2))
     )
     for epoch in (0, 1):
-        assert same(batches(in_memory, epoch), batches(streamed, epoch))
+        assert same(batches(in_memory, epoch), batches(on_access, epoch))
 
 
-def test_a_bad_file_is_named_in_one_line_by_a_worker_too(tmp_path):
-    paths = write_pictures(tmp_path, 2)
-    paths[1].write_text("no picture")
-    samples = Samples(Files(paths, (3, 2, 2)), None, torch.arange(2))
+def test_a_worker_names_a_bad_file_in_one_line(tmp_path):
+    paths = write_images(tmp_path, 2)
+    paths[1].write_text("not an image")
+    samples = Samples(ImageFiles(paths, (3, 2, 2)), None, torch.arange(2))
     with pytest.raises(UserError, match=r"1\.png") as caught:
-        list(TensorLoader(samples, Order(2, 2), add_noise, num_workers=1))
+        list(TensorLoader(samples, BatchSampler(2, 2), add_noise, num_workers=1))
     assert "\n" not in str(caught.value)
 
 
-KEPT = """
+SIGNALED = """
 import os, torch
 from multiprocessing import active_children
-from src.data.loader import TensorLoader
-from src.data.order import Order
-from src.data.samples import Samples
+from src.data.loading.batch_sampler import BatchSampler
+from src.data.loading.loader import TensorLoader
+from src.data.loading.splits import Samples
 
 def pair(images, *rest):
     return images, rest[0]
 
 samples = Samples(torch.rand(6, 1, 2, 2), torch.arange(6), torch.arange(6))
-loader = TensorLoader(samples, Order(6, 2), pair, num_workers=2)
+loader = TensorLoader(samples, BatchSampler(6, 2), pair, num_workers=2)
 iterator = iter(loader)
 next(iterator)
 for worker in active_children():
@@ -177,14 +178,14 @@ next(iterator)
 """
 
 
-def test_workers_outlive_what_others_send_but_not_the_process_that_still_reads_at_its_end():
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-c", KEPT]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3 2\n", "")
+def test_workers_survive_signals_but_not_their_parent():
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", SIGNALED]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "3 2\n", "")
 
 
-def test_without_targets_a_batch_is_images_alone():
+def test_without_targets_a_batch_is_images_only():
     numbers = torch.arange(6)
-    loader = TensorLoader(Samples(numbers, None, numbers[3:]), Order(3, 2), lambda images, *_: (images,))
+    loader = TensorLoader(Samples(numbers, None, numbers[3:]), BatchSampler(3, 2), lambda images, *_: (images,))
     assert [batch.tolist() for batch in loader] == [[3, 4], [5]]
