@@ -5,7 +5,6 @@ from src.data.augment.erasing import Cutout, RandomErasing
 from src.data.augment.flip_crop import AlternatingFlip, RandomCrop, RandomFlip
 from src.data.augment.geometry import RandomAffine, RandomResizedCrop
 from src.data.augment.kornia import Kornia
-from src.data.augment.kornia import Kornia
 from src.data.augment.mix import CutMix, MixUp
 from src.data.augment.per_sample import PerSample
 from src.data.augment.policy import RandAugment, TrivialAugment
@@ -28,7 +27,6 @@ __all__ = [
     "FashionMNIST",
     "GaussianNoise",
     "ImageFolder",
-    "Kornia",
     "Kornia",
     "MixUp",
     "PerSample",
