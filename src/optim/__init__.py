@@ -1,13 +1,12 @@
-"""Optimizers and schedules beside those of ``torch.optim``, and which parameter gets which settings.
+"""Optimizers and schedules that torch lacks, and parameter groups.
 
 Add a schedule: subclass RunLR and implement ``factor``. Add an optimizer: subclass torch.optim.Optimizer. Name the
 class in a YAML.
 """
 
-from src.optim.configure import optimizer_and_schedule, with_warmup
-from src.optim.groups import param_groups
+from src.optim.groups import optimizer_and_schedule, param_groups
 from src.optim.muon import MuonSGD
-from src.optim.schedules import Cosine, Exponential, Linear, MultiStep, OneCycle, Polynomial, RunLR, Step
+from src.optim.schedules import Cosine, Exponential, Linear, MultiStep, OneCycle, Polynomial, RunLR, Step, with_warmup
 
 __all__ = [
     "Cosine",

@@ -1,4 +1,4 @@
-"""MuonSGD: orthogonal updates for matrices and filters, plain ones for the rest."""
+"""MuonSGD: Muon for matrices and filters, SGD for all other parameters."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,22 +12,23 @@ from torch.optim.sgd import sgd as sgd_step
 
 
 class MuonSGD(Optimizer):
-    """Muon for matrices and filters, SGD for all else; https://kellerjordan.github.io/posts/muon/, arXiv:2502.16982.
+    """Muon for matrices and filters, SGD for all other parameters; arXiv:2502.16982.
 
-    One optimizer for a whole net: ``torch.optim.Muon`` takes only matrices, and Lightning steps only one by itself. A
-    filter (O, I, H, W) counts as the matrix (O, I * H * W). A group with ``muon: false`` is left to SGD, which suits
-    embeddings and the last layer; so are complex matrices.
+    One optimizer for the entire net, because ``torch.optim.Muon`` accepts only matrices and Lightning's automatic
+    optimization steps only one optimizer. A filter (O, I, H, W) is treated as a matrix (O, I * H * W). SGD trains
+    groups with ``muon: false``, recommended for embeddings and the last layer, and complex matrices. The original post
+    is https://kellerjordan.github.io/posts/muon/.
 
     Args:
-        params: parameters or groups of them.
-        lr: learning rate of Muon: spectral norm of each update, times sqrt(rows / columns) for tall matrices.
-        momentum: of Muon, in [0, 1).
-        weight_decay: share of the learning rate by which Muon shrinks weights; in SGD, added to gradients.
+        params: parameters or parameter groups.
+        lr: learning rate of Muon: spectral norm of an update, times sqrt(rows / columns) for tall matrices.
+        momentum: momentum of Muon, in [0, 1).
+        weight_decay: decoupled weight decay in Muon; L2 penalty added to the gradients in SGD.
         sgd_lr: learning rate of SGD.
-        sgd_momentum: of SGD, in [0, 1).
-        nesterov: whether both look a step ahead.
-        ns_steps: iterations towards an orthogonal matrix, at least 1; five leave singular values of 0.7 to 1.2.
-        normalize: whether the norm of each matrix is set to sqrt(rows) before Muon's step, in place of weight decay.
+        sgd_momentum: momentum of SGD, in [0, 1).
+        nesterov: use Nesterov momentum, in Muon and in SGD.
+        ns_steps: Newton-Schulz iterations, at least 1; five bring singular values into [0.7, 1.2].
+        normalize: scale each matrix to norm sqrt(rows) before Muon's step, as an alternative to weight decay.
     """
 
     def __init__(
@@ -61,19 +62,19 @@ class MuonSGD(Optimizer):
         super().__init__(params, muon | {"sgd_lr": sgd_lr, "sgd_momentum": sgd_momentum, "muon": True})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; one of both kinds becomes two. ``lr`` and ``momentum`` of a group are for both of them."""
+        """Add a group, split in two if it mixes both kinds. Its ``lr`` and ``momentum`` apply to both."""
         given = {key: value for key, value in param_group.items() if key != "params"}
         params = param_group["params"]
         kinds: dict[bool, list[Any]] = {True: [], False: []}
-        for each in [params] if isinstance(params, Tensor) else params:
-            tensor = each[1] if isinstance(each, tuple) else each  # of named_parameters()
+        for param in [params] if isinstance(params, Tensor) else params:
+            tensor = param[1] if isinstance(param, tuple) else param  # named_parameters() yields (name, tensor)
             if isinstance(tensor, torch.nn.UninitializedParameter):
-                raise ValueError("MuonSGD must know the shapes of parameters, got one of a lazy module without any yet")
-            kinds[given.get("muon", True) and tensor.ndim > 1 and not tensor.is_complex()].append(each)
+                raise ValueError("MuonSGD needs the shapes of all parameters, got an uninitialized lazy parameter")
+            kinds[given.get("muon", True) and tensor.ndim > 1 and not tensor.is_complex()].append(param)
         sgd = {key: given.get(f"sgd_{key}", given.get(key, self.defaults[f"sgd_{key}"])) for key in ("lr", "momentum")}
-        for muon, part in kinds.items():
-            if part:
-                super().add_param_group(given | ({} if muon else sgd) | {"params": part, "muon": muon})
+        for muon, members in kinds.items():
+            if members:
+                super().add_param_group(given | ({} if muon else sgd) | {"params": members, "muon": muon})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -91,40 +92,42 @@ class MuonSGD(Optimizer):
         return loss
 
     def step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        """Step matrices that all have one shape."""
+        """Update matrices of one shape in one batch."""
         for p in params:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         grads = [p.grad for p in params if p.grad is not None]
-        means = [self.state[p]["momentum_buffer"] for p in params]
-        torch._foreach_lerp_(means, grads, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(grads, means, group["momentum"]) if group["nesterov"] else means
-        updates = orthogonal(torch.stack([each.flatten(1) for each in ahead]), group["ns_steps"])  # (N, rows, columns)
+        momenta = [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        directions = torch._foreach_lerp(grads, momenta, group["momentum"]) if group["nesterov"] else momenta
+        matrices = torch.stack([direction.flatten(1) for direction in directions])  # (N, rows, columns)
+        updates = orthogonalize(matrices, group["ns_steps"])
         scale = max(1, updates.shape[1] / updates.shape[2]) ** 0.5
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         if group["normalize"]:
-            torch._foreach_div_(params, torch._foreach_add(torch._foreach_norm(params), 1e-7))  # zeros stay zeros
+            torch._foreach_div_(params, torch._foreach_add(torch._foreach_norm(params), 1e-7))  # keeps zeros
             torch._foreach_mul_(params, updates.shape[1] ** 0.5)
         steps = [update.view_as(p) for update, p in zip(updates.to(params[0].dtype), params, strict=True)]
         torch._foreach_add_(params, steps, alpha=-group["lr"] * scale)
 
     def step_sgd(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        means = [self.state[p].get("momentum_buffer") for p in params]
+        momenta = [self.state[p].get("momentum_buffer") for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         settings = {key: group[key] for key in ("lr", "momentum", "weight_decay", "nesterov")}
-        sgd_step(params, [p.grad for p in params if p.grad is not None], means, dampening=0, maximize=False, **settings)
-        for p, mean in zip(params, means, strict=True):
-            self.state[p]["momentum_buffer"] = mean
+        sgd_step(params, grads, momenta, dampening=0, maximize=False, **settings)
+        for p, momentum in zip(params, momenta, strict=True):
+            self.state[p]["momentum_buffer"] = momentum
 
 
-def orthogonal(matrices: Tensor, steps: int) -> Tensor:
-    """Bring all singular values of matrices near 1, by a quintic Newton-Schulz iteration in bfloat16.
+def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
+    """Bring all singular values near 1 with a quintic Newton-Schulz iteration in bfloat16.
 
     Shape:
-        matrices (N, rows, columns) -> the same.
+        matrices (N, rows, columns) -> (N, rows, columns).
     """
     x = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x  # the smaller product
+    x = x.mT if tall else x  # for the smaller Gram matrix
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT

@@ -1,26 +1,29 @@
-"""Learning-rate schedules that know how long the run is."""
+"""Learning-rate schedules defined over training progress, and warm-up."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
-CLOSE = 1e-9  # a boundary counts as reached: 3 / 10 is not 0.1 * 3
+from src import UserError
+
+TOLERANCE = 1e-9  # in floating point, step 3 of 10 falls short of a boundary at 3 * 0.1
 
 
 class RunLR(LRScheduler):
-    """A learning rate that depends on the share of the run that is over. Subclasses implement ``factor``.
+    """Base of all schedules defined over training progress in [0, 1]. Subclasses implement ``factor``.
 
-    The task sets ``total_steps`` from the length of the run, so that no YAML has to count steps.
+    ``with_warmup`` sets ``total_steps``, so that no config counts steps.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.total_steps = 1
         super().__init__(optimizer)
 
-    def factor(self, done: float) -> float:
-        """Return the learning rate as a share of the base when the share ``done`` of the run is over, in [0, 1]."""
+    def factor(self, progress: float) -> float:
+        """Return the learning rate as a fraction of the base learning rate."""
         raise NotImplementedError
 
     def get_lr(self) -> list[Any]:
@@ -28,150 +31,166 @@ class RunLR(LRScheduler):
         return [base * factor for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
+        """Leave out ``total_steps``, because a resumed run may be longer."""
         return {key: value for key, value in super().state_dict().items() if key != "total_steps"}
 
 
 class Cosine(RunLR):
-    """From the base learning rate to a final one along half a cosine, once or more; arXiv:1608.03983, equation 5.
+    """Cosine decay, with warm restarts if there are several cycles; arXiv:1608.03983, equation 5.
 
     Args:
-        optimizer: whose learning rate is set.
-        final: last learning rate as a share of the base, in [0, 1].
-        cycles: number of times, all of one length, at least 1; each starts at the base.
+        final_ratio: final learning rate as a fraction of the base learning rate, in [0, 1].
+        cycles: number of cycles of equal length, at least 1; each starts at the base learning rate.
     """
 
-    def __init__(self, optimizer: Optimizer, final: float = 0.0, cycles: int = 1) -> None:
-        if not 0 <= final <= 1:
-            raise ValueError(f"final must be in [0, 1], got {final}")
+    def __init__(self, optimizer: Optimizer, final_ratio: float = 0.0, cycles: int = 1) -> None:
+        if not 0 <= final_ratio <= 1:
+            raise ValueError(f"final_ratio must be in [0, 1], got {final_ratio}")
         if cycles < 1:
             raise ValueError(f"cycles must be at least 1, got {cycles}")
-        self.final, self.cycles = final, cycles
+        self.final_ratio, self.cycles = final_ratio, cycles
         super().__init__(optimizer)
 
-    def factor(self, done: float) -> float:
-        over = min(int(done * self.cycles + CLOSE), self.cycles - 1)
-        return cosine(1, self.final, max(0.0, done * self.cycles - over))
+    def factor(self, progress: float) -> float:
+        finished = min(int(progress * self.cycles + TOLERANCE), self.cycles - 1)
+        return cosine(1, self.final_ratio, max(0.0, progress * self.cycles - finished))
 
 
 class Polynomial(RunLR):
-    """From the base learning rate to a final one as a power of the share of the run that is left; arXiv:1606.00915.
+    """Polynomial decay, proportional to ``(1 - progress) ** power``; arXiv:1606.00915.
 
     Args:
-        optimizer: whose learning rate is set.
-        power: 1 makes a straight line, more falls faster at first; above 0.
-        final: last learning rate as a share of the base, in [0, 1].
+        power: exponent, above 0; 1 decays linearly, a larger one decays faster at first.
+        final_ratio: final learning rate as a fraction of the base learning rate, in [0, 1].
     """
 
-    def __init__(self, optimizer: Optimizer, power: float = 2.0, final: float = 0.0) -> None:
+    def __init__(self, optimizer: Optimizer, power: float = 2.0, final_ratio: float = 0.0) -> None:
         if power <= 0:
             raise ValueError(f"power must be above 0, got {power}")
-        if not 0 <= final <= 1:
-            raise ValueError(f"final must be in [0, 1], got {final}")
-        self.power, self.final = power, final
+        if not 0 <= final_ratio <= 1:
+            raise ValueError(f"final_ratio must be in [0, 1], got {final_ratio}")
+        self.power, self.final_ratio = power, final_ratio
         super().__init__(optimizer)
 
-    def factor(self, done: float) -> float:
-        return self.final + (1 - self.final) * (1 - done) ** self.power
+    def factor(self, progress: float) -> float:
+        return self.final_ratio + (1 - self.final_ratio) * (1 - progress) ** self.power
 
 
 class Linear(Polynomial):
-    """From the base learning rate to a final one along a straight line.
+    """Linear decay.
 
     Args:
-        optimizer: whose learning rate is set.
-        final: last learning rate as a share of the base, in [0, 1].
+        final_ratio: final learning rate as a fraction of the base learning rate, in [0, 1].
     """
 
-    def __init__(self, optimizer: Optimizer, final: float = 0.0) -> None:
-        super().__init__(optimizer, 1.0, final)
+    def __init__(self, optimizer: Optimizer, final_ratio: float = 0.0) -> None:
+        super().__init__(optimizer, 1.0, final_ratio)
 
 
 class Exponential(RunLR):
-    """From the base learning rate to a final one by the same factor in each step.
+    """Exponential decay: every step multiplies the learning rate by the same factor.
 
     Args:
-        optimizer: whose learning rate is set.
-        final: last learning rate as a share of the base, in (0, 1].
+        final_ratio: final learning rate as a fraction of the base learning rate, in (0, 1].
     """
 
-    def __init__(self, optimizer: Optimizer, final: float = 0.01) -> None:
-        if not 0 < final <= 1:
-            raise ValueError(f"final must be in (0, 1], got {final}")
-        self.final = final
+    def __init__(self, optimizer: Optimizer, final_ratio: float = 0.01) -> None:
+        if not 0 < final_ratio <= 1:
+            raise ValueError(f"final_ratio must be in (0, 1], got {final_ratio}")
+        self.final_ratio = final_ratio
         super().__init__(optimizer)
 
-    def factor(self, done: float) -> float:
-        return self.final**done
+    def factor(self, progress: float) -> float:
+        return self.final_ratio**progress
 
 
 class Step(RunLR):
-    """The learning rate drops at regular intervals.
+    """Step decay: the learning rate drops at regular intervals.
 
     Args:
-        optimizer: whose learning rate is set.
-        every: share of the run from one drop to the next, above 0.
-        gamma: what the learning rate is multiplied by, above 0.
+        step_fraction: fraction of the run between two drops, above 0.
+        gamma: factor of each drop, above 0.
     """
 
-    def __init__(self, optimizer: Optimizer, every: float = 0.3, gamma: float = 0.1) -> None:
-        if every <= 0:
-            raise ValueError(f"every must be above 0, got {every}")
+    def __init__(self, optimizer: Optimizer, step_fraction: float = 0.3, gamma: float = 0.1) -> None:
+        if step_fraction <= 0:
+            raise ValueError(f"step_fraction must be above 0, got {step_fraction}")
         if gamma <= 0:
             raise ValueError(f"gamma must be above 0, got {gamma}")
-        self.every, self.gamma = every, gamma
+        self.step_fraction, self.gamma = step_fraction, gamma
         super().__init__(optimizer)
 
-    def factor(self, done: float) -> float:
-        return self.gamma ** int(done / self.every + CLOSE)
+    def factor(self, progress: float) -> float:
+        return self.gamma ** int(progress / self.step_fraction + TOLERANCE)
 
 
 class MultiStep(RunLR):
-    """The learning rate drops at given times.
+    """Step decay at chosen milestones.
 
     Args:
-        optimizer: whose learning rate is set.
-        milestones: shares of the run that are over at each drop, in [0, 1].
-        gamma: what the learning rate is multiplied by, above 0.
+        milestones: training progress at each drop, in [0, 1].
+        gamma: factor of each drop, above 0.
     """
 
     def __init__(self, optimizer: Optimizer, milestones: list[float], gamma: float = 0.1) -> None:
-        if not all(0 <= share <= 1 for share in milestones):
-            raise ValueError(f"milestones must be shares of the run in [0, 1], got {milestones}")
+        if not all(0 <= milestone <= 1 for milestone in milestones):
+            raise ValueError(f"milestones must be fractions of the run in [0, 1], got {milestones}")
         if gamma <= 0:
             raise ValueError(f"gamma must be above 0, got {gamma}")
         self.milestones, self.gamma = milestones, gamma
         super().__init__(optimizer)
 
-    def factor(self, done: float) -> float:
-        return self.gamma ** sum(done + CLOSE >= share for share in self.milestones)
+    def factor(self, progress: float) -> float:
+        return self.gamma ** sum(progress + TOLERANCE >= milestone for milestone in self.milestones)
 
 
 class OneCycle(RunLR):
-    """Up to the base learning rate and down again, each along half a cosine; arXiv:1708.07120.
-
-    Needs no warm-up beside it.
+    """Cosine warm-up to the base learning rate, then cosine decay; arXiv:1708.07120. Needs no ``warmup_steps``.
 
     Args:
-        optimizer: whose learning rate is set.
-        rise: share of the run that goes up, in (0, 1).
-        start: first learning rate as a share of the base, in [0, 1].
-        final: last learning rate as a share of the base, in [0, 1].
+        pct_start: fraction of the run before the peak, in (0, 1).
+        start_ratio: initial learning rate as a fraction of the base learning rate, in [0, 1].
+        final_ratio: final learning rate as a fraction of the base learning rate, in [0, 1].
     """
 
-    def __init__(self, optimizer: Optimizer, rise: float = 0.3, start: float = 0.04, final: float = 0.0) -> None:
-        if not 0 < rise < 1:
-            raise ValueError(f"rise must be in (0, 1), got {rise}")
-        if not (0 <= start <= 1 and 0 <= final <= 1):
-            raise ValueError(f"start and final must be in [0, 1], got {start} and {final}")
-        self.rise, self.start, self.final = rise, start, final
+    def __init__(
+        self, optimizer: Optimizer, pct_start: float = 0.3, start_ratio: float = 0.04, final_ratio: float = 0.0
+    ) -> None:
+        if not 0 < pct_start < 1:
+            raise ValueError(f"pct_start must be in (0, 1), got {pct_start}")
+        if not (0 <= start_ratio <= 1 and 0 <= final_ratio <= 1):
+            raise ValueError(f"start_ratio and final_ratio must be in [0, 1], got {start_ratio} and {final_ratio}")
+        self.pct_start, self.start_ratio, self.final_ratio = pct_start, start_ratio, final_ratio
         super().__init__(optimizer)
 
-    def factor(self, done: float) -> float:
-        if done < self.rise:
-            return cosine(self.start, 1, done / self.rise)
-        return cosine(1, self.final, (done - self.rise) / (1 - self.rise))
+    def factor(self, progress: float) -> float:
+        if progress < self.pct_start:
+            return cosine(self.start_ratio, 1, progress / self.pct_start)
+        return cosine(1, self.final_ratio, (progress - self.pct_start) / (1 - self.pct_start))
 
 
-def cosine(first: float, last: float, share: float) -> float:
-    """Return how far half a cosine has come from the first value to the last."""
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * share))
+def cosine(start: float, end: float, progress: float) -> float:
+    """Interpolate from ``start`` to ``end`` along half a cosine."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def with_warmup(
+    optimizer: Optimizer, schedule: Callable[[Optimizer], LRScheduler] | None, warmup_steps: int, total_steps: float
+) -> list[LRScheduler]:
+    """Return the schedulers of a run of ``total_steps``: a linear warm-up to the schedule's start, then the schedule.
+
+    ReduceLROnPlateau, stepped per epoch, runs alongside the warm-up; their factors multiply.
+    """
+    if warmup_steps < 0:
+        raise UserError(f"warmup_steps must be at least 0, got {warmup_steps}")
+    main = schedule(optimizer) if schedule else None
+    start = 1.0
+    if isinstance(main, RunLR):
+        start = max(main.factor(0), 1e-9)  # LinearLR requires a positive factor
+        main.total_steps = max(1, int(min(total_steps, 2**53)) - warmup_steps)
+    if warmup_steps == 0:
+        return [main] if main else []
+    warmup = LinearLR(optimizer, start / (warmup_steps + 1), start, warmup_steps)
+    if main is None or isinstance(main, ReduceLROnPlateau):
+        return [warmup, main] if main else [warmup]
+    return [SequentialLR(optimizer, [warmup, main], milestones=[warmup_steps])]

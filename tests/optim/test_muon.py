@@ -1,4 +1,4 @@
-"""MuonSGD is torch's Muon for matrices and torch's SGD for the rest, in one optimizer."""
+"""MuonSGD equals torch's Muon on matrices and torch's SGD on all other parameters."""
 
 import io
 import re
@@ -12,7 +12,7 @@ from torch.optim import SGD, Muon
 from torch.utils.data import DataLoader
 
 from src.optim import MuonSGD
-from src.optim.muon import orthogonal
+from src.optim.muon import orthogonalize
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 
@@ -23,7 +23,7 @@ def _seed() -> None:
 
 
 def net() -> nn.Sequential:
-    """A net with filters, matrices of one shape and of others, norms and biases."""
+    """A net with filters, matrices of equal and different shapes, norms and biases."""
     return nn.Sequential(
         nn.Conv2d(1, 4, 3),  # (4, 9): wide
         nn.BatchNorm2d(4),
@@ -36,7 +36,7 @@ def net() -> nn.Sequential:
 
 
 def train(model: nn.Module, *optimizers: torch.optim.Optimizer, steps: int = 3, seed: int = 0) -> None:
-    """Take steps on a loss of random inputs, the same for the same seed."""
+    """Take steps on a loss of random inputs that depend only on the seed."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         loss = model(torch.randn(8, 1, 4, 4, generator=generator)).square().mean()
@@ -46,13 +46,23 @@ def train(model: nn.Module, *optimizers: torch.optim.Optimizer, steps: int = 3, 
             optimizer.step()
 
 
-def near(found: Tensor, expected: Tensor, before: Tensor) -> bool:
-    """Tell whether a step is the expected one as far as bfloat16 can tell."""
-    return (found - expected).norm() < 0.02 * (expected - before).norm()
+def near(actual: Tensor, expected: Tensor, before: Tensor) -> bool:
+    """Check that an update equals the expected one within bfloat16 precision."""
+    return (actual - expected).norm() < 0.02 * (expected - before).norm()
+
+
+def step_together(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> None:
+    """Take five steps with the same random gradients for both optimizers' only parameter."""
+    p, q = (optimizer.param_groups[0]["params"][0] for optimizer in (ours, theirs))
+    for _ in range(5):
+        p.grad = torch.randn(p.shape)
+        q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_matrices_are_trained_as_by_torchs_muon_and_the_rest_as_by_its_sgd(nesterov):
+def test_matrices_follow_torchs_muon_and_other_parameters_its_sgd(nesterov):
     ours = net()
     ours[0] = nn.Flatten()
     ours[1] = nn.Linear(16, 16)
@@ -63,68 +73,58 @@ def test_matrices_are_trained_as_by_torchs_muon_and_the_rest_as_by_its_sgd(neste
     train(ours, MuonSGD(ours.parameters(), lr=0.02, momentum=0.9, sgd_lr=0.05, sgd_momentum=0.8, **settings), steps=1)
     muon = Muon(matrices, lr=0.02, momentum=0.9, **settings)
     train(theirs, muon, SGD(vectors, lr=0.05, momentum=0.8, **settings), steps=1)
-    for found, expected, before in zip(ours.parameters(), theirs.parameters(), start.parameters(), strict=True):
-        assert near(found, expected, before) if found.ndim > 1 else found.equal(expected)
+    for actual, expected, before in zip(ours.parameters(), theirs.parameters(), start.parameters(), strict=True):
+        assert near(actual, expected, before) if actual.ndim > 1 else actual.equal(expected)
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (8, 8)])
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_many_steps_from_the_same_gradients_are_those_of_torchs_muon(shape, nesterov):
+def test_many_steps_on_the_same_gradients_agree_with_torchs_muon(shape, nesterov):
     ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
     settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "nesterov": nesterov}
-    optimizers = MuonSGD([ours], **settings), Muon([theirs], **settings)
-    for _ in range(5):
-        ours.grad = torch.randn(shape)
-        theirs.grad = ours.grad.clone()
-        for optimizer in optimizers:
-            optimizer.step()
+    step_together(MuonSGD([ours], **settings), Muon([theirs], **settings))
     assert near(ours, theirs, torch.ones(shape))
 
 
-def test_many_steps_from_the_same_gradients_are_those_of_torchs_sgd():
+def test_many_steps_on_the_same_gradients_equal_torchs_sgd():
     ours, theirs = (nn.Parameter(torch.ones(7)) for _ in range(2))
     settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}
-    optimizers = MuonSGD([ours], **settings, sgd_lr=0.02, sgd_momentum=0.9), SGD([theirs], **settings)
-    for _ in range(5):
-        ours.grad = torch.randn(7)
-        theirs.grad = ours.grad.clone()
-        for optimizer in optimizers:
-            optimizer.step()
+    step_together(MuonSGD([ours], **settings, sgd_lr=0.02, sgd_momentum=0.9), SGD([theirs], **settings))
     assert ours.equal(theirs)
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 32), (3, 32, 16), (2, 24, 24)])
-def test_an_orthogonal_update_keeps_singular_vectors_and_brings_values_near_one(shape):
+def test_orthogonalize_keeps_singular_vectors_and_equalizes_values(shape):
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     values = torch.linspace(0.2, 3, min(shape[1:])).expand(shape[0], -1)
-    found = orthogonal(left * values[:, None] @ right, 5).float()
-    assert found.shape == shape
-    singular = torch.linalg.svdvals(found)
-    assert singular.min() > 0.6
-    assert singular.max() < 1.3
-    within = left.mT @ found @ right.mT
-    assert (within - torch.diag_embed(within.diagonal(dim1=1, dim2=2))).abs().max() < 0.05
+    result = orthogonalize(left * values[:, None] @ right, 5).float()
+    assert result.shape == shape
+    singular_values = torch.linalg.svdvals(result)
+    assert singular_values.min() > 0.6
+    assert singular_values.max() < 1.3
+    in_basis = left.mT @ result @ right.mT  # diagonal if the singular vectors are the same
+    assert (in_basis - torch.diag_embed(in_basis.diagonal(dim1=1, dim2=2))).abs().max() < 0.05
 
 
-def test_a_matrix_without_gradient_stays_without():
-    assert not orthogonal(torch.zeros(2, 3, 4), 5).any()
+def test_a_zero_matrix_stays_zero():
+    assert not orthogonalize(torch.zeros(2, 3, 4), 5).any()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_filters_are_trained_as_flattened_matrices(layout):
-    filters, grads = torch.randn(4, 3, 2, 2), torch.randn(3, 4, 3, 2, 2)
-    four = nn.Parameter(filters.clone(memory_format=layout))
-    two = nn.Parameter(filters.flatten(1).clone())
-    optimizers = MuonSGD([four]), MuonSGD([two])
+def test_filters_are_updated_as_flattened_matrices(layout):
+    start, grads = torch.randn(4, 3, 2, 2), torch.randn(3, 4, 3, 2, 2)
+    filters = nn.Parameter(start.clone(memory_format=layout))
+    matrix = nn.Parameter(start.flatten(1).clone())
+    optimizers = MuonSGD([filters]), MuonSGD([matrix])
     for grad in grads:
-        four.grad, two.grad = grad.clone(memory_format=layout), grad.flatten(1).clone()
+        filters.grad, matrix.grad = grad.clone(memory_format=layout), grad.flatten(1).clone()
         for optimizer in optimizers:
             optimizer.step()
-    assert four.flatten(1).equal(two)
-    assert not four.equal(filters)
+    assert filters.flatten(1).equal(matrix)
+    assert not filters.equal(start)
 
 
-def test_matrices_of_one_shape_do_not_mix():
+def test_matrices_of_one_shape_are_updated_independently():
     together = [nn.Parameter(torch.randn(4, 6)) for _ in range(3)]
     alone = deepcopy(together)
     for p, q in zip(together, alone, strict=True):
@@ -133,10 +133,10 @@ def test_matrices_of_one_shape_do_not_mix():
     MuonSGD(together).step()
     for q in alone:
         MuonSGD([q]).step()
-    torch.testing.assert_close(together, alone, rtol=0, atol=2e-4)  # of steps of 0.02
+    torch.testing.assert_close(together, alone, rtol=0, atol=2e-4)  # updates are of size 0.02
 
 
-def test_parameters_are_split_by_kind_and_each_kind_has_its_settings():
+def test_each_kind_of_parameter_gets_its_own_settings():
     model = net()
     muon, sgd = MuonSGD(model.parameters(), lr=0.3, momentum=0.7, sgd_lr=0.2, sgd_momentum=0.6).param_groups
     assert all(p.ndim > 1 for p in muon["params"])
@@ -148,23 +148,23 @@ def test_parameters_are_split_by_kind_and_each_kind_has_its_settings():
     ]
 
 
-def test_settings_of_a_group_count_for_both_kinds_and_muon_can_be_turned_off():
+def test_settings_of_a_group_apply_to_both_kinds():
     one, two = nn.Linear(3, 3), nn.Linear(3, 3)
     groups = [{"params": one.parameters(), "lr": 0.7}, {"params": two.parameters(), "muon": False, "sgd_lr": 0.4}]
-    found = MuonSGD(groups, lr=0.3, sgd_lr=0.2).param_groups
-    assert [(group["params"], group["muon"], group["lr"]) for group in found] == [
+    built = MuonSGD(groups, lr=0.3, sgd_lr=0.2).param_groups
+    assert [(group["params"], group["muon"], group["lr"]) for group in built] == [
         ([one.weight], True, 0.7),
         ([one.bias], False, 0.7),
         ([two.weight, two.bias], False, 0.4),
     ]
 
 
-def test_named_parameters_are_taken_too():
+def test_named_parameters_are_accepted():
     groups = MuonSGD(nn.Linear(2, 2).named_parameters()).param_groups
     assert [group["param_names"] for group in groups] == [["weight"], ["bias"]]
 
 
-def test_a_closure_is_called_with_gradients_and_its_loss_is_returned():
+def test_step_calls_the_closure_with_gradients_and_returns_its_loss():
     p = nn.Parameter(torch.ones(2, 2))
     optimizer = MuonSGD([p])
 
@@ -179,7 +179,7 @@ def test_a_closure_is_called_with_gradients_and_its_loss_is_returned():
     assert optimizer.step() is None
 
 
-def test_parameters_without_gradients_are_left_alone():
+def test_parameters_without_gradients_do_not_change():
     model = net()
     before = deepcopy(model.state_dict())
     model[3].weight.grad = torch.ones(4, 16)
@@ -189,25 +189,23 @@ def test_parameters_without_gradients_are_left_alone():
     assert list(optimizer.state) == [model[3].weight]
 
 
-def test_a_stored_optimizer_goes_on_to_the_bit():
-    whole = net()
-    optimizer = MuonSGD(whole.parameters(), weight_decay=0.1)
-    train(whole, optimizer)
-    half, stored = deepcopy(whole), io.BytesIO()
-    torch.save(optimizer.state_dict(), stored)
-    stored.seek(0)
-    resumed = MuonSGD(half.parameters())
-    resumed.load_state_dict(torch.load(stored, weights_only=True))
-    train(whole, optimizer, seed=1)
-    train(half, resumed, seed=1)
-    assert all(p.equal(q) for p, q in zip(whole.parameters(), half.parameters(), strict=True))
-    fresh = net()
-    fresh.load_state_dict(whole.state_dict())
-    train(fresh, MuonSGD(fresh.parameters(), weight_decay=0.1), seed=1)
-    assert not fresh[3].weight.equal(half[3].weight)
+def test_a_restored_optimizer_continues_exactly():
+    uninterrupted = net()
+    optimizer = MuonSGD(uninterrupted.parameters(), weight_decay=0.1)
+    train(uninterrupted, optimizer)
+    resumed, stateless, file = deepcopy(uninterrupted), deepcopy(uninterrupted), io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    restored = MuonSGD(resumed.parameters())
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    train(uninterrupted, optimizer, seed=1)
+    train(resumed, restored, seed=1)
+    assert all(p.equal(q) for p, q in zip(uninterrupted.parameters(), resumed.parameters(), strict=True))
+    train(stateless, MuonSGD(stateless.parameters(), weight_decay=0.1), seed=1)
+    assert not stateless[3].weight.equal(resumed[3].weight)
 
 
-def test_a_copy_goes_on_by_itself():
+def test_a_deep_copy_is_independent():
     model = net()
     optimizer = MuonSGD(model.parameters(), sgd_lr=0.3)
     train(model, optimizer)
@@ -221,7 +219,7 @@ def test_a_copy_goes_on_by_itself():
 
 
 class Fit(LightningModule):
-    """Map noise to zero."""
+    """Map noise to one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +235,7 @@ class Fit(LightningModule):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_lightning_trains_with_it_while_accumulating(precision):
+def test_lightning_trains_with_accumulated_gradients(precision):
     model = Fit()
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     trainer = Trainer(
@@ -260,25 +258,25 @@ def test_lightning_trains_with_it_while_accumulating(precision):
         ({"ns_steps": 0}, "ns_steps must be at least 1, got 0"),
     ],
 )
-def test_invalid_arguments_are_refused(settings, message):
+def test_invalid_arguments_are_rejected(settings, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         MuonSGD([nn.Parameter(torch.ones(2, 2))], **settings)
 
 
-def test_parameters_without_a_shape_are_refused():
-    with pytest.raises(ValueError, match="MuonSGD must know the shapes of parameters"):
+def test_uninitialized_parameters_are_rejected():
+    with pytest.raises(ValueError, match="MuonSGD needs the shapes of all parameters"):
         MuonSGD(nn.LazyLinear(3).parameters())
 
 
-def test_matrices_are_brought_to_the_norm_of_one_with_unit_rows_before_a_step() -> None:
-    weight = torch.nn.Parameter(torch.randn(8, 3, 3, 3))
+def test_normalize_scales_each_matrix_to_the_norm_of_unit_rows():
+    weight = nn.Parameter(torch.randn(8, 3, 3, 3))
     direction = weight.detach() / weight.detach().norm()
     weight.grad = torch.randn_like(weight)
     MuonSGD([weight], lr=0.0, normalize=True).step()
     torch.testing.assert_close(weight.detach(), direction * 8**0.5)
 
 
-def test_a_matrix_of_zeros_is_learnt_and_a_complex_one_is_left_to_sgd():
+def test_zero_matrices_learn_and_complex_ones_are_left_to_sgd():
     zeros, waves = nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.ones(4, 4, dtype=torch.complex64))
     optimizer = MuonSGD([zeros, waves], normalize=True)
     zeros.grad, waves.grad = torch.randn(4, 4), torch.full((4, 4), 1j)
