@@ -1,59 +1,73 @@
-"""Weights of the classes in a loss, so that small ones count as much as large ones."""
+"""Class weights of a loss, so that rare classes count as much as frequent ones."""
 
 from itertools import product
 from math import inf
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src import UserError
 
+NAMES = ("pos_weight", "weight")
 
-def weigh(loss: Any, num_classes: int, weights: list[float]) -> None:
-    """Set the weights of the classes: ``pos_weight`` where a loss has that, else ``weight``.
+
+def set_class_weights(loss: Any, num_classes: int, weights: list[float]) -> None:
+    """Set ``pos_weight`` of a loss if it has one, else ``weight``.
 
     Raises:
-        UserError: if it has neither, or there are not as many weights as classes.
+        UserError: if the loss has neither, or the weights are not K finite non-negative numbers.
     """
     if len(weights) != num_classes:
         raise UserError(f"class_weights must be {num_classes} numbers, one for each class, got {len(weights)}")
     if not (any(weights) and all(0 <= weight < inf for weight in weights)):
-        raise UserError(f"class_weights must be numbers of at least 0, not all of them 0, got {weights}")
-    name = weights_name(loss)
-    like = getattr(loss, name)
-    setattr(loss, name, torch.tensor(weights, device=None if like is None else like.device))
+        raise UserError(f"class_weights must be finite numbers of at least 0, at least one above 0, got {weights}")
+    name = weight_name(loss)
+    current = getattr(loss, name)
+    setattr(loss, name, torch.tensor(weights, device=None if current is None else current.device))
 
 
-def weights_name(loss: Any) -> str:
-    named = [name for name in ("pos_weight", "weight") if isinstance(loss, nn.Module) and name in loss._buffers]
-    if not named:
-        got = getattr(loss, "__name__", type(loss).__name__)
-        raise UserError(f"class_weights needs a loss that has them, such as torch.nn.CrossEntropyLoss, got {got}")
-    return named[0]
+def balanced_weights(loss: Any, num_classes: int, targets: Tensor) -> list[float]:
+    """Return weights that make all classes count equally.
 
+    With N_k of N targets in class k, a ``weight`` is N / (K * N_k), which averages one over the samples, and a
+    ``pos_weight`` is (N - N_k) / N_k, negatives per positive.
 
-def restore(task: Any, checkpoint: dict[str, Any]) -> None:
-    """Put the task's class weights into those of a checkpoint, which alone may know balanced ones."""
-    states = [checkpoint[key] for key in ("state_dict", "current_model_state") if key in checkpoint]  # with an average
-    for state, name in product(states, ("loss.weight", "loss.pos_weight")):
-        own = task.state_dict().get(name)
-        if own is None:
-            state.pop(name, None)
-        elif task.class_weights != "balanced" or name not in state:
-            state[name] = own
-
-
-def balanced(loss: Any, num_classes: int, data: Any) -> list[float]:
-    """Return weights that make all classes of the training part count the same.
-
-    For a ``weight`` N / (K * N_k), with a mean of one over the samples, where N_k of N targets are of class k; for a
-    ``pos_weight`` (N - N_k) / N_k, negatives for each positive.
+    Args:
+        loss: the loss to be weighted.
+        num_classes: number of classes K.
+        targets: classes of the training split, (N,).
     """
-    if "train" not in getattr(data, "parts", {}):
-        raise UserError("class_weights: balanced needs data derived from src.data.DataModule; else list the weights")
-    targets = data.parts["train"].classes
     counts = torch.bincount(targets, minlength=num_classes).clamp(min=1)
-    if weights_name(loss) == "pos_weight":
+    if weight_name(loss) == "pos_weight":
         return ((len(targets) - counts) / counts).tolist()
     return (len(targets) / (num_classes * counts)).tolist()
+
+
+def restore_class_weights(states: list[dict[str, Any]], loss: Any, keep_stored: bool) -> None:
+    """Replace the class weights in stored states by the configured ones, so that the config wins.
+
+    Args:
+        states: state dicts of tasks, changed in place.
+        loss: loss of the task, with the configured class weights.
+        keep_stored: whether stored weights win, as balanced ones do, because only the checkpoint has them.
+    """
+    configured = loss.state_dict(keep_vars=True) if isinstance(loss, nn.Module) else {}
+    for state, name in product(states, NAMES):
+        key = f"loss.{name}"
+        if isinstance(configured.get(name), nn.Parameter):
+            continue  # trained, not configured
+        if name not in configured:
+            state.pop(key, None)
+        elif not keep_stored or key not in state:
+            state[key] = configured[name]
+
+
+def weight_name(loss: Any) -> str:
+    """Return the name of the buffer for the class weights of a loss; the buffer is None until they are set."""
+    for name in NAMES:
+        value = getattr(loss, name, "missing") if isinstance(loss, nn.Module) and name not in vars(loss) else "missing"
+        if value is None or (isinstance(value, Tensor) and not isinstance(value, nn.Parameter)):
+            return name
+    got = getattr(loss, "__name__", type(loss).__name__)
+    raise UserError(f"class_weights needs a loss with class weights, such as torch.nn.CrossEntropyLoss, got {got}")

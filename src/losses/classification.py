@@ -1,4 +1,4 @@
-"""Losses that torch lacks. Targets are classes (N,) or soft labels (N, K), as mixup makes them."""
+"""Classification losses that torch lacks. Targets are classes (N,) or soft labels (N, K), as mixup produces them."""
 
 from math import inf
 
@@ -7,27 +7,32 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, multi_margin_loss, one_hot
 
 
-class Weighted(nn.Module):
-    """A loss with a number for each class, kept as a buffer that is None where all classes count alike."""
+class ClassWeightedLoss(nn.Module):
+    """Base of losses with one number per class, kept in a buffer; None weights all classes equally.
+
+    Args:
+        name: name of the buffer.
+        weight: one number per class, (K,).
+    """
 
     def __init__(self, name: str, weight: list[float] | None) -> None:
         super().__init__()
         if weight is not None and not (any(weight) and all(0 <= w < inf for w in weight)):
-            raise ValueError(f"{name} must be numbers of at least 0, one of them above it, got {weight}")
+            raise ValueError(f"{name} must be finite numbers of at least 0, at least one above 0, got {weight}")
         self.register_buffer(name, None if weight is None else torch.tensor(weight, dtype=torch.float))
 
 
-class FocalLoss(Weighted):
-    """Cross-entropy in which a class counts the less the surer it is: ``-(1 - p)**gamma * log(p)``.
+class FocalLoss(ClassWeightedLoss):
+    """Cross-entropy that down-weights well-classified samples: ``-(1 - p)**gamma * log(p)``.
 
-    The mean is weighted, divided by the summed weights of the targets. So at ``gamma`` 0 this is
-    ``torch.nn.CrossEntropyLoss``, but for soft labels with weights: there torch divides by N, here a soft label that
-    is one-hot counts as its class does. arXiv:1708.02002, equation 5, with softmax in place of the sigmoid.
+    arXiv:1708.02002, equation 5, with softmax instead of the sigmoid. The mean divides by the summed weights of the
+    targets. At ``gamma`` 0 the loss equals ``torch.nn.CrossEntropyLoss``, except for soft labels with class weights:
+    torch divides by N, whereas here a one-hot soft label gives the same loss as its class.
 
     Args:
-        gamma: how much less, at least 0; 0 is cross-entropy.
+        gamma: focusing exponent, at least 0; 0 is cross-entropy.
         weight: weight of each class, (K,).
-        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1].
+        label_smoothing: fraction of each target spread evenly over all classes, in [0, 1].
 
     Shape:
         logits (N, K), targets (N,) or (N, K) -> ().
@@ -44,20 +49,20 @@ class FocalLoss(Weighted):
         self.gamma, self.label_smoothing = gamma, label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        log_p = precise(logits).log_softmax(1)
-        labels = soft(targets, log_p)
+        log_p = at_least_float32(logits).log_softmax(1)
+        labels = soft_labels(targets, log_p)
         weight = torch.ones_like(log_p[0]) if self.weight is None else self.weight.to(log_p.dtype)
-        tiny = torch.finfo(log_p.dtype).tiny  # at 0 the slope of a root, gamma below 1, is infinite
-        unsure = (1 - log_p.exp()).clamp(min=tiny) ** self.gamma
-        return -(smooth(labels, self.label_smoothing) * unsure * log_p * weight).sum() / (labels * weight).sum()
+        tiny = torch.finfo(log_p.dtype).tiny  # for gamma below 1 the gradient of 0**gamma is infinite
+        focus = (1 - log_p.exp()).clamp(min=tiny) ** self.gamma
+        return -(smooth(labels, self.label_smoothing) * focus * log_p * weight).sum() / (labels * weight).sum()
 
 
-class BinaryCrossEntropy(Weighted):
-    """Binary cross-entropy of each class against all others, mean over samples and classes; arXiv:2110.00476.
+class BinaryCrossEntropy(ClassWeightedLoss):
+    """Binary cross-entropy of each class against all others, averaged over samples and classes; arXiv:2110.00476.
 
     Args:
-        pos_weight: how much more the samples of each class count than those of others, (K,).
-        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1].
+        pos_weight: weight of each class's positive samples relative to its negative ones, (K,).
+        label_smoothing: fraction of each target spread evenly over all classes, in [0, 1].
 
     Shape:
         logits (N, K), targets (N,) or (N, K) -> ().
@@ -72,17 +77,17 @@ class BinaryCrossEntropy(Weighted):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        logits = precise(logits)
-        labels = smooth(soft(targets, logits), self.label_smoothing)
+        logits = at_least_float32(logits)
+        labels = smooth(soft_labels(targets, logits), self.label_smoothing)
         return binary_cross_entropy_with_logits(logits, labels, pos_weight=self.pos_weight)
 
 
-class Hinge(Weighted):
-    """``torch.nn.MultiMarginLoss``; of soft labels its mean over classes, weighted by the labels, in N * K * K numbers.
+class Hinge(ClassWeightedLoss):
+    """Multi-margin loss; for soft labels, the label-weighted mean over classes, which takes O(N K^2) memory.
 
     Args:
-        margin: how far the logit of the target must be above each other one to cost nothing, above 0.
-        p: exponent of what is missing, 1 or 2.
+        margin: margin by which the target's logit must exceed every other logit, above 0.
+        p: exponent of margin violations, 1 or 2.
         weight: weight of each class, (K,).
 
     Shape:
@@ -100,26 +105,26 @@ class Hinge(Weighted):
         self.margin, self.p = margin, p
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        logits = precise(logits)
+        logits = at_least_float32(logits)
         weight = None if self.weight is None else self.weight.to(logits.dtype)
         if not targets.is_floating_point():
             return multi_margin_loss(logits, targets, self.p, self.margin, weight)
         n, k = logits.shape
         classes = torch.arange(k, device=logits.device).repeat(n)
-        copies = logits.repeat_interleave(k, 0)  # (N * K, K), one for each class that could be the target
-        each = multi_margin_loss(copies, classes, self.p, self.margin, weight, reduction="none").view(n, k)
-        return (targets * each).sum() / n
+        copies = logits.repeat_interleave(k, 0)  # (N * K, K), one for each possible target
+        losses = multi_margin_loss(copies, classes, self.p, self.margin, weight, reduction="none").view(n, k)
+        return (targets * losses).sum() / n
 
 
-def precise(logits: Tensor) -> Tensor:
-    """Return logits of half precision as float32."""
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Convert half-precision logits to float32."""
     return logits.float() if logits.dtype in (torch.half, torch.bfloat16) else logits
 
 
-def soft(targets: Tensor, logits: Tensor) -> Tensor:
-    """Return classes as one-hot labels like the logits, and soft labels as they are."""
+def soft_labels(targets: Tensor, logits: Tensor) -> Tensor:
+    """Return targets as labels (N, K) of the logits' dtype, one-hot if they are classes."""
     return (targets if targets.is_floating_point() else one_hot(targets, logits.shape[1])).to(logits.dtype)
 
 
-def smooth(labels: Tensor, share: float) -> Tensor:
-    return labels * (1 - share) + share / labels.shape[1]
+def smooth(labels: Tensor, smoothing: float) -> Tensor:
+    return labels * (1 - smoothing) + smoothing / labels.shape[1]

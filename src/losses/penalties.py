@@ -1,4 +1,4 @@
-"""Terms that are added to the training loss; each is called with the net."""
+"""Penalties: terms added to the training loss, each called with the net."""
 
 import re
 
@@ -9,14 +9,16 @@ from src import UserError
 
 
 class Penalty:
-    """A sum of terms over the weights of a net: the trained parameters with two or more axes. Subclasses set ``term``.
+    """Base of penalties that sum one term per weight: a trainable parameter with at least two axes.
+
+    Subclasses implement ``term``.
 
     Args:
         weight: factor of the sum, at least 0.
-        match: regular expression that the whole name of a weight must match, such as ``features.*``.
+        match: regular expression for full parameter names, such as ``features.*``.
 
     Raises:
-        UserError: when called with a net that has no such weight.
+        UserError: when called with a net that has no matching weight.
     """
 
     def __init__(self, weight: float, match: str = ".*") -> None:
@@ -37,7 +39,7 @@ class Penalty:
         terms = [self.term(weight) for name, weight in weights.items() if self.pattern.fullmatch(name)]
         if not terms:
             names = ", ".join([*list(weights)[:5], *["..."][: len(weights) > 5]])
-            raise UserError(f"match must be the whole name of a weight ({names}), got {self.pattern.pattern}")
+            raise UserError(f"match must match the full name of a weight ({names}), got {self.pattern.pattern!r}")
         return self.weight * torch.stack(terms).sum()
 
 
@@ -49,22 +51,22 @@ class L1(Penalty):
 
 
 class L2(Penalty):
-    """Half the sum of squares: the gradient is that of SGD's ``weight_decay``, but adaptive optimizers rescale it."""
+    """Half the sum of squares; its gradient equals SGD's ``weight_decay``, but adaptive optimizers rescale it."""
 
     def term(self, weight: Tensor) -> Tensor:
         return weight.square().sum() / 2
 
 
 class Orthogonal(Penalty):
-    """Squared distance of the Gram matrix of filters from the identity; arXiv:1810.09102, soft orthogonality.
+    """Squared distance of the filters' Gram matrix from the identity; soft orthogonality of arXiv:1810.09102.
 
-    A weight (O, ...) is a matrix W (O, I), I the product of the other axes. Of ``W W^T`` and ``W^T W`` the smaller one
-    is compared: distances differ by the constant O - I, gradients not at all.
+    A weight (O, ...) is flattened to a matrix W (O, I). The smaller of ``W W^T`` and ``W^T W`` is used: their distances
+    differ only by the constant O - I, so the gradients agree.
     """
 
     def term(self, weight: Tensor) -> Tensor:
         rows = weight.flatten(1)
         rows = rows if len(rows) <= rows.shape[1] else rows.T
-        with torch.autocast(weight.device.type, enabled=False):  # a Gram matrix of bfloat16 is off by 1 %
+        with torch.autocast(weight.device.type, enabled=False):  # in bfloat16 the Gram matrix would be off by 1 %
             gram = rows @ rows.T
         return (gram - torch.eye(len(rows), dtype=gram.dtype, device=gram.device)).square().sum()

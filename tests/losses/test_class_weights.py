@@ -1,6 +1,4 @@
-"""Weights of classes are scikit-learn's, and reach the loss."""
-
-from types import SimpleNamespace
+"""Class weights agree with scikit-learn's, reach the loss, and a changed config wins over the checkpoint."""
 
 import numpy as np
 import pytest
@@ -10,76 +8,118 @@ from torch import nn
 
 from src import UserError
 from src.cli import main
-from src.data.samples import Samples
-from src.losses import BinaryCrossEntropy
-from src.tasks.class_weights import balanced, weigh
+from src.losses import BinaryCrossEntropy, FocalLoss
+from src.losses.class_weights import balanced_weights, restore_class_weights, set_class_weights
 
 TARGETS = torch.tensor([0] * 30 + [1] * 9 + [2])
-DATA = SimpleNamespace(parts={"train": Samples(TARGETS, TARGETS)})
+FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--model.loss=torch.nn.CrossEntropyLoss"]
+RUN = "--run=runs/digits/version_0"
 
 
-def test_balanced_weights_are_those_of_scikit_learn():
+def test_balanced_weights_agree_with_scikit_learn():
     expected = compute_class_weight("balanced", classes=np.arange(3), y=TARGETS.numpy())
-    assert balanced(nn.CrossEntropyLoss(), 3, DATA) == pytest.approx(expected.tolist())
+    assert balanced_weights(nn.CrossEntropyLoss(), 3, TARGETS) == pytest.approx(expected.tolist())
 
 
-def test_a_pos_weight_is_negatives_for_each_positive():
-    assert balanced(BinaryCrossEntropy(), 3, DATA) == pytest.approx([10 / 30, 31 / 9, 39])
+def test_balanced_pos_weights_are_negatives_per_positive():
+    assert balanced_weights(BinaryCrossEntropy(), 3, TARGETS) == pytest.approx([10 / 30, 31 / 9, 39])
 
 
-def test_balanced_classes_count_the_same_in_the_loss():
+def test_a_class_without_samples_gets_a_finite_weight():
+    assert balanced_weights(nn.CrossEntropyLoss(), 4, TARGETS)[3] == 10
+
+
+def test_balanced_classes_contribute_equally_to_the_loss():
     loss = nn.CrossEntropyLoss(reduction="none")
-    weigh(loss, 3, balanced(loss, 3, DATA))
+    set_class_weights(loss, 3, balanced_weights(loss, 3, TARGETS))
     losses = loss(torch.zeros(40, 3), TARGETS)
     sums = [float(losses[k == TARGETS].sum()) for k in range(3)]
     assert sums == pytest.approx([sums[0]] * 3)
 
 
-@pytest.mark.parametrize("loss", [nn.functional.cross_entropy, nn.MSELoss()])
-def test_a_loss_without_weights_is_refused(loss):
-    with pytest.raises(UserError, match=r"class_weights needs a loss that has them, such as torch.nn.CrossEntropyLoss"):
-        weigh(loss, 3, [1, 1, 1])
+class NoBuffer(nn.Module):
+    """A loss whose attribute and parameter have the names of class weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_weight, self.weight = None, nn.Parameter(torch.ones(3))
 
 
-FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--model.loss=torch.nn.CrossEntropyLoss"]
+@pytest.mark.parametrize("loss", [nn.functional.cross_entropy, nn.MSELoss(), NoBuffer()])
+def test_a_loss_without_class_weights_is_rejected(loss):
+    with pytest.raises(UserError, match=r"class_weights needs a loss with class weights, such as torch.nn.CrossEntr"):
+        set_class_weights(loss, 3, [1, 1, 1])
 
 
-def test_class_weights_that_are_typed_go_before_those_of_a_checkpoint():
+@pytest.mark.parametrize("weights", [[1, -1, 1], [0, 0, 0], [1, 1, float("inf")], [1, float("nan"), 1]])
+def test_weights_that_are_not_finite_and_positive_are_rejected(weights):
+    with pytest.raises(UserError, match="class_weights must be finite numbers of at least 0, at least one above 0"):
+        set_class_weights(nn.CrossEntropyLoss(), 3, weights)
+
+
+@pytest.mark.parametrize("keep_stored", [False, True])
+@pytest.mark.parametrize(("loss", "name"), [(FocalLoss(), "weight"), (BinaryCrossEntropy(), "pos_weight")])
+def test_stored_class_weights_win_only_if_kept(loss, name, keep_stored):
+    set_class_weights(loss, 2, [1.0, 2.0])
+    states = [{f"loss.{name}": torch.tensor([3.0, 4.0])}, {"net.weight": torch.ones(1)}]
+    restore_class_weights(states, loss, keep_stored)
+    assert states[0][f"loss.{name}"].tolist() == ([3.0, 4.0] if keep_stored else [1.0, 2.0])
+    assert states[1].keys() == {"net.weight", f"loss.{name}"}
+    assert states[1][f"loss.{name}"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.MSELoss(), nn.functional.cross_entropy])
+def test_stored_class_weights_are_removed_if_the_loss_has_none(loss):
+    state = {"loss.weight": torch.ones(2), "loss.pos_weight": torch.ones(2), "net.weight": torch.ones(1)}
+    restore_class_weights([state], loss, keep_stored=False)
+    assert state.keys() == {"net.weight"}
+
+
+def test_trained_parameters_of_a_loss_are_not_class_weights():
+    stored = torch.zeros(3)
+    state = {"loss.weight": stored}
+    restore_class_weights([state], NoBuffer(), keep_stored=False)
+    assert state["loss.weight"] is stored
+
+
+def test_changed_class_weights_win_over_those_of_the_checkpoint():
     ones, others = ([1.0] * 10, [9.0, *[1.0] * 9])
     main([*FIT, f"--model.class_weights={ones}", "--trainer.max_epochs=1"])
-    run = "--run=runs/digits/version_0"
-    cli = main(["fit", run, f"--model.class_weights={others}", "--trainer.max_epochs=2"])
-    assert cli.model.loss.weight.tolist() == others
-    assert main(["test", run]).model.loss.weight.tolist() == others
-    assert main(["test", run, "--model.class_weights=null"]).model.loss.weight is None
+    resumed = main(["fit", RUN, f"--model.class_weights={others}", "--trainer.max_epochs=2"])
+    assert resumed.task.loss.weight.tolist() == others
+    assert main(["test", RUN]).task.loss.weight.tolist() == others
+    assert main(["test", RUN, "--model.class_weights=null"]).task.loss.weight is None
 
 
-def test_class_weights_go_with_weights_in_half_precision():
-    cli = main([*FIT, f"--model.class_weights={[2.0] * 10}", "--trainer.precision=bf16-true", "--trainer.max_epochs=1"])
-    assert (cli.run.path / "results.json").is_file()
+def test_class_weights_work_in_half_precision():
+    settings = [f"--model.class_weights={[2.0] * 10}", "--trainer.precision=bf16-true", "--trainer.max_epochs=1"]
+    assert (main([*FIT, *settings]).run.path / "results.json").is_file()
 
 
-def test_balanced_class_weights_are_known_in_a_later_test():
-    fitted = main([*FIT, "--model.class_weights=balanced", "--trainer.max_epochs=1"]).model.loss.weight
+def test_balanced_class_weights_are_restored_from_the_checkpoint():
+    fitted = main([*FIT, "--model.class_weights=balanced", "--trainer.max_epochs=1"]).task.loss.weight
     assert not fitted.eq(1).all()
-    assert main(["test", "--run=runs/digits/version_0"]).model.loss.weight.equal(fitted)
+    assert main(["test", RUN]).task.loss.weight.equal(fitted)
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("settings", "message"),
     [
         (["--model.class_weights=[1,2]"], "class_weights must be 10 numbers, one for each class, got 2"),
-        (["--model.class_weights=[-1,1,1,1,1,1,1,1,1,1]"], "class_weights must be numbers of at least 0"),
+        (["--model.class_weights=[-1,1,1,1,1,1,1,1,1,1]"], "class_weights must be finite numbers of at least 0"),
         (
             ["--model.class_weights=balanced", "--model.loss=torch.nn.functional.multi_margin_loss"],
             "got multi_margin_loss",
         ),
-        (["--model.loss={class_path: src.losses.FocalLoss, init_args: {weight: [1, 2, 3]}}"], "the loss does not take"),
+        (
+            ["--model.loss={class_path: src.losses.FocalLoss, init_args: {weight: [1, 2, 3]}}"],
+            "the loss does not take",
+        ),
     ],
 )
-def test_mistakes_are_answered_in_one_line(typed, message, capsys):
+def test_invalid_class_weights_are_one_line_errors(settings, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([*FIT, *typed])
+        main([*FIT, *settings])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error

@@ -1,11 +1,12 @@
-"""Gradients of penalties are their closed forms, and descending them leads where they say."""
+"""Gradients of penalties agree with closed forms, and gradient descent reaches their minima."""
 
 import pytest
 import torch
 from torch import nn
 
 from src import UserError
-from src.penalties import L1, L2, Orthogonal, Penalty
+from src.losses import L1, L2, Orthogonal
+from src.losses.penalties import Penalty
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +33,15 @@ def gram_gradient(weight: torch.Tensor) -> torch.Tensor:
     ("penalty", "gradient"),
     [(L1(0.3), torch.sign), (L2(0.3), lambda weight: weight), (Orthogonal(0.3), gram_gradient)],
 )
-def test_gradients_are_closed_forms_on_weights_and_absent_on_biases_and_norms(penalty, gradient):
+def test_only_weights_get_gradients_and_these_agree_with_closed_forms(penalty, gradient):
     net = small_net().requires_grad_()
-    found = gradients(penalty, net)
-    assert {name for name, grad in found.items() if grad is not None} == {"0.weight", "3.weight"}
+    grads = gradients(penalty, net)
+    assert {name for name, grad in grads.items() if grad is not None} == {"0.weight", "3.weight"}
     for name in ("0.weight", "3.weight"):
-        torch.testing.assert_close(found[name], 0.3 * gradient(net.get_parameter(name).detach()))
+        torch.testing.assert_close(grads[name], 0.3 * gradient(net.get_parameter(name).detach()))
 
 
-def test_values_are_sums_over_all_weights():
+def test_a_penalty_sums_over_all_weights():
     net = nn.Sequential(nn.Linear(2, 3, bias=False), nn.Linear(3, 2, bias=False))
     net[0].weight.data = torch.tensor([[1.0, -2.0], [0.0, 3.0], [0.0, 0.0]])
     net[1].weight.data = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
@@ -49,12 +50,12 @@ def test_values_are_sums_over_all_weights():
     assert Orthogonal(0.5)(net).item() == 0.5 * (0 + 2 * 2**2 + 12**2 + (4 - 1) ** 2)
 
 
-def test_an_orthogonal_penalty_has_the_same_gradient_from_either_gram_matrix():
-    tall = nn.Linear(3, 7, bias=False)  # its 3 x 3 Gram matrix is the smaller one
+def test_both_gram_matrices_give_the_same_gradient():
+    tall = nn.Linear(3, 7, bias=False)  # the 3 x 3 Gram matrix is the smaller one
     torch.testing.assert_close(gradients(Orthogonal(1), tall)["weight"], gram_gradient(tall.weight.detach()))
 
 
-def test_l2_is_weight_decay_of_sgd():
+def test_l2_equals_weight_decay_of_sgd():
     ours, theirs = small_net(), small_net()
     theirs.load_state_dict(ours.state_dict())
     inputs = torch.randn(8, 2, 3, 3)
@@ -88,7 +89,7 @@ def test_l1_drives_weights_to_zero():
 
 
 @pytest.mark.parametrize("net", [nn.Linear(6, 4), nn.Linear(4, 6), nn.Conv2d(3, 5, 2)], ids=repr)
-def test_an_orthogonal_penalty_drives_singular_values_to_one(net):
+def test_the_orthogonal_penalty_drives_singular_values_to_one(net):
     assert (torch.linalg.svdvals(net.weight.flatten(1)) - 1).abs().max() > 0.1
     descend(Orthogonal(1), net, lr=0.05, steps=200)
     rows = net.weight.detach().flatten(1)
@@ -97,7 +98,7 @@ def test_an_orthogonal_penalty_drives_singular_values_to_one(net):
 
 
 @pytest.mark.parametrize("penalty", [L1(0.3), L2(0.3), Orthogonal(0.3)])
-def test_gradients_agree_with_differences(penalty):
+def test_gradients_agree_with_finite_differences(penalty):
     class Net(nn.Module):
         def __init__(self, *weights: torch.Tensor) -> None:
             super().__init__()
@@ -110,15 +111,15 @@ def test_gradients_agree_with_differences(penalty):
     assert torch.autograd.gradcheck(lambda *weights: penalty(Net(*weights)), weights)
 
 
-def test_a_pattern_picks_weights_by_their_whole_name():
+def test_match_selects_weights_by_their_full_name():
     net = small_net()
     assert L1(1, match="0.*")(net).equal(net[0].weight.abs().sum())
     assert L1(1, match=r"(0|3)\.weight")(net).equal(L1(1)(net))
-    with pytest.raises(UserError, match=r"match must be the whole name of a weight \(0.weight, 3.weight\), got 3"):
+    with pytest.raises(UserError, match=r"match must match the full name of a weight \(0.weight, 3.weight\), got '3'"):
         L1(1, match="3")(net)
 
 
-def test_frozen_weights_are_left_out():
+def test_frozen_weights_are_not_penalized():
     net = small_net()
     net[0].requires_grad_(False)
     assert L1(1)(net).equal(net[3].weight.abs().sum())
@@ -131,11 +132,11 @@ def test_shared_weights_count_once():
 
 
 @pytest.mark.parametrize("kind", [L1, L2, Orthogonal])
-def test_under_autocast_nothing_is_lost(kind):
+def test_autocast_does_not_change_the_value(kind):
     net = small_net()
     with torch.autocast("cpu", torch.bfloat16):
-        found = kind(1)(net)
-    assert found.equal(kind(1)(net))
+        value = kind(1)(net)
+    assert value.equal(kind(1)(net))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +147,6 @@ def test_under_autocast_nothing_is_lost(kind):
         ({"weight": 1, "match": "("}, r"match must be a regular expression, got '\('"),
     ],
 )
-def test_invalid_arguments_are_refused(settings, message):
+def test_invalid_arguments_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         L1(**settings)
