@@ -1,4 +1,4 @@
-"""Networks that know nothing of training. Add one: an nn.Module, first argument num_outputs; name it in a YAML."""
+"""Networks, independent of training. Add one: an nn.Module with first argument num_outputs. Name it in a YAML."""
 
 from src.nets.init import Init
 from src.nets.lenet import LeNet

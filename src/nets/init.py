@@ -1,4 +1,4 @@
-"""Init: how the weights of a net are drawn."""
+"""Init: weight initialization."""
 
 import inspect
 import re
@@ -11,15 +11,15 @@ from src import UserError
 
 
 class Init:
-    """Draw the weights of linear and convolutional layers, and set their biases.
+    """Initialize linear and convolutional layers.
 
     Args:
         weight: function of ``torch.nn.init``: kaiming_normal_ or kaiming_uniform_ (He, arXiv:1502.01852),
             xavier_normal_ or xavier_uniform_ (Glorot and Bengio, 2010), orthogonal_ (arXiv:1312.6120), normal_,
             trunc_normal_.
-        settings: further arguments of it, such as {std: 0.02}.
+        settings: other arguments of the function, such as {std: 0.02}.
         bias: value of all biases.
-        match: regular expression for the whole names of the layers, such as 'head'; by default all.
+        match: regular expression for full layer names, such as 'head'; by default all layers.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class Init:
             raise ValueError(f"settings must be arguments of {weight.__name__}: {error}") from None
 
     def __call__(self, net: nn.Module) -> None:
-        """Initialise a net in place.
+        """Initialize a net in place.
 
         Raises:
-            UserError: if no layer has a name that matches, or if the function refuses its arguments.
+            UserError: if no layer name matches, or if the function rejects its arguments.
         """
-        kinds = (nn.Linear, nn.modules.conv._ConvNd)
-        layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, kinds)}
-        chosen = [layer for name, layer in layers.items() if re.fullmatch(self.match, name)]
-        if not chosen:
-            raise UserError(f"init: no layer matches {self.match!r}; the net has {', '.join(layers) or 'none'}")
-        for layer in chosen:
+        types = (nn.Linear, nn.modules.conv._ConvNd)
+        layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, types)}
+        matching = [layer for name, layer in layers.items() if re.fullmatch(self.match, name)]
+        if not matching:
+            raise UserError(f"init: match {self.match!r} matches no layer; the net has {', '.join(layers) or 'none'}")
+        for layer in matching:
             try:
                 self.weight(layer.weight, **self.settings)
             except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -1,10 +1,10 @@
-"""LeNet: the first well-known convolutional network."""
+"""LeNet: a classic convolutional network."""
 
 from torch import nn
 
 
 class LeNet(nn.Sequential):
-    """LeNet-5 with ReLU and max-pooling: two 5x5 convolutions and three linear layers; LeCun et al., 1998.
+    """LeNet-5 with ReLU and max pooling: two 5x5 convolutions and three linear layers; LeCun et al., 1998.
 
     Args:
         num_outputs: number of outputs K.

@@ -1,4 +1,4 @@
-"""MLP: linear layers alone."""
+"""MLP: a multilayer perceptron."""
 
 from itertools import pairwise
 from math import prod
@@ -7,13 +7,13 @@ from torch import nn
 
 
 class MLP(nn.Sequential):
-    """Flattened images through linear layers, each but the last followed by ReLU.
+    """Linear layers on flattened images, each but the last followed by ReLU.
 
     Args:
         num_outputs: number of outputs K.
         image_shape: (C, H, W) of the input.
-        hidden_sizes: outputs of each hidden layer; an empty list makes logistic regression.
-        dropout: share of hidden units set to zero in training, in [0, 1); arXiv:1207.0580.
+        hidden_sizes: width of each hidden layer; an empty list gives logistic regression.
+        dropout: probability of zeroing a hidden unit in training, in [0, 1); arXiv:1207.0580.
 
     Shape:
         images (N, C, H, W) -> logits (N, K).

@@ -1,4 +1,4 @@
-"""ResNet: torchvision's, for images of any size."""
+"""ResNet: torchvision's residual networks, for images of any size."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ class ResNet(nn.Module):
     Args:
         num_outputs: number of outputs K.
         in_channels: channels C of the input.
-        depth: 10 (one block for each stage), 18, 34, 50, 101 or 152 layers.
-        small_images: start with one 3x3 convolution instead of a strided 7x7 and pooling: for images below 64 pixels.
-        weights: name of weights that torchvision can download, such as DEFAULT, or a file with a state dict; the
-            last layer always starts anew, and so does the first one where its shape differs.
-        drop_path: probability that the last residual branch leaves out a sample in training, in [0, 1), in proportion
-            less for earlier ones (stochastic depth, arXiv:1603.09382).
-        dropout: share of the features set to zero in training, in [0, 1); arXiv:1207.0580.
+        depth: 10 (one block per stage), 18, 34, 50, 101 or 152 layers.
+        small_images: start with one 3x3 convolution instead of a strided 7x7 and pooling; for images below 64 pixels.
+        weights: name of pretrained torchvision weights, such as DEFAULT, or a file with a state dict. The last layer is
+            not loaded, nor the first one if its shape differs.
+        drop_path: probability of dropping a sample from the last residual branch in training, in [0, 1); decreases
+            linearly toward the first branch (stochastic depth, arXiv:1603.09382).
+        dropout: probability of zeroing a feature before the last layer in training, in [0, 1); arXiv:1207.0580.
 
     Shape:
         images (N, C, H, W) -> logits (N, K).
@@ -57,25 +57,25 @@ class ResNet(nn.Module):
             self.load(read_weights(f"resnet{depth}", weights), weights)
         self.net.avgpool = nn.Sequential(self.net.avgpool, nn.Dropout(dropout))
         if drop_path:
-            drop_branches(self.net, drop_path)
+            add_stochastic_depth(self.net, drop_path)
 
     def load(self, state: dict[str, Tensor], weights: str) -> None:
-        """Take all weights but those of the last layer, and of the first one where its shape differs."""
+        """Load all weights except those of the last layer, and of the first one if its shape differs."""
         own = self.net.state_dict()
-        fresh = {key for key in own if key.startswith("fc.")}
+        skipped = {key for key in own if key.startswith("fc.")}
         if "conv1.weight" in state and state["conv1.weight"].shape != own["conv1.weight"].shape:
-            fresh.add("conv1.weight")
+            skipped.add("conv1.weight")
         try:
-            self.net.load_state_dict({**state, **{key: own[key] for key in fresh}})
+            self.net.load_state_dict({**state, **{key: own[key] for key in skipped}})
         except RuntimeError as error:
-            raise UserError(f"weights {weights} do not fit this net: {str(error).splitlines()[1].strip()}") from None
+            raise UserError(f"weights {weights} do not match this net: {str(error).splitlines()[1].strip()}") from None
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
 
 
-def drop_branches(net: models.ResNet, drop_path: float) -> None:
-    """Let stochastic depth follow the last norm of each branch; hooks leave the names of the weights as they are."""
+def add_stochastic_depth(net: models.ResNet, drop_path: float) -> None:
+    """Apply stochastic depth after the last norm of each branch, by hooks, so that parameter names do not change."""
     blocks = [m for m in net.modules() if isinstance(m, models.resnet.BasicBlock | models.resnet.Bottleneck)]
     for i, block in enumerate(blocks, 1):
         norm = block.bn2 if isinstance(block, models.resnet.BasicBlock) else block.bn3
@@ -84,12 +84,12 @@ def drop_branches(net: models.ResNet, drop_path: float) -> None:
 
 
 def read_weights(name: str, weights: str) -> dict[str, Tensor]:
-    """Return the state dict of a file or of torchvision's weights of that name."""
+    """Return the state dict of a file, or of torchvision's weights of this name."""
     if Path(weights).is_file():
         try:
             return dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except Exception as error:  # what a file of another kind makes pickle raise is anything
-            raise UserError(f"weights {weights} is not a file with a state dict ({type(error).__name__})") from None
+        except Exception as error:  # pickle raises anything on a file of another format
+            raise UserError(f"weights {weights} must hold a state dict, got {type(error).__name__}") from None
     try:
         known = models.get_model_weights(name)
         return known[weights].get_state_dict(progress=False, check_hash=True)
@@ -98,4 +98,4 @@ def read_weights(name: str, weights: str) -> dict[str, Tensor]:
         raise UserError(f"weights must be a file or one of {name}'s ({names}), got {weights}") from None
     except OSError as error:
         url = known[weights].url
-        raise UserError(f"cannot download {url} ({error}); fetch it elsewhere and give its path as weights") from None
+        raise UserError(f"cannot download {url} ({error}); download it elsewhere and set weights to its path") from None

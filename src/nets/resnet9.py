@@ -5,17 +5,18 @@ from torchvision.ops import StochasticDepth
 
 
 class ResNet9(nn.Module):
-    """Eight convolutions and a linear layer, two residual blocks; David Page, "How to train your ResNet", 2018, part 4.
+    """Eight convolutions, four of them in two residual blocks, then a linear layer.
 
-    Pooling comes before batch norm here, which saves time and changes little.
+    David Page, "How to train your ResNet", 2018, part 4. Pooling comes before batch norm here, which is faster and
+    changes the accuracy little.
 
     Args:
         num_outputs: number of outputs K.
         in_channels: channels C of the input.
-        width: channels of the first convolution, 64 in the source; the last has eight times as many.
-        drop_path: probability that the last residual branch leaves out a sample in training, in [0, 1); half as much
-            for the first (stochastic depth, arXiv:1603.09382).
-        dropout: share of the features set to zero in training, in [0, 1); arXiv:1207.0580.
+        width: channels of the first convolution, 64 in the source; the last one has eight times as many.
+        drop_path: probability of dropping a sample from the second residual branch in training, in [0, 1); half of it
+            for the first branch (stochastic depth, arXiv:1603.09382).
+        dropout: probability of zeroing a feature before the last layer in training, in [0, 1); arXiv:1207.0580.
 
     Shape:
         images (N, C, H, W) -> logits (N, K), with H and W at least 8.
@@ -45,7 +46,7 @@ class ResNet9(nn.Module):
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, pooling if asked for, batch norm, ReLU."""
+    """Convolution, optional pooling, batch norm, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, pool: bool = False) -> None:
         super().__init__(
@@ -57,7 +58,7 @@ class ConvBlock(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions whose output is added to their input."""
+    """Two convolution blocks with a skip connection."""
 
     def __init__(self, channels: int, drop_path: float) -> None:
         super().__init__()

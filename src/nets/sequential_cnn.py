@@ -4,7 +4,7 @@ from torch import nn
 
 
 class SequentialCNN(nn.Sequential):
-    """Three 5x5 convolutions, each followed by pooling, then two linear layers; no other nonlinearity than the pooling.
+    """Three 5x5 convolutions, each followed by max pooling, the only nonlinearity, then two linear layers.
 
     Args:
         num_outputs: number of outputs K.

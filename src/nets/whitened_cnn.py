@@ -1,4 +1,4 @@
-"""WhitenedCNN: a convolutional network that learns small colour images in a few epochs."""
+"""WhitenedCNN: a convolutional network that learns small color images in a few epochs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,17 +9,17 @@ from torch.nn.functional import conv2d, max_pool2d, pad, unfold
 
 
 class WhitenedCNN(nn.Module):
-    """Fixed filters that whiten patches, three stages of convolutions, a scaled head; arXiv:2404.00498, section 3.
+    """Fixed whitening filters, several stages of convolutions and a scaled head; arXiv:2404.00498, section 3.
 
-    Convolutions begin by passing their channels on, norms do not scale, and logits are divided by the number of
-    features, so that large learning rates suit them.
+    Made for large learning rates: convolutions start as the identity, batch norms have no scale, and the logits are
+    divided by the number of features.
 
     Args:
         num_outputs: number of outputs K.
         in_channels: channels C of the input.
-        widths: channels of each stage, which halves height and width.
-        depth: convolutions in each stage, at least 2; from the third on they are a residual branch.
-        momentum: share of each batch in the statistics of norms, in (0, 1].
+        widths: channels of each stage; a stage halves H and W.
+        depth: convolutions per stage, at least 2; from 3 on, all but the first form a residual branch.
+        momentum: weight of each batch in the running statistics of batch norm, in (0, 1].
 
     Shape:
         images (N, C, H, W) -> logits (N, K), with H and W at least 2 ** (stages + 1).
@@ -48,7 +48,7 @@ class WhitenedCNN(nn.Module):
 
 
 class Whitening(nn.Conv2d):
-    """Filters of 2x2 pixels, and their negatives, whose outputs are uncorrelated and of variance 1; only biases learn.
+    """2x2 filters and their negatives that whiten image patches; only the biases are trained.
 
     Shape:
         images (N, C, H, W) -> (N, 8 * C, H - 1, W - 1).
@@ -59,11 +59,11 @@ class Whitening(nn.Conv2d):
         self.weight.requires_grad = False
 
     @torch.no_grad()
-    def see(self, images: Tensor) -> None:
-        """Take the filters from normalised training images: eigenvectors of the covariance of their patches."""
+    def init_from_data(self, images: Tensor) -> None:
+        """Set the filters to scaled eigenvectors of the patch covariance of normalized training images (N, C, H, W)."""
         products, count = torch.zeros(2 * [len(self.weight) // 2], device=images.device), 0
-        for part in images.split(500):
-            patches = unfold(part, 2).transpose(1, 2).flatten(0, 1)  # (N * (H - 1) * (W - 1), 4 * C)
+        for chunk in images.split(500):
+            patches = unfold(chunk, 2).transpose(1, 2).flatten(0, 1)  # (N * (H - 1) * (W - 1), 4 * C)
             products, count = products + patches.T @ patches, count + len(patches)
         variances, vectors = torch.linalg.eigh(products / count)
         filters = (vectors / (variances + 5e-4).sqrt()).T.view(-1, *self.weight.shape[1:])
@@ -71,7 +71,7 @@ class Whitening(nn.Conv2d):
 
 
 class Stage(nn.Module):
-    """Convolutions, each with norm and GELU, pooled after the first; from three on with a residual connection.
+    """Convolutions, each with batch norm and GELU, with pooling after the first.
 
     Shape:
         (N, in_channels, H, W) -> (N, out_channels, H // 2, W // 2).
@@ -80,11 +80,11 @@ class Stage(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, depth: int, momentum: float) -> None:
         super().__init__()
         self.pooled = nn.Sequential(
-            PooledConv(in_channels, out_channels), ShiftingNorm(out_channels, momentum), nn.GELU()
+            PooledConv(in_channels, out_channels), UnscaledBatchNorm(out_channels, momentum), nn.GELU()
         )
         layers: list[nn.Module] = []
         for _ in range(depth - 1):
-            layers += [PassingConv(out_channels, out_channels), ShiftingNorm(out_channels, momentum), nn.GELU()]
+            layers += [IdentityConv(out_channels, out_channels), UnscaledBatchNorm(out_channels, momentum), nn.GELU()]
         self.branch, self.last = nn.Sequential(*layers[:-1]), layers[-1]
         self.residual = depth > 2
 
@@ -94,24 +94,24 @@ class Stage(nn.Module):
         return self.last(images + out if self.residual else out)
 
 
-class PassingConv(nn.Conv2d):
-    """A 3x3 convolution whose first filters begin by passing the input's channels on."""
+class IdentityConv(nn.Conv2d):
+    """A 3x3 convolution whose first filters start as the identity."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
         nn.init.dirac_(self.weight.data[:in_channels])
 
 
-class PooledConv(PassingConv):
-    """Followed by 2x2 pooling. Of an odd size pooling leaves out the last row and column, so they are not computed."""
+class PooledConv(IdentityConv):
+    """IdentityConv followed by 2x2 max pooling; skips the last odd row and column, which pooling would discard."""
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         return max_pool2d(conv2d(pad(images, (1, 1 - width % 2, 1, 1 - height % 2)), self.weight), 2)
 
 
-class ShiftingNorm(nn.BatchNorm2d):
-    """Batch norm without scales."""
+class UnscaledBatchNorm(nn.BatchNorm2d):
+    """Batch norm with a trained bias and a fixed scale of 1."""
 
     def __init__(self, channels: int, momentum: float) -> None:
         super().__init__(channels, eps=1e-12, momentum=momentum)

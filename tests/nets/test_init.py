@@ -1,4 +1,4 @@
-"""Weights are drawn as the papers say; biases are what was asked for."""
+"""Initial weights have the std of their papers, and biases the configured value."""
 
 import math
 
@@ -12,9 +12,8 @@ from src.nets import Init, SmallCNN
 
 def layers() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.Flatten(), nn.Linear(200, 300)).requires_grad_(
-        False
-    )
+    net = nn.Sequential(nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.Flatten(), nn.Linear(200, 300))
+    return net.requires_grad_(False)
 
 
 FAN_IN, FAN_OUT = (16 * 9, 200), (32 * 9, 300)
@@ -31,7 +30,7 @@ FAN_IN, FAN_OUT = (16 * 9, 200), (32 * 9, 300)
         (Init(nn.init.trunc_normal_, {"std": 0.02, "a": -0.04, "b": 0.04}), [0.88 * 0.02] * 2),
     ],
 )
-def test_weights_have_the_deviation_of_their_formula(init, std):
+def test_weights_have_the_std_of_their_formula(init, std):
     net = layers()
     init(net)
     assert [float(net[i].weight.std()) for i in (0, 3)] == pytest.approx(std, rel=0.03)
@@ -48,7 +47,7 @@ def test_orthogonal_weights_are_orthogonal():
         torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)), atol=1e-5, rtol=0)
 
 
-def test_biases_are_set_and_other_layers_left_alone():
+def test_biases_are_set_and_other_layers_do_not_change():
     net = layers()
     before = net[0].weight.clone()
     Init(nn.init.zeros_, bias=0.25, match="3")(net)
@@ -57,11 +56,11 @@ def test_biases_are_set_and_other_layers_left_alone():
     assert net[0].weight.equal(before)
 
 
-def test_a_name_that_matches_nothing_is_refused():
-    with pytest.raises(UserError, match=r"init: no layer matches 'haed'; the net has .*head"):
+def test_a_match_without_a_layer_is_rejected():
+    with pytest.raises(UserError, match=r"init: match 'haed' matches no layer; the net has .*head"):
         Init(match="haed")(SmallCNN(3))
 
 
-def test_settings_that_the_function_does_not_have_are_refused():
+def test_settings_unknown_to_the_function_are_rejected():
     with pytest.raises(ValueError, match=r"settings must be arguments of normal_: got an unexpected.*'sdt'"):
         Init(nn.init.normal_, {"sdt": 1.0})

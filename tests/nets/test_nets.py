@@ -1,4 +1,4 @@
-"""Every net gives K outputs for each image, learns with all its weights, and has the size its paper says."""
+"""Every net returns K logits per image, trains all its parameters, and has the published size."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -38,7 +38,7 @@ def num_parameters(net: nn.Module) -> int:
         (ResNet9, {"width": 4, "in_channels": 1}, (1, 32, 20)),
     ],
 )
-def test_a_net_gives_k_outputs_and_learns_with_all_weights(make, settings, shape):
+def test_a_net_returns_k_logits_and_trains_all_parameters(make, settings, shape):
     torch.manual_seed(0)
     net = make(7, **settings)
     logits = net(torch.randn(4, *shape))
@@ -57,7 +57,7 @@ def test_a_net_gives_k_outputs_and_learns_with_all_weights(make, settings, shape
         (ResNet9(10), 6_573_130),
     ],
 )
-def test_the_number_of_parameters_is_the_published_one(net, expected):
+def test_the_number_of_parameters_is_as_published(net, expected):
     assert num_parameters(net) == expected
 
 
@@ -69,7 +69,7 @@ def test_depth_counts_the_layers_with_weights(depth, small_images):
     assert len([name for name in layers if "downsample" not in name]) == depth
 
 
-def test_small_images_are_not_shrunk_at_the_start():
+def test_small_images_are_not_downsampled_by_the_stem():
     assert [ResNet(2, depth=10, small_images=small).net.conv1.stride for small in (True, False)] == [(1, 1), (2, 2)]
     images = torch.randn(1, 3, 32, 32)
     shapes = []
@@ -80,34 +80,34 @@ def test_small_images_are_not_shrunk_at_the_start():
     assert shapes == [(32, 32), (8, 8)]
 
 
-def test_without_hidden_layers_an_mlp_is_a_linear_layer():
+def test_an_mlp_without_hidden_layers_is_a_linear_layer():
     net, images = MLP(3, image_shape=(2, 3, 4), hidden_sizes=[]), torch.randn(5, 2, 3, 4)
     weight, bias = net.parameters()
     torch.testing.assert_close(net(images), linear(images.flatten(1), weight, bias))
 
 
 @pytest.mark.parametrize(
-    ("settings", "fresh"),
+    ("settings", "skipped"),
     [
         ({}, ["fc"]),
         ({"small_images": True}, ["fc", "conv1"]),
         ({"in_channels": 1}, ["fc", "conv1"]),
     ],
 )
-def test_weights_from_a_file_replace_all_but_what_must_start_anew(settings, fresh):
+def test_weights_from_a_file_are_loaded_except_mismatched_layers(settings, skipped):
     torch.manual_seed(0)
     stored = ResNet(1000, depth=10).net.state_dict()
     torch.save(stored, "weights.pt")
     own = ResNet(7, depth=10, weights="weights.pt", **settings).net.state_dict()
     differing = [key.split(".")[0] for key in own if not own[key].equal(stored[key])]
-    assert set(differing) == set(fresh)
+    assert set(differing) == set(skipped)
 
 
 def save_other_net() -> None:
     torch.save(models.resnet18().state_dict(), "weights.pt")
 
 
-def save_part() -> None:
+def save_partial() -> None:
     torch.save({"bn1.weight": torch.ones(64)}, "weights.pt")
 
 
@@ -116,11 +116,11 @@ def save_tensor() -> None:
 
 
 def save_text() -> None:
-    Path("weights.pt").write_text("no weights")
+    Path("weights.pt").write_text("not weights")
 
 
-@pytest.mark.parametrize("save", [save_other_net, save_part, save_tensor, save_text])
-def test_a_file_with_other_content_is_refused(save):
+@pytest.mark.parametrize("save", [save_other_net, save_partial, save_tensor, save_text])
+def test_a_file_without_matching_weights_is_rejected(save):
     save()
     with pytest.raises(UserError, match=r"weights\.pt") as caught:
         ResNet(7, depth=10, weights="weights.pt")
@@ -128,12 +128,12 @@ def test_a_file_with_other_content_is_refused(save):
 
 
 @pytest.mark.parametrize(("depth", "known"), [(18, "IMAGENET1K_V1.*"), (10, "none")])
-def test_an_unknown_name_of_weights_is_refused(depth, known):
+def test_unknown_weights_are_rejected(depth, known):
     with pytest.raises(UserError, match=rf"weights must be a file or one of resnet{depth}'s \({known}\), got nope"):
         ResNet(7, depth=depth, weights="nope")
 
 
-def test_a_depth_that_does_not_exist_is_refused():
+def test_an_unknown_depth_is_rejected():
     with pytest.raises(ValueError, match="depth must be 10, 18, 34, 50, 101 or 152, got 11"):
         ResNet(7, depth=11)
 
@@ -146,17 +146,17 @@ def test_a_depth_that_does_not_exist_is_refused():
         (ResNet9(3, width=4, drop_path=0.8), 2),
     ],
 )
-def test_stochastic_depth_leaves_out_later_branches_more_often_for_each_sample(net, branches):
+def test_stochastic_depth_drops_later_branches_more_often_per_sample(net, branches):
     torch.manual_seed(0)
-    net, kept = deepcopy(net), []  # as an average of weights does
+    net, kept = deepcopy(net), []  # weight averaging copies nets
 
-    def note(drop: StochasticDepth, inputs: tuple[Tensor], output: Tensor) -> None:
+    def record(drop: StochasticDepth, inputs: tuple[Tensor], output: Tensor) -> None:
         kept.append((output != 0).flatten(1).any(1).float().mean())
         assert output.equal(inputs[0]) != drop.training
 
     drops = [m for m in net.modules() if isinstance(m, StochasticDepth)]
     for drop in drops:
-        drop.register_forward_hook(note)
+        drop.register_forward_hook(record)
     net(torch.randn(400, 3, 8, 8))
     assert len(kept) == branches
     assert kept == pytest.approx([1 - 0.8 * (i + 1) / branches for i in range(branches)], abs=0.1)
@@ -166,24 +166,24 @@ def test_stochastic_depth_leaves_out_later_branches_more_often_for_each_sample(n
 
 
 @pytest.mark.parametrize("kind", [ResNet, ResNet9])
-def test_a_probability_of_1_to_leave_out_is_refused(kind):
+def test_a_drop_path_of_1_is_rejected(kind):
     with pytest.raises(ValueError, match=r"drop_path must be in \[0, 1\), got 1"):
         kind(3, drop_path=1)
 
 
-def test_stochastic_depth_and_dropout_add_no_weights():
+def test_stochastic_depth_and_dropout_add_no_parameters():
     assert ResNet(3, drop_path=0.5, dropout=0.5).state_dict().keys() == ResNet(3).state_dict().keys()
 
 
 @pytest.mark.parametrize("net", [ResNet(3, depth=10, dropout=0.5), ResNet9(3, width=4, dropout=0.5)])
-def test_dropout_zeroes_that_share_of_the_features(net):
+def test_dropout_zeroes_the_given_fraction_of_the_features(net):
     torch.manual_seed(0)
-    shares = []
+    fractions = []
     dropout = next(m for m in net.modules() if isinstance(m, nn.Dropout))
     dropout.register_forward_hook(
-        lambda _, inputs, output: shares.append(float((output[inputs[0] != 0] == 0).float().mean()))
+        lambda _, inputs, output: fractions.append(float((output[inputs[0] != 0] == 0).float().mean()))
     )
     images = torch.randn(40, 3, 32, 32)
     net(images)
     net.eval()(images)
-    assert shares == [pytest.approx(0.5, abs=0.03), 0]
+    assert fractions == [pytest.approx(0.5, abs=0.03), 0]
