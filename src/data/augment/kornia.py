@@ -39,5 +39,5 @@ class Kornia(nn.Module):
             moved, moved_masks = self.transforms(*inputs, data_keys=["input", "mask"])
         except NotImplementedError as error:
             names = ", ".join(type(transform).__name__ for transform in self.transforms)
-            raise UserError(f"Kornia: masks are not supported by one of these transforms: {names}") from error
+            raise UserError(f"data.augment: Kornia: one of {names} does not support masks: remove it") from error
         return cast_like(moved * 255, images), moved_masks[:, 0]

@@ -118,7 +118,7 @@ def test_transforms_of_values_leave_masks_as_they_are(name):
 
 
 def test_a_transform_without_masks_is_refused_for_masks():
-    with pytest.raises(UserError, match="masks are not supported by one of these transforms: RandomThinPlateSpline"):
+    with pytest.raises(UserError, match="Kornia: one of RandomThinPlateSpline does not support masks"):
         seeded(build("RandomThinPlateSpline", p=1.0), *batch())
 
 
