@@ -1,19 +1,19 @@
 """A PyTorch Lightning project: data, nets, tasks, callbacks and the command line that joins them."""
 
-import os
-import sys
-from contextlib import suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, Any
 
-
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Print a line at once; where nobody reads any longer (``| head``, a closed terminal), go on without a word."""
-    try:
-        print(text, file=stream, flush=True)
-    except OSError:
-        with suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+if TYPE_CHECKING:
+    from src.config.load import load_run as load_run
 
 
 class UserError(ValueError):
-    """A mistake in what was typed, configured or provided: the command line prints it in one line and exits with 2."""
+    """Invalid input from the user: the command line prints it in one line and exits with 2."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``load_run`` when it is first used, because it needs torch and Lightning, which take seconds."""
+    if name != "load_run":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from src.config.load import load_run
+
+    return load_run

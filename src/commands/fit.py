@@ -1,212 +1,198 @@
-"""fit, validate, test and predict."""
+"""fit: train, or resume a run; then evaluate the best checkpoint."""
 
-import argparse
-import logging
-import resource
 import shlex
-import sys
 import time
-import warnings
-from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from lightning.pytorch.callbacks import BatchSizeFinder, WeightAveraging
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import BatchSizeFinder, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from src import UserError, say
-from src.data import DataModule
-from src.mistakes import users_mistake
-from src.predictions import decodable, expand, files_loader, predict_table, probabilities, write_csv
-from src.report import class_rows, fact_rows, joined, metric_rows, next_rows, print_rows
-from src.run import Run
-from src.settings import Settings, without
-from src.trust import is_foreign
-
-PICTURES = ("show", "schedule")  # each of them a file of that name, a command that reads the settings of fit
-NOISE = (  # warnings of libraries that nobody can act on
-    r".*LeafSpec.*is deprecated",
-    r"The number of training batches .* is smaller than the logging interval",
-    r"Checkpoint directory .* exists and is not empty",
-    r"Experiment logs directory .* exists and is not empty",
-    r"No (positive|negative) samples in targets",
-    r"You requested to overfit but enabled .* shuffling",
-    r"torch\.distributed\.nn\.functional\.all_gather is deprecated",
-    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
-)
+from src import UserError
+from src.config.arguments import Options, scheduler_job
+from src.config.build import Experiment, build, epochs_done, exclude, find_start, is_first_process
+from src.config.files import needs_trust
+from src.config.parser import parse, plain_config
+from src.engine.checkpoints import PublishedCheckpoint
+from src.runs.checkpoint import check_hyper_parameters
+from src.runs.folder import Run
+from src.runs.records import provenance, run_loggers
+from src.runs.summary import merge_dataloaders, metrics_table, next_commands, print_rows, run_stats_table, start_notes
 
 
-def run(command: str, options: argparse.Namespace) -> Settings:
-    """Run one command.
+def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> Experiment:  # noqa: ARG001
+    """Train, or resume a run; then test the best checkpoint.
 
-    Raises:
-        UserError: for whatever the user can mend: settings, files, checkpoints.
+    Args:
+        resume: auto: resume the newest run of this name, if there is one; never: not even if a scheduler restarts it.
+
+    Examples:
+        python -m src.cli fit --config configs/digits.yaml --trainer.max_epochs=3
+        python -m src.cli fit --run runs/digits/version_0
     """
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in NOISE:
-            warnings.filterwarnings("ignore", message)
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")
-        warnings.showwarning = lambda message, *args, **kwargs: say(f"warning: {message}", sys.stderr)  # noqa: ARG005
-        try:
-            return pictures(command)("fit", options) if command in PICTURES else Commands(command, options)
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning answers with 1
-                raise KeyboardInterrupt from None
-            raise
-        except Exception as error:
-            if (mistake := users_mistake(error)) is not None and mistake is not error:
-                raise mistake from error
-            raise
+    config = parse(options, run.__doc__ or "")
+    continues = options.run is not None and (config.ckpt_path is None or options.resumed)
+    x = build(config, "fit", *find_start(options, config))
+    unchanged = continues and x.run is not None and x.run.has_config(plain_config(config))
+    complete = is_complete(x) or (unchanged and x.stored.get("stopped", False))
+    if (complete or unchanged) and (x.run is None or x.run.is_evaluated()):
+        print_rows(nothing_to_do(x, changed=continues and not unchanged))
+        return x
+    if config.compile:
+        x.task.compile()
+    if writes_run(x):
+        open_run(x)
+    start = TrainingStart(x)
+    x.trainer.callbacks.append(start)  # type: ignore[attr-defined]
+    started = time.monotonic()
+    try:
+        if not complete:  # else the run was interrupted between training and evaluation
+            with x.signals.handled(x.trainer, install=options.owns_process):
+                x.trainer.fit(x.task, datamodule=x.data, ckpt_path=config.ckpt_path)
+    except BaseException as error:
+        explain_end(x, error, start.reached, new_run=options.run is None)
+        raise
+    seconds = time.monotonic() - started
+    metrics = evaluate_best(x, start.reached)
+    if x.trainer.is_global_zero:
+        report(x, metrics, seconds)
+    return x
 
 
-def pictures(command: str) -> type[Settings]:
-    """Return what draws; imported only where a picture is asked for."""
-    return getattr(import_module(f"src.{command}"), command.capitalize())
+def is_complete(x: Experiment) -> bool:
+    """Tell whether the checkpoint is at the end of the run already."""
+    epochs, steps = epochs_done(x.stored), x.stored.get("global_step", 0)
+    reached = 0 < (x.trainer.max_epochs or -1) <= epochs or 0 < x.trainer.max_steps <= steps
+    return reached and not x.config.trainer.fast_dev_run
 
 
-class Commands(Settings):
-    """What each command does once model, data and Trainer are there."""
+def nothing_to_do(x: Experiment, changed: bool) -> list[tuple[str, str]]:
+    epochs, steps = epochs_done(x.stored), x.stored.get("global_step", 0)
+    rows = [("complete", f"{epochs} epochs, {steps} steps; extend with --trainer.{stop_setting(x, steps)}=N")]
+    return rows + ([("note", "the typed settings differ from its config.yaml and were not used")] if changed else [])
 
-    def fit(self, **kwargs: Any) -> None:
-        """Train; then judge the best checkpoint once, on the validation part and on the test set."""
-        done, steps = self.epochs_done(), self.stored.get("global_step", 0)
-        limit = 0 < (self.trainer.max_epochs or -1) <= done or 0 < self.trainer.max_steps <= steps
-        as_before = self.continued and self.run is not None and self.run.has_config(self.plain_config())
-        stopped = as_before and self.stored.get("stopped", False)
-        complete = not self._get(self.config, "trainer").fast_dev_run and (limit or stopped)
-        if (complete or as_before) and (self.run is None or self.run.is_judged()):
-            more = f"--trainer.{self.limit(steps)}=N"
-            print_rows([("complete", f"{done} epochs, {steps} steps are done; train on with {more}")])
-            if self.continued and not as_before:
-                print_rows([("note", "what was typed differs from its config.yaml, and was not used")])
+
+def stop_setting(x: Experiment, steps: int) -> str:
+    """Return the setting that ends the run, so that a larger value extends it."""
+    return "max_steps" if 0 < x.trainer.max_steps <= steps else "max_epochs"
+
+
+def writes_run(x: Experiment) -> bool:
+    return not x.config.trainer.fast_dev_run
+
+
+def open_run(x: Experiment) -> None:
+    """Create and lock the run folder, or lock the existing one; direct loggers and checkpoints to it."""
+    check_hyper_parameters(x.task, x.data)
+    parent = Path(x.config.trainer.default_root_dir or "runs") / x.config.name
+    first = is_first_process()
+    x.run = x.run or (Run.create(parent) if first else Run(parent / "of_the_first_process"))
+    if first:
+        x.run.lock()
+    if x.config.trainer.logger is not False:
+        x.trainer.loggers = [*run_loggers(x.run.path, x.stored.get("global_step", 0)), *x.trainer.loggers]
+    for callback in x.trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint | PublishedCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str((x.run.path / "checkpoints").resolve())
+
+
+class TrainingStart(Callback):
+    """Make the last checks when training starts, then write config.yaml and provenance.json."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.reached = False
+
+    def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        """Reject callbacks whose monitored metric the sanity check did not log."""
+        known = trainer.callback_metrics
+        for callback in trainer.callbacks:
+            name, strict = str(getattr(callback, "monitor", "")), getattr(callback, "strict", True)
+            if strict and name.startswith("val/") and known and name not in known:
+                choice = ", ".join(sorted(known))
+                raise UserError(f"{type(callback).__name__}'s monitor {name} is not logged; choose from {choice}")
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        fused = any(group.get("fused") for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        if fused and trainer.gradient_clip_val and str(trainer.precision).endswith("mixed"):
+            raise UserError(
+                "gradient clipping does not work with a fused optimizer in mixed precision: set "
+                "trainer.gradient_clip_val=0 or model.optimizer.fused=false"
+            )
+        self.reached = True
+        if trainer.is_global_zero:
+            x = self.experiment
+            print_rows(start_notes(trainer, x.run.path if x.run and x.stored else None))
+            self.write_records()
+
+    def write_records(self) -> None:
+        x = self.experiment
+        if x.run is None or not writes_run(x):
             return
-        if self._get(self.config, "compile"):
-            self.model.compile()
-        settings = self._get(self.config_init, "trainer")
-        if self.saves(settings):
-            self.open_run(settings)
-        started = time.monotonic()
-        try:
-            if not complete:  # else it was cut off before it was judged
-                with self.signals.answered(self.trainer):
-                    self.trainer.fit(**kwargs)
-        except BaseException as error:
-            self.end_early(error)
-            raise
-        seconds = time.monotonic() - started
-        metrics = self.judge(**kwargs)
-        if self.trainer.is_global_zero:
-            self.report(metrics, seconds)
-
-    def limit(self, steps: int) -> str:
-        """Return the setting that lets a run train on after so many steps."""
-        return "max_steps" if 0 < self.trainer.max_steps <= steps else "max_epochs"
-
-    def end_early(self, error: BaseException) -> None:
-        """Say how to go on where something is saved; leave nothing behind where training never began."""
-        if not self.trainer.is_global_zero:
-            return
-        if self.began and self.run is not None and not self.run.path.is_dir():
-            raise UserError(f"the run folder {self.run.path.absolute()} is gone, and with it the run") from error
-        asked, saved = isinstance(error, SystemExit), self.run is not None and self.run.has_checkpoint()
-        if asked or not self.began:
-            self.discard()
-        if asked or self.began:
-            nothing = "before the first checkpoint: nothing is saved"
-            print_rows([("stopped", f"go on with: python -m src.cli fit {self.named()}" if saved else nothing)])
-
-    def named(self) -> str:
-        """Return the run as commands name it."""
-        run = self.run or Run(Path())
-        return f"--run {shlex.quote(str(run.path))}{' --trust' if is_foreign(run.config) else ''}"
-
-    def discard(self) -> None:
-        """Remove a run folder that this command made and that holds nothing yet."""
-        if self.run is not None and not self.options.run and self.trainer.is_global_zero:
-            self.run.discard()
-
-    def judge(self, **kwargs: Any) -> dict[str, float]:
-        """Return the metrics of the best checkpoint; of the weights as they are where none was saved."""
-        loggers = self.trainer.loggers
-        started_from = None if self.began else self.config[self.subcommand].ckpt_path
-        best = str(self.best.file()) if self.best and self.best.file().is_file() else started_from
-        self.trainer.loggers = []  # val metrics of this epoch are logged already
-        fitters = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
-        self.trainer.callbacks = without(self.trainer.callbacks, fitters)  # type: ignore[attr-defined]
-        metrics: dict[str, float] = {}
-        if is_overridden("validation_step", self.model) and (not self.began or any(self.trainer.num_val_batches)):
-            metrics |= joined(self.trainer.validate(**kwargs | {"ckpt_path": best}, verbose=False))
-        if is_overridden("test_step", self.model) and self._get(self.config, "test"):
-            test = joined(self.trainer.test(**kwargs | {"ckpt_path": best}, verbose=False))
-            metrics |= test
-            means = {name: value for name, value in test.items() if name.count("/") == 1}
-            for logger in loggers:
-                logger.log_metrics(means, self.trainer.global_step)
-                logger.save()
-        return metrics
-
-    def report(self, metrics: dict[str, float], seconds: float) -> None:
-        """Print what was reached, how fast, where it lies and how to go on; keep it in results.json."""
-        facts = {
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "batch_size": getattr(self.datamodule, "batch_size", 0),
-            "seconds": round(seconds, 1),
-            "samples_per_second": round(self.pace.train_samples / max(self.pace.train_seconds, 1e-9)),
-            "milliseconds_per_step": round(1000 * self.pace.train_seconds / max(self.pace.train_steps, 1), 2),
-            "peak_memory_mib": peak_memory_mib(self.trainer.strategy.root_device),
-        }
-        before = self.run.before() if self.run else ({}, "")
-        print_rows([("", ""), *metric_rows(metrics), ("", ""), *fact_rows(facts, *before)])
-        if self.run is not None:
-            if self.saves(self._get(self.config_init, "trainer")):
-                self.run.write_results({**metrics, **facts})
-            if self.run.has_checkpoint():
-                print_rows(next_rows(self.run.path, self.named(), self.limit(self.trainer.global_step)))
-        if failed := getattr(self.trainer.strategy.checkpoint_io, "failed", ""):
-            raise UserError(f"training is over, but its last checkpoint was not saved: {failed}")
-
-    def validate(self, **kwargs: Any) -> None:
-        self.show(self.trainer.validate(**kwargs, verbose=False))
-
-    def test(self, **kwargs: Any) -> None:
-        self.show(self.trainer.test(**kwargs, verbose=False))
-
-    def show(self, results: Sequence[Any]) -> None:
-        if self.trainer.is_global_zero and results:
-            metrics = joined(results)
-            print_rows([*metric_rows(metrics), *class_rows(metrics)])
-            print_rows([("checkpoint", str(self.config[self.subcommand].ckpt_path))])
-
-    def predict(self, **kwargs: Any) -> None:
-        """Print the top classes of each image and write the probabilities of all classes to a CSV file."""
-        data = kwargs.get("datamodule")
-        if self.options.images:
-            files = expand(self.options.images)
-            state = self.stored.get(type(data).__qualname__)
-            if not isinstance(data, DataModule) or not state:
-                raise UserError(
-                    "--images needs a checkpoint that was trained on a class derived from src.data.DataModule"
-                )
-            data.load_state_dict(state)
-            files = decodable(files, data) if getattr(data, "skip_bad", False) else files
-            kwargs |= {"datamodule": None, "dataloaders": files_loader(files, data)}
-        outputs: Any = self.trainer.predict(**kwargs)
-        rows = probabilities(outputs or [])
-        names = [str(file) for file in files] if self.options.images else getattr(data, "files", {}).get("test")
-        names = names or [f"test/{i}" for i in range(len(rows))]
-        classes = getattr(data, "class_names", None) or [str(i) for i in range(rows.shape[1])]
-        file = self.options.output or (self.run.path if self.run else Path()) / "predictions.csv"
-        write_csv(file, names, classes, rows)
-        print_rows(predict_table(names, classes, rows))
-        print_rows([("written to", str(file))])
+        config = plain_config(x.config)
+        settings = (config["data"] or {}).get("init_args", {})
+        if "batch_size" in settings:  # BatchSizeFinder may have changed it
+            samples = getattr(x.data, "splits", {}).get("train", ())
+            found = getattr(x.data, "batch_size", settings["batch_size"])
+            settings["batch_size"] = min(found, len(samples) or found)
+        x.run.invalidate_results()
+        x.run.write_config(config)
+        x.run.add_provenance(provenance(x.run.config, getattr(x.data, "split_hash", None), scheduler_job()))
 
 
-def peak_memory_mib(device: torch.device) -> int:
-    """Return the most memory that this process has held so far: of the GPU, or else of the machine."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
+def explain_end(x: Experiment, error: BaseException, reached: bool, new_run: bool) -> None:
+    """Print how to resume if a checkpoint exists; delete the folder of a run that never started."""
+    if not x.trainer.is_global_zero:
+        return
+    if reached and x.run is not None and not x.run.path.is_dir():
+        raise UserError(f"the run folder {x.run.path.absolute()} was deleted during training") from error
+    asked, saved = isinstance(error, SystemExit), x.run is not None and x.run.has_checkpoint()
+    if new_run and x.run is not None and (asked or not reached):
+        x.run.discard()
+    if asked or reached:
+        lost = "before the first checkpoint: nothing is saved"
+        print_rows([("stopped", f"resume with: python -m src.cli fit {run_args(x)}" if saved else lost)])
+
+
+def run_args(x: Experiment) -> str:
+    """Return the arguments that name the run on a command line."""
+    run = x.run or Run(Path())
+    return f"--run {shlex.quote(str(run.path))}{' --trust' if needs_trust(run.config) else ''}"
+
+
+def evaluate_best(x: Experiment, trained: bool) -> dict[str, float]:
+    """Return the metrics of the best checkpoint, or of the current weights if none was saved."""
+    trainer, loggers = x.trainer, x.trainer.loggers
+    start = None if trained else x.config.ckpt_path
+    best = str(x.best.file()) if x.best and x.best.file().is_file() else start
+    trainer.loggers = []  # the validation metrics of this epoch are logged already
+    unused = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
+    trainer.callbacks = exclude(trainer.callbacks, unused)  # type: ignore[attr-defined]
+    metrics: dict[str, float] = {}
+    common: dict[str, Any] = {"model": x.task, "datamodule": x.data, "ckpt_path": best, "verbose": False}
+    if is_overridden("validation_step", x.task) and (not trained or any(trainer.num_val_batches)):
+        metrics |= merge_dataloaders(trainer.validate(**common))
+    if is_overridden("test_step", x.task) and x.config.test:
+        test = merge_dataloaders(trainer.test(**common))
+        metrics |= test
+        for logger in loggers:
+            logger.log_metrics({name: v for name, v in test.items() if name.count("/") == 1}, trainer.global_step)
+            logger.save()
+    return metrics
+
+
+def report(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
+    """Print the results, speed, and next commands of a run; write results.json."""
+    parameters = sum(p.numel() for p in x.task.parameters())
+    stats = {"parameters": parameters, "batch_size": getattr(x.data, "batch_size", 0), "seconds": round(seconds, 1)}
+    stats |= x.progress.speed(x.trainer.strategy.root_device)
+    previous = x.run.previous_results() if x.run else ({}, "")
+    print_rows([("", ""), *metrics_table(metrics), ("", ""), *run_stats_table(stats, *previous)])
+    if x.run is not None:
+        if writes_run(x):
+            x.run.write_results({**metrics, **stats})
+        if x.run.has_checkpoint():
+            print_rows(next_commands(x.run.path, run_args(x), stop_setting(x, x.trainer.global_step)))
+    if failed := getattr(x.trainer.strategy.checkpoint_io, "failed", ""):
+        raise UserError(f"training has finished, but its last checkpoint was not saved: {failed}")

@@ -1,4 +1,4 @@
-"""Predictions: probabilities of each class, on screen and in a CSV file."""
+"""predict: name the classes of images."""
 
 import csv
 import warnings
@@ -10,19 +10,61 @@ import torch
 from torch import Tensor
 
 from src import UserError
+from src.commands.test import start
+from src.config.arguments import Options
+from src.config.build import Experiment
 from src.data import DataModule
-from src.data.files import Files, decode, find_images
-from src.data.loader import TensorLoader
-from src.data.order import Order
-from src.data.prepare import Prepare
-from src.data.samples import Samples
+from src.data.loading.batch_sampler import BatchSampler
+from src.data.loading.image_files import ImageFiles, decode, find_images
+from src.data.loading.loader import TensorLoader
+from src.data.loading.splits import Samples
+from src.data.loading.transform import BatchTransform
+from src.runs.summary import print_rows
+
+
+def run(options: Options, *, images: list[Path] | None = None, output: Path | None = None) -> Experiment:
+    """Name the classes of images: of the test set, or of image files.
+
+    Args:
+        images: image files and folders.
+        output: the CSV file of probabilities; by default predictions.csv in the run folder.
+
+    Examples:
+        python -m src.cli predict --run runs/digits/version_0 --images photos/
+    """
+    x = start(options, run.__doc__ or "")
+    loaders: Any = {"datamodule": x.data}
+    names: list[str] = []
+    if images:
+        files = expand(images)
+        data = restore_data(x)
+        files = decodable(files, data) if getattr(data, "skip_bad", False) else files
+        loaders, names = {"dataloaders": files_loader(files, data)}, [str(file) for file in files]
+    outputs: Any = x.trainer.predict(x.task, **loaders, ckpt_path=x.config.ckpt_path)
+    rows = probabilities(outputs or [])
+    names = names or getattr(x.data, "files", {}).get("test") or [f"test/{i}" for i in range(len(rows))]
+    classes = getattr(x.data, "class_names", None) or [str(i) for i in range(rows.shape[1])]
+    file = output or (x.run.path if x.run else Path()) / "predictions.csv"
+    write_csv(file, names, classes, rows)
+    print_rows(predictions_table(names, classes, rows))
+    print_rows([("written to", str(file))])
+    return x
+
+
+def restore_data(x: Experiment) -> DataModule:
+    """Return the data module with what the checkpoint knows of it: classes, image shape and normalization."""
+    state = x.stored.get(type(x.data).__qualname__)
+    if not isinstance(x.data, DataModule) or not state:
+        raise UserError("--images needs a checkpoint that was trained on a data module derived from src.data.DataModule")
+    x.data.load_state_dict(state)
+    return x.data
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
-    """Return image files and those in folders, all levels down.
+    """Return the image files among the paths and in the folders among them, at any depth.
 
     Raises:
-        UserError: if a path does not exist or nothing is found.
+        UserError: if a path does not exist or there are no image files.
     """
     found: list[Path] = []
     for path in paths:
@@ -30,26 +72,26 @@ def expand(paths: Sequence[Path]) -> list[Path]:
             raise UserError(f"--images {path} does not exist")
         found += find_images(path) if path.is_dir() else [path]
     if not found:
-        raise UserError(f"--images {' '.join(map(str, paths))}: no image files there")
+        raise UserError(f"--images {' '.join(map(str, paths))}: no image files found")
     return found
 
 
-def files_loader(paths: list[Path], data: DataModule) -> TensorLoader:
-    """Return batches of image files, prepared as the checkpoint says that ``data`` was restored from."""
-    normalize: Any = data.normalize
-    return TensorLoader(Samples(Files(paths, data.shape), None), Order(len(paths), 64), Prepare(normalize))
-
-
 def decodable(paths: list[Path], data: DataModule) -> list[Path]:
-    """Leave out, and name, the images that cannot be decoded."""
+    """Skip images that cannot be decoded, with a warning that names them."""
     faults = {path: fault for path in paths if isinstance(fault := decode(path, data.shape), str)}
     if faults:
         warnings.warn(f"skipped {len(faults)} of {len(paths)} images: {'; '.join(faults.values())}", stacklevel=1)
     return [path for path in paths if path not in faults]
 
 
+def files_loader(paths: list[Path], data: DataModule) -> TensorLoader:
+    """Return batches of image files, normalized as in training."""
+    samples = Samples(ImageFiles(paths, data.shape), None)
+    return TensorLoader(samples, BatchSampler(len(paths), 64), BatchTransform(data.normalize))  # type: ignore[arg-type]
+
+
 def probabilities(outputs: Sequence[Tensor]) -> Tensor:
-    """Return what ``predict_step`` gave as probabilities (N, K); rows that do not add up to 1 are taken for logits."""
+    """Return what ``predict_step`` returned as probabilities (N, K); rows that do not sum to 1 are taken as logits."""
     if not outputs or not all(isinstance(output, Tensor) and output.ndim == 2 for output in outputs):
         raise UserError("predict_step must return one row of class probabilities or logits for each image, (N, K)")
     rows = torch.cat([output.float().cpu() for output in outputs])
@@ -58,7 +100,7 @@ def probabilities(outputs: Sequence[Tensor]) -> Tensor:
 
 
 def write_csv(file: Path, names: Sequence[str], classes: Sequence[str], rows: Tensor) -> None:
-    """Write a line for each image: its name, its class, and the probability of every class."""
+    """Write one line for each image: its name, its predicted class, and the probability of every class."""
     try:
         with file.open("w", newline="") as stream:
             writer = csv.writer(stream)
@@ -67,14 +109,16 @@ def write_csv(file: Path, names: Sequence[str], classes: Sequence[str], rows: Te
                 best = int(row.argmax())
                 writer.writerow([name, classes[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row.tolist())])
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; name another file with --output") from None
+        raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from None
 
 
-def predict_table(names: Sequence[str], classes: Sequence[str], rows: Tensor, most: int = 20) -> list[tuple[str, str]]:
-    """Return for each of the first images its three most probable classes."""
+def predictions_table(
+    names: Sequence[str], classes: Sequence[str], rows: Tensor, limit: int = 20
+) -> list[tuple[str, str]]:
+    """Return the three most probable classes of each of the first images."""
     table = []
-    for name, row in zip(names[:most], rows, strict=False):
+    for name, row in zip(names[:limit], rows, strict=False):
         top = row.topk(min(3, len(classes)))
         guesses = [f"{classes[i]} {p:.1%}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
         table.append((name if len(name) <= 40 else f"...{name[-37:]}", "  ".join(guesses)))
-    return table + ([("...", f"{len(names) - most} more")] if len(names) > most else [])
+    return table + ([("...", f"{len(names) - limit} more")] if len(names) > limit else [])

@@ -1,4 +1,4 @@
-"""show: training images as the net sees them, as a picture: a row for each, first as it is, then augmented."""
+"""show: draw augmented training images."""
 
 from pathlib import Path
 from typing import Any
@@ -8,50 +8,65 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from src import UserError
+from src.config.arguments import Options
+from src.config.build import Experiment, build
+from src.config.parser import parse
 from src.data import DataModule
-from src.report import print_rows, save
-from src.settings import Picture
+from src.runs.summary import print_rows, save_figure
 
 ROWS, COLUMNS = 8, 8
 
 
-class Show(Picture):
-    """Draws instead of training."""
+def run(options: Options, *, output: Path | None = None) -> Experiment:
+    """Draw training images as the net sees them, one row each: unchanged, then augmented.
 
-    def fit(self, **kwargs: Any) -> None:
-        data = kwargs.get("datamodule")
-        if not isinstance(data, DataModule):
-            raise UserError(f"show needs data of a class derived from src.data.DataModule, got {type(data).__name__}")
-        data.prepare_data()
-        data.setup("fit")
-        loader, samples = data.loader("train", shuffle=True), data.parts["train"]
-        prepare: Any = loader.prepare
-        positions = next(iter(loader.sampler))[:ROWS]
-        index, pixels, targets = samples[positions]
-        figure = Figure(figsize=(COLUMNS + 2, len(pixels) + 0.5), layout="constrained")
-        grid = figure.subplots(len(pixels), COLUMNS + 1, squeeze=False)
-        draw(grid[:, 0], pixels, targets, data.class_names)
-        for epoch in range(COLUMNS):
-            torch.manual_seed(epoch)
-            images, mixed = prepare(pixels, targets, index, epoch)
-            shown = images * prepare.normalize.std + prepare.normalize.mean
-            draw(grid[:, epoch + 1], shown, mixed if mixed.ndim == 2 else None, data.class_names)
-        grid[0, 0].set_title("as it is", fontsize="small")
-        grid[0, 1].set_title("in epoch 0", fontsize="small")
-        for epoch in range(1, COLUMNS):
-            grid[0, epoch + 1].set_title(str(epoch), fontsize="small")
-        file = self.options.output or Path("show.png")
-        save(figure, file)
-        print_rows([("images", f"{len(pixels)}, each in {COLUMNS} epochs"), ("written to", str(file))])
+    Args:
+        output: the picture; by default show.png.
+
+    Examples:
+        python -m src.cli show --config configs/digits.yaml
+    """
+    x = build(parse(options, run.__doc__ or ""), "show")
+    data, file = x.data, output or Path("show.png")
+    if not isinstance(data, DataModule):
+        raise UserError(f"show needs a data module derived from src.data.DataModule, got {type(data).__name__}")
+    data.prepare_data()
+    data.setup("fit")
+    loader, samples = data.loader("train", shuffle=True), data.splits["train"]
+    transform: Any = loader.transform
+    index, pixels, targets = samples[next(iter(loader.sampler))[:ROWS]]
+    figure = Figure(figsize=(COLUMNS + 2, len(pixels) + 0.5), layout="constrained")
+    grid = figure.subplots(len(pixels), COLUMNS + 1, squeeze=False)
+    draw(grid[:, 0], pixels, targets, data.class_names)
+    grid[0, 0].set_title("unchanged", fontsize="small")
+    for epoch in range(COLUMNS):
+        torch.manual_seed(epoch)
+        images, mixed = transform(pixels, targets, index, epoch)
+        shown = images * transform.normalize.std + transform.normalize.mean
+        draw(grid[:, epoch + 1], shown, mixed if data.mix is not None else None, data.class_names)
+        grid[0, epoch + 1].set_title(str(epoch) if epoch else "epoch 0", fontsize="small")
+    save_figure(figure, file)
+    print_rows([("images", f"{len(pixels)}, each in {COLUMNS} epochs"), ("written to", str(file))])
+    return x
 
 
-def draw(cells: Any, images: Tensor, targets: Tensor | None, names: list[str]) -> None:
-    """Draw images (N, C, H, W) in [0, 255] into cells (N,), with their classes or shares of classes (N, K) below."""
+def draw(cells: Any, images: Tensor, targets: Tensor | None, names: list[str] | None) -> None:
+    """Draw images (N, C, H, W) in [0, 255] into cells (N,), with their targets as captions."""
     for i, (cell, image) in enumerate(zip(cells, images.cpu(), strict=True)):
         rgb = image.expand(3, -1, -1).permute(1, 2, 0) if len(image) == 1 else image.permute(1, 2, 0)
         cell.imshow((rgb.float().clamp(0, 255) / 255).numpy())
         cell.set(xticks=[], yticks=[], frame_on=False)
         if targets is not None:
-            shares = targets[i].float() if targets.ndim == 2 else torch.eye(len(names))[targets[i]]
-            parts = [f"{names[k]} {share:.0%}" for k, share in enumerate(shares.tolist()) if share >= 0.005]
-            cell.set_xlabel("\n".join(part.removesuffix(" 100%") for part in parts), fontsize="x-small")
+            cell.set_xlabel(caption(targets[i], names), fontsize="x-small")
+
+
+def caption(target: Tensor, names: list[str] | None) -> str:
+    """Return the class of a target, its mixed classes with their weights, its numbers, or nothing for a mask."""
+    if target.ndim > 1:
+        return ""
+    if names is None:
+        return " ".join(f"{number:.3g}" for number in target.view(-1).tolist())
+    if target.ndim == 0:
+        return names[int(target)]
+    weights = [(names[k], weight) for k, weight in enumerate(target.tolist()) if weight >= 0.005]
+    return "\n".join(name if f"{weight:.0%}" == "100%" else f"{name} {weight:.0%}" for name, weight in weights)

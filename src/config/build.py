@@ -1,219 +1,170 @@
-"""From a command line and its configs to model, data and Trainer."""
+"""From settings to an experiment: the task, the data module and the Trainer of a config."""
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from lightning.pytorch import Callback, Trainer
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Checkpoint,
-    LambdaCallback,
     LearningRateMonitor,
-    ModelCheckpoint,
-    ProgressBar,
     StochasticWeightAveraging,
     Timer,
     WeightAveraging,
 )
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from src import UserError, checkpoint
-from src.arguments import SETTINGS
-from src.callbacks import Bar, BestCheckpoint, EpochLine, LastCheckpoint, Resume, Signals, SkipNonFinite
-from src.callbacks.signals import leave_to_python
-from src.lean import Untimed, lighten
-from src.loggers import run_loggers
-from src.mistakes import check_clipping, check_monitors, check_training, check_values, explain
-from src.report import print_rows, start_rows
-from src.run import Run
+from src import UserError
+from src.config.arguments import Options
+from src.config.parser import check_training, make_parser
+from src.engine.checkpoints import BestCheckpoint
+from src.engine.overhead import LowOverhead, NoOpProfiler
+from src.engine.progress import EpochLine, ProgressBar
+from src.engine.resume import Resume
+from src.engine.signals import Signals, disable_lightning_handlers
+from src.protocols import Monitored
+from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
+from src.runs.folder import Run
 
 
-class Settings(LightningCLI):
-    """LightningCLI with a run folder: settings are typed, or else the config's, and never the checkpoint's."""
+@dataclass
+class Experiment:
+    """A task, its data and its Trainer, built from a config."""
 
-    def __init__(self, command: str, options: argparse.Namespace) -> None:
-        self.options, self.pace = options, EpochLine()
-        self.run = Run(options.run) if options.run else None
-        self.stored: dict[str, Any] = {}  # content of the checkpoint that is started from
-        self.best: BestCheckpoint | None = None
-        self.began = False  # whether training began
-        strict = {"allow_abbrev": False, "exit_on_error": False}
-        super().__init__(
-            args=[command, *(f"--config={file}" for file in options.config), *options.settings],
-            save_config_callback=None,
-            seed_everything_default=0,
-            trainer_defaults={"enable_model_summary": False},
-            auto_configure_optimizers=False,
-            parser_kwargs=strict | dict.fromkeys(self.subcommands(), strict),
-        )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        skipped = {"weights_only", "verbose", "return_predictions"}
-        return {command: arguments | skipped for command, arguments in LightningCLI.subcommands().items()}
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        stem = Path(self.options.config[0]).stem if self.options.config else "run"
-        parser.add_argument("--name", type=str, default=stem, help="the run folder is runs/NAME/version_N")
-        parser.add_argument("--test", type=bool, default=True, help="whether fit ends by testing the best checkpoint")
-        parser.add_argument(
-            "--compile", type=bool, default=False, help="whether fit compiles the model (torch.compile)"
-        )
-        text = "whether convolutions work on (N, H, W, C), which is faster on most machines, above all in bf16"
-        parser.add_argument("--channels_last", type=bool, default=False, help=text)
-        parser.add_lightning_class_args(BestCheckpoint, "best")
-        parser.add_lightning_class_args(LastCheckpoint, "last")
-        parser.add_lightning_class_args(SkipNonFinite, "non_finite")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        try:
-            self.config = parser.parse_args(args)
-            check_values(self.config[self.config.subcommand])
-            if self.config[self.config.subcommand].seed_everything is False:
-                raise UserError("seed_everything must be a number, or true for one that is drawn; got false")
-        except argparse.ArgumentError as error:
-            raise UserError(explain(error.message)) from None
-
-    def _parse_ckpt_path(self) -> None:
-        """Keep the config as it is: Lightning would overwrite it with the settings that the checkpoint stored."""
-
-    def _add_instantiators(self) -> None:
-        """Do not store the settings in checkpoints: the run's config.yaml has them."""
-
-    def before_instantiate_classes(self) -> None:
-        settings = self.config[self.subcommand]
-        fit, files = self.subcommand == "fit", [settings.ckpt_path]
-        self.continued = self.run is not None and (settings.ckpt_path is None or self.options.resumed)
-        if self.continued and self.run is not None:
-            if fit and first_process():
-                self.run.lock()  # before anything is read that another process may yet write
-            files = self.run.checkpoints("last" if fit else "best")
-        if files[0] is not None:
-            settings.ckpt_path, self.stored = checkpoint.first_whole(files, to_continue=fit)
-        elif not fit:
-            raise UserError(
-                f"{self.subcommand} needs a trained model: name its run with --run or a file with --ckpt_path"
-            )
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        if self.stored:
-            checkpoint.check_weights(self.model, self.stored)
-        if self._get(self.config, "channels_last"):
-            self.model.to(memory_format=torch.channels_last)
-        settings = self._get(self.config_init, "trainer")
-        if self.subcommand == "fit":
-            check_training(settings, self._get(self.config, "name"))
-        terminal = sys.stdout.isatty() and settings.enable_progress_bar is not False
-        saves = self.saves(settings) and settings.enable_checkpointing is not False
-        changes: dict[str, Any] = {"enable_progress_bar": terminal, "enable_checkpointing": saves, "max_time": None}
-        first = LambdaCallback(on_sanity_check_end=check_monitors, on_train_start=self.record)
-        callbacks: list[Callback] = [self.pace, Resume(self.epochs_done()), first]
-        best, last, finite = (self._get(self.config_init, name) for name in ("best", "last", "non_finite"))
-        if self.subcommand == "fit":
-            self.signals = Signals(last if saves else None)
-            callbacks += [finite, self.signals]
-        if saves:
-            self.best = best
-            callbacks += [best, last]
-        if self.saves(settings) and settings.logger is not False:
-            callbacks.append(LearningRateMonitor())
-        if terminal:
-            callbacks.append(Bar())
-        if self.subcommand != "fit" or settings.logger in (None, True):
-            changes["logger"] = False  # fit adds those of the run folder
-        if self.subcommand == "predict":
-            changes["devices"] = 1  # one process writes the file
-        changes["callbacks"] = self.typed_callbacks(settings)
-        if any(isinstance(callback, ProgressBar) for callback in changes["callbacks"]):
-            callbacks = without(callbacks, ProgressBar)
-            changes["enable_progress_bar"] = True
-        changes["profiler"] = settings.profiler or Untimed()
-        trainer = self._instantiate_trainer({**settings, **changes, **kwargs}, callbacks)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = checkpoint.Durable(self.model)
-        leave_to_python(trainer)  # fit has Signals
-        return trainer
-
-    def epochs_done(self) -> int:
-        begun = self.subcommand == "fit" and self.stored
-        return self.stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if begun else 0
-
-    def typed_callbacks(self, settings: Any) -> list[Callback]:
-        """Return the callbacks of the config that this command uses."""
-        own: Any = settings.callbacks or []
-        once = (BatchSizeFinder,) if self.subcommand != "fit" or self.options.run else ()  # found when the run began
-        unused = (*once, Checkpoint, WeightAveraging) if self.subcommand != "fit" else once
-        used = without(own if isinstance(own, list) else [own], unused)
-        if sum(isinstance(callback, WeightAveraging | StochasticWeightAveraging) for callback in used) > 1:
-            raise UserError("trainer.callbacks has two averages of the weights, which would mix: leave one of them out")
-        if settings.max_time is not None:  # Lightning's ends amid an epoch, whose rest would be lost
-            used.append(Timer(settings.max_time, interval="epoch"))
-        return used
-
-    def saves(self, settings: Any) -> bool:
-        return self.subcommand == "fit" and not settings.fast_dev_run
-
-    def open_run(self, settings: Any) -> None:
-        """Make the run folder, or take the one that was named; let loggers and checkpoints write there."""
-        checkpoint.check_hyper_parameters(self.model, self.datamodule)
-        parent = Path(settings.default_root_dir or "runs") / self._get(self.config, "name")
-        self.run = self.run or (Run.create(parent) if first_process() else Run(parent / "of_the_first_process"))
-        if first_process():
-            self.run.lock()
-        if settings.logger is not False:
-            step = self.stored.get("global_step", 0)
-            self.trainer.loggers = [*run_loggers(self.run.path, step), *self.trainer.loggers]
-        for callback in self.trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint | BestCheckpoint | LastCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str((self.run.path / "checkpoints").resolve())
-
-    def record(self, trainer: Trainer, _: Any) -> None:
-        """Refuse the last that can be refused, lighten the steps, and write config and provenance into the folder."""
-        check_clipping(trainer)
-        lighten(trainer)
-        self.began = True
-        if not trainer.is_global_zero:
-            return
-        if rows := start_rows(trainer, self.run.path if self.run and self.stored else None):
-            print_rows(rows)
-        if self.run is not None and self.saves(self._get(self.config, "trainer")):
-            config = self.plain_config()
-            data = (config["data"] or {}).get("init_args", {})
-            if "batch_size" in data:  # BatchSizeFinder may have changed it
-                samples = getattr(self.datamodule, "parts", {}).get("train", ())
-                found = getattr(self.datamodule, "batch_size", data["batch_size"])
-                data["batch_size"] = min(found, len(samples) or found)
-            self.run.begin()
-            self.run.write_config(config)
-            self.run.record(sys.orig_argv, getattr(self.datamodule, "split_hash", None))
-
-    def plain_config(self) -> dict[str, Any]:
-        """Return the settings as config.yaml has them."""
-        whole = yaml.safe_load(self.parser.dump(self.config, format="yaml"))[self.subcommand]
-        return {key: whole[key] for key in SETTINGS}
+    task: LightningModule
+    data: LightningDataModule | None
+    trainer: Trainer
+    config: Namespace
+    progress: EpochLine
+    signals: Signals
+    best: BestCheckpoint | None  # None if no checkpoints are saved
+    run: Run | None = None  # the run folder, if there is one
+    stored: dict[str, Any] = field(default_factory=dict)  # content of the checkpoint that the command starts from
 
 
-class Picture(Settings):
-    """The settings of fit, for a command that draws instead of training."""
+def find_start(options: Options, config: Namespace) -> tuple[Run | None, dict[str, Any]]:
+    """Return the run folder that the options name, and the content of the checkpoint to start from, if any.
 
-    def before_instantiate_classes(self) -> None:
-        """Need no checkpoint."""
+    ``config.ckpt_path`` becomes the path of that checkpoint: what is typed, or the run's last for fit, else its best.
+    """
+    run = Run(options.run) if options.run else None
+    resumes = options.command == "fit"
+    files: list[Any] = [config.ckpt_path] if config.ckpt_path else []
+    if run is not None and (not files or options.resumed):
+        if resumes and is_first_process():
+            run.lock()  # before reading what another process may still write
+        files = list(run.checkpoints("last" if resumes else "best"))
+    if not files:
+        return run, {}
+    config.ckpt_path, stored = load_first_valid(files, to_resume=resumes)
+    return run, stored
 
-    def saves(self, settings: Any) -> bool:  # noqa: ARG002
-        return False
 
-
-def first_process() -> bool:
-    """Tell whether this is the only process of a run that writes."""
+def is_first_process() -> bool:
+    """Tell whether this is the process of the run that writes."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def without(callbacks: Sequence[Callback], kinds: Any) -> list[Callback]:
+def build(
+    config: Namespace, command: str = "fit", run: Run | None = None, stored: dict[str, Any] | None = None
+) -> Experiment:
+    """Set the random seed; build the task, the data module and the Trainer of a config.
+
+    Args:
+        config: what ``parse`` returned; a random seed is drawn here.
+        command: ``fit``, ``validate``, ``test`` or ``predict``, which use different callbacks.
+        run: the existing run folder, if the command names one.
+        stored: content of the checkpoint that the command starts from.
+    """
+    stored = stored or {}
+    if command == "fit":
+        check_training(config.trainer, config.name)
+    config.seed_everything = random_seed() if config.seed_everything is True else config.seed_everything
+    seed_everything(config.seed_everything, workers=True, verbose=False)
+    built = make_parser().instantiate_classes(config)
+    task, data = built.model, built.get("data")
+    if hasattr(data, "seed"):
+        data.seed = config.seed_everything
+    if stored:
+        check_weights(task, stored)
+    if config.channels_last:
+        task.to(memory_format=torch.channels_last)
+    saves = command == "fit" and not config.trainer.fast_dev_run and config.trainer.enable_checkpointing is not False
+    progress = EpochLine(task.monitor[0] if isinstance(task, Monitored) else "val/accuracy")
+    signals = Signals(built.last if saves else None)
+    callbacks: list[Callback] = [progress, Resume(epochs_done(stored, command), config.seed_everything)]
+    callbacks.append(LowOverhead())
+    callbacks += [built.non_finite, signals] if command == "fit" else []
+    callbacks += [built.best, built.last] if saves else []
+    trainer = make_trainer(built.trainer, command, callbacks, saves, new_run=run is None)
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO(task)
+    return Experiment(task, data, trainer, config, progress, signals, built.best if saves else None, run, stored)
+
+
+def make_trainer(settings: Namespace, command: str, callbacks: list[Callback], saves: bool, new_run: bool) -> Trainer:
+    """Return the Trainer of a command, with the config's callbacks and ours."""
+    own = own_callbacks(settings, command, new_run)
+    bar = sys.stdout.isatty() and settings.enable_progress_bar is not False
+    if command == "fit" and not settings.fast_dev_run and settings.logger is not False:
+        callbacks.append(LearningRateMonitor())
+    if any(isinstance(callback, AnyProgressBar) for callback in own):
+        bar = True
+    elif bar:
+        callbacks.append(ProgressBar())
+    changes = {
+        "callbacks": [*own, *callbacks],
+        "enable_progress_bar": bar,
+        "enable_checkpointing": saves,
+        "max_time": None,  # see own_callbacks
+        "profiler": settings.profiler or NoOpProfiler(),
+    }
+    if command != "fit" or settings.logger in (None, True):
+        changes["logger"] = False  # fit adds the loggers of the run folder
+    if command == "predict":
+        changes["devices"] = 1  # one process writes the file
+    trainer = Trainer(**{**settings.as_dict(), **changes})
+    disable_lightning_handlers(trainer)
+    return trainer
+
+
+def own_callbacks(settings: Namespace, command: str, new_run: bool) -> list[Callback]:
+    """Return the callbacks of the config that a command uses."""
+    own: Any = settings.callbacks or []
+    found_once = () if command == "fit" and new_run else (BatchSizeFinder,)
+    unused = found_once if command == "fit" else (*found_once, Checkpoint, WeightAveraging)
+    used = exclude(own if isinstance(own, list) else [own], unused)
+    if sum(isinstance(callback, WeightAveraging | StochasticWeightAveraging) for callback in used) > 1:
+        raise UserError("trainer.callbacks has two kinds of weight averaging, which cannot be combined: remove one")
+    if settings.max_time is not None:  # Lightning would stop within an epoch and lose the rest of it
+        used.append(Timer(settings.max_time, interval="epoch"))
+    return used
+
+
+def exclude(callbacks: Sequence[Callback], kinds: Any) -> list[Callback]:
     return [callback for callback in callbacks if not isinstance(callback, kinds)]
+
+
+def epochs_done(stored: dict[str, Any], command: str = "fit") -> int:
+    resumes = command == "fit" and stored
+    return stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if resumes else 0
+
+
+def random_seed() -> int:
+    """Draw a seed that is the same in all processes of a run."""
+    if "PL_GLOBAL_SEED" in os.environ and "LOCAL_RANK" in os.environ:  # launched by a process that drew it
+        return int(os.environ["PL_GLOBAL_SEED"])
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+    job = [os.environ.get(name, "") for name in names]
+    launched = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1
+    key = repr([*job, os.getppid()]).encode() if launched else os.urandom(8)
+    return int.from_bytes(sha256(key).digest()[:4], "big")

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the last, to go on from, and the best, to use."""
+"""Which checkpoints a run keeps: the last, to resume from, and the best, to use."""
 
 import sys
 from pathlib import Path
@@ -10,24 +10,24 @@ from lightning.pytorch.callbacks import Checkpoint
 from src import UserError
 
 
-class Kept(Checkpoint):
-    """A checkpoint that takes its place only when all that was logged up to it is written.
+class PublishedCheckpoint(Checkpoint):
+    """A checkpoint that is renamed to its final name only after everything logged before it is on disk.
 
-    So no row is lacking in the logs of a run that was killed and goes on. Until then it lies beside, as ``NAME.next``.
+    So the logs of a killed and resumed run have no gaps. Until then the file is called ``NAME.next``.
 
     Args:
-        name: of the file, without its ending.
+        name: file name without suffix.
         dirpath: folder of the file; by default ``checkpoints`` in the run folder.
     """
 
     def __init__(self, name: str, dirpath: str | None = None) -> None:
         self.name, self.dirpath = name, dirpath
 
-    def file(self, ending: str = "ckpt") -> Path:
-        return Path(self.dirpath or ".") / f"{self.name}.{ending}"
+    def file(self, suffix: str = "ckpt") -> Path:
+        return Path(self.dirpath or ".") / f"{self.name}.{suffix}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if trainer.is_global_zero:  # of a process that was killed
+        if trainer.is_global_zero:  # a killed process may have left one
             self.file("next").unlink(missing_ok=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -39,20 +39,20 @@ class Kept(Checkpoint):
         trainer.save_checkpoint(self.file("next"))
 
     def publish(self, trainer: Trainer) -> None:
-        """Write the logs, then let all that was saved take its place, the last, which knows of the others, at last."""
+        """Write the logs, then publish all checkpoints, last.ckpt last, because it refers to the others."""
         for logger in trainer.loggers:
             logger.save()
-        kept = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Kept)]
-        for callback in sorted(kept, key=lambda callback: callback.name == "last"):
+        pending = [each for each in trainer.checkpoint_callbacks if isinstance(each, PublishedCheckpoint)]
+        for callback in sorted(pending, key=lambda callback: callback.name == "last"):
             if trainer.is_global_zero and callback.file("next").is_file():
                 callback.file("next").replace(callback.file())
 
 
-class LastCheckpoint(Kept):
-    """Save ``last.ckpt`` at the end of each epoch. ModelCheckpoint's ``save_last`` saves only when there is a new best.
+class LastCheckpoint(PublishedCheckpoint):
+    """Save ``last.ckpt`` at the end of each epoch. ModelCheckpoint's ``save_last`` saves only with a new best.
 
     Args:
-        every_n_steps: save also amid an epoch, each time this many steps are done; 0 for never.
+        every_n_steps: save within an epoch too, every this many steps; 0 for never.
         dirpath: folder of the file; by default ``checkpoints`` in the run folder.
     """
 
@@ -61,12 +61,13 @@ class LastCheckpoint(Kept):
         if every_n_steps < 0:
             raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
         self.every_n_steps = every_n_steps
-        self.done = 0  # steps, when it was saved last
+        self.saved_step = 0
         if not every_n_steps:
-            self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs no step
+            self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs nothing in a step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
-        if trainer.global_step // self.every_n_steps > self.done // self.every_n_steps and may_save(trainer):
+        due = trainer.global_step // self.every_n_steps > self.saved_step // self.every_n_steps
+        if due and can_resume_here(trainer):
             self.save(trainer)
             self.publish(trainer)
 
@@ -74,53 +75,61 @@ class LastCheckpoint(Kept):
         self.save(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.done = trainer.global_step
+        self.saved_step = trainer.global_step
         super().on_train_start(trainer, pl_module)
 
     def save(self, trainer: Trainer) -> None:
-        self.done = trainer.global_step
+        self.saved_step = trainer.global_step
         super().save(trainer)
 
 
-def may_save(trainer: Trainer) -> bool:
-    """Tell whether a run can go on from here, amid an epoch.
+def can_resume_here(trainer: Trainer) -> bool:
+    """Tell whether a run can resume exactly from this point within an epoch.
 
-    It cannot amid an accumulation, nor where validation or the logging of this step is still to come.
+    It cannot during gradient accumulation, nor while the validation or logging of this step is still to come.
     """
     batches = (
         trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else trainer.fit_loop.batch_idx
     )
-    validated = trainer.is_last_batch or (batches + 1) % (trainer.val_check_batch or sys.maxsize) == 0
+    validates = trainer.is_last_batch or (batches + 1) % (trainer.val_check_batch or sys.maxsize) == 0
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    logged = every > 1 and trainer.global_step % every == 0
-    return not validated and not logged and not trainer.fit_loop._should_accumulate()
+    logs = every > 1 and trainer.global_step % every == 0
+    return not validates and not logs and not trainer.fit_loop._should_accumulate()
 
 
-class BestCheckpoint(Kept):
-    """Save ``best.ckpt`` when a metric is better than ever, at the end of an epoch or of a validation amid it.
+class BestCheckpoint(PublishedCheckpoint):
+    """Save ``best.ckpt`` whenever a metric improves, at the end of an epoch or of a validation within it.
 
-    Unlike ModelCheckpoint it knows its file by the run folder, which may be moved, and takes nothing for saved that
-    could not be written.
+    Unlike ModelCheckpoint, it finds its file in the run folder, which may move, and never counts a failed save.
 
     Args:
-        monitor: name of a logged metric, or ``epoch``, by which the last one is the best.
-        mode: whether more or less is better; by default less of what is called loss.
+        monitor: name of a logged metric, or ``epoch`` to keep the latest epoch; by default the task's own choice,
+            such as ``val/accuracy``.
+        mode: whether higher or lower is better; by default lower for the losses.
         dirpath: folder of the file; by default ``checkpoints`` in the run folder.
     """
 
     def __init__(
-        self, monitor: str = "val/accuracy", mode: Literal["max", "min"] | None = None, dirpath: str | None = None
+        self, monitor: str | None = None, mode: Literal["max", "min"] | None = None, dirpath: str | None = None
     ) -> None:
         super().__init__("best", dirpath)
-        self.monitor = monitor
-        self.mode = mode or ("min" if "loss" in monitor else "max")
+        self.monitor, self.mode = monitor or "val/accuracy", mode
+        self.use_default = monitor is None
         self.score: float | None = None
         self.validated = False  # since this process started
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        own = getattr(pl_module, "monitor", None)  # src.protocols.Monitored
+        if self.use_default and own is not None:
+            self.monitor, self.mode = own[0], self.mode or own[1]
+        self.mode = self.mode or ("min" if "loss" in self.monitor else "max")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if self.monitor.startswith("val/") and not trainer.enable_validation:
-            raise UserError(f"best.monitor is {self.monitor}, but nothing is validated; choose train/loss, or epoch")
+            raise UserError(
+                f"best.monitor is {self.monitor}, but the run has no validation; use train/loss or epoch"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -129,27 +138,21 @@ class BestCheckpoint(Kept):
                 self.save_if_better(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if self.validated or not trainer.enable_validation or self.monitor in self.known(trainer):
+        if self.validated or not trainer.enable_validation or self.monitor in logged_metrics(trainer):
             self.save_if_better(trainer)
 
     def save_if_better(self, trainer: Trainer) -> None:
-        value = self.value(trainer)
+        metrics = logged_metrics(trainer)
+        if self.monitor not in metrics:
+            raise UserError(f"best.monitor {self.monitor} is not logged; choose from {', '.join(sorted(metrics))}")
+        value = float(metrics[self.monitor])
         first = self.score is None or not (self.file().is_file() or self.file("next").is_file())
         better = first or (value > self.score if self.mode == "max" else value < self.score)  # type: ignore[operator]
-        if trainer.strategy.broadcast(better and value == value):  # not for a NaN
-            before, self.score = self.score, value  # the file has its own score
+        if trainer.strategy.broadcast(better and value == value):  # never for NaN
+            previous, self.score = self.score, value  # the checkpoint stores its own score
             self.save(trainer)
             if trainer.strategy.broadcast(bool(getattr(trainer.strategy.checkpoint_io, "failed", ""))):
-                self.score = before
-
-    def known(self, trainer: Trainer) -> dict[str, Any]:
-        return {"epoch": trainer.current_epoch} | trainer.callback_metrics
-
-    def value(self, trainer: Trainer) -> float:
-        known = self.known(trainer)
-        if self.monitor not in known:
-            raise UserError(f"best.monitor {self.monitor} is not logged; choose of {', '.join(sorted(known))}")
-        return float(known[self.monitor])
+                self.score = previous
 
     def state_dict(self) -> dict[str, Any]:
         return {"monitor": self.monitor, "mode": self.mode, "score": self.score}
@@ -157,3 +160,7 @@ class BestCheckpoint(Kept):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode):
             self.score = state_dict["score"]
+
+
+def logged_metrics(trainer: Trainer) -> dict[str, Any]:
+    return {"epoch": trainer.current_epoch} | trainer.callback_metrics

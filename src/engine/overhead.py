@@ -1,4 +1,4 @@
-"""Less of Lightning's own work in each step: for a small net that is most of it."""
+"""Less of Lightning's own work in each step, which for a small net is most of the step."""
 
 import os
 from collections.abc import Callable
@@ -13,17 +13,6 @@ from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-NOTHING: AbstractContextManager[None] = nullcontext()
-
-
-class Untimed(PassThroughProfiler):
-    """Lightning's default, which measures nothing, without the context managers that it makes in each step."""
-
-    def profile(self, action_name: str) -> Any:  # noqa: ARG002
-        return NOTHING
-
-
-has_argument_once = cache(is_param_in_hook_signature)
 HOOKS = (
     "on_train_batch_start",
     "on_train_batch_end",
@@ -32,34 +21,60 @@ HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
+NOTHING: AbstractContextManager[None] = nullcontext()
+cached_has_param = cache(is_param_in_hook_signature)
 
 
-def lighten(trainer: Any) -> None:
-    """Spare each step of a training that begins what gives the same answer each time."""
-    for owner in (trainer.lightning_module, *trainer.callbacks):
-        skip_empty_hooks(owner)
-    hooks = trainer._data_connector._datahook_selector
-    hooks.get_instance = cache(hooks.get_instance)  # whether module or data module moves a batch
-    training_epoch_loop.is_param_in_hook_signature = has_argument
-    look_for_gpus_once()
+class NoOpProfiler(PassThroughProfiler):
+    """Lightning's default profiler, which measures nothing, without the context managers it creates in each step."""
+
+    def profile(self, action_name: str) -> Any:  # noqa: ARG002
+        return NOTHING
 
 
-def skip_empty_hooks(owner: Callback | LightningModule) -> None:
-    """Let Lightning pass over the hooks of a training step that do nothing; it calls whatever is callable."""
-    kind = Callback if isinstance(owner, Callback) else LightningModule
-    for name in HOOKS:
-        if name not in vars(owner) and getattr(type(owner), name) is getattr(kind, name):
-            setattr(owner, name, None)
+class LowOverhead(Callback):
+    """Cache or skip per-step work of Lightning whose result never changes, until training ends."""
+
+    def __init__(self) -> None:
+        self.skipped: list[tuple[Any, str]] = []
+
+    def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
+        self.skipped = [(owner, name) for owner in (pl_module, *trainer.callbacks) for name in empty_hooks(owner)]
+        for owner, name in self.skipped:
+            setattr(owner, name, None)  # Lightning calls only callables
+        hooks = trainer._data_connector._datahook_selector
+        hooks.get_instance = cache(hooks.get_instance)  # whether the module or the data module moves a batch
+        training_epoch_loop.is_param_in_hook_signature = has_param
+        LightningModule.__setattr__ = quick_setattr  # type: ignore[method-assign,assignment]
+        if not torch.cuda.is_available():
+            # Adam asks for GPUs in each step, which takes 0.1 ms the way Lightning configures the question
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+    def teardown(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        for owner, name in self.skipped:
+            vars(owner).pop(name, None)
+        self.skipped = []
+        training_epoch_loop.is_param_in_hook_signature = is_param_in_hook_signature
+        if vars(LightningModule).get("__setattr__") is quick_setattr:
+            del LightningModule.__setattr__
 
 
-def has_argument(hook_fx: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Answer what Lightning asks in each step, whether ``training_step`` takes ``batch_idx``; of a method ask once."""
-    if ismethod(hook_fx):  # its function alone is remembered, so that the module can be freed
-        return has_argument_once(hook_fx.__func__, *args, **kwargs)
+def empty_hooks(owner: Callback | LightningModule) -> list[str]:
+    """Return the hooks of a training step that do nothing."""
+    base = Callback if isinstance(owner, Callback) else LightningModule
+    return [name for name in HOOKS if name not in vars(owner) and getattr(type(owner), name) is getattr(base, name)]
+
+
+def has_param(hook_fx: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Answer what Lightning asks in each step, whether ``training_step`` takes ``batch_idx``, from a cache."""
+    if ismethod(hook_fx):  # caching the function, not the method, lets the module be freed
+        return cached_has_param(hook_fx.__func__, *args, **kwargs)
     return is_param_in_hook_signature(hook_fx, *args, **kwargs)
 
 
-def look_for_gpus_once() -> None:
-    """Where there is no GPU, let Adam not look for one in each step, which takes 0.1 ms as Lightning has set it."""
-    if not torch.cuda.is_available():
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+def quick_setattr(module: LightningModule, name: str, value: Any) -> None:
+    """Set an attribute; Lightning sets ``_current_fx_name`` around every hook, and torch's own way is slow."""
+    if name == "_current_fx_name":
+        object.__setattr__(module, name, value)
+    else:
+        super(LightningModule, module).__setattr__(name, value)

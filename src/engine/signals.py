@@ -1,4 +1,4 @@
-"""Signals: how a run that is asked to end ends."""
+"""Signals: how a run ends when it is asked to end."""
 
 import os
 import signal
@@ -13,96 +13,104 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from src.callbacks.checkpoints import LastCheckpoint, may_save
+from src.engine.checkpoints import LastCheckpoint, can_resume_here
 
-ASKING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-START = "_call_children_scripts"  # Lightning's, which starts the other processes
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+LAUNCH = "_call_children_scripts"  # Lightning's method that starts the other processes
 
 
 class Signals(Callback):
-    """Answer SIGTERM, SIGINT, SIGHUP and SIGUSR1: finish the step, save, end with exit code 128 + the signal's number.
+    """Answer SIGTERM, SIGINT, SIGHUP and SIGUSR1: finish the step, save, exit with 128 + the signal's number.
 
-    On the last batch of an epoch its validation is finished too. A second signal, a second later, is obeyed at once,
-    as is the first while a single process does not train yet. All processes of a run leave after the same step: on a
-    CPU they agree after each one, on GPUs, which would have to wait, each time that something was logged. Under SLURM,
-    SIGUSR1 (``--signal=SIGUSR1@60``) also puts the job into the queue again.
+    In the last batch of an epoch the validation is finished too. A second signal, more than a second later, ends the
+    process at once, as does the first one before training starts, in a single process. All processes of a run stop
+    after the same step: on CPUs they agree after each step, on GPUs, which would have to synchronize, whenever metrics
+    are logged. Under SLURM, SIGUSR1 (``--signal=SIGUSR1@60``) also puts the job back into the queue.
 
     Args:
-        last: where to save; None where nothing is saved.
+        last: the checkpoint to save; None if the run saves nothing.
     """
 
     def __init__(self, last: LastCheckpoint | None) -> None:
-        self.last, self.got, self.when, self.began = last, 0, 0.0, False
+        self.last, self.received, self.when, self.started = last, 0, 0.0, False
 
     @contextmanager
-    def answered(self, trainer: Trainer) -> Iterator[None]:
+    def handled(self, trainer: Trainer, install: bool = True) -> Iterator[None]:
         """Handle signals while training.
 
-        Processes that Lightning starts begin with these signals held back, until they can answer.
+        Processes that Lightning launches start with these signals blocked, until they can handle them.
+
+        Args:
+            trainer: the Trainer that trains meanwhile.
+            install: whether this process may change its signal handlers; in a notebook it may not.
         """
         self.trainer, self.pid = trainer, os.getpid()
-        heard = [number for number in ASKING if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # not of nohup
+        if not install:
+            yield
+            return
+        heard = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # see nohup
         main_thread = threading.current_thread() is threading.main_thread()
         before = {number: signal.signal(number, self.receive) for number in heard} if main_thread else {}
-        hold(signal.SIG_UNBLOCK)
+        mask(signal.SIG_UNBLOCK)
         launcher: Any = trainer.strategy.launcher
-        if hasattr(launcher, START):
-            setattr(launcher, START, partial(held, getattr(launcher, START)))
+        if hasattr(launcher, LAUNCH):
+            setattr(launcher, LAUNCH, partial(launch_blocked, getattr(launcher, LAUNCH)))
         try:
             yield
-            if self.got:  # too late for a hook
-                raise SystemExit(128 + self.got)
+            if self.received:  # after the last hook
+                raise SystemExit(128 + self.received)
         except Exception as error:
-            for process in self.others():  # they would wait for this one
+            for process in self.launched():  # they would wait for this one
                 process.kill()
-            if self.got and "DataLoader worker" in str(error):  # the signal went to workers too
-                raise SystemExit(128 + self.got) from None
+            if self.received and "DataLoader worker" in str(error):  # the signal reached the workers too
+                raise SystemExit(128 + self.received) from None
             raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def others(self) -> list[Any]:
-        """Return the processes that this one started."""
+    def launched(self) -> list[Any]:
+        """Return the processes that this one launched."""
         return getattr(self.trainer.strategy.launcher, "procs", [])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if trainer.world_size == 1:
-            self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs no step until asked
+        if trainer.world_size == 1:  # the hook costs nothing until a signal arrives
+            self.on_train_batch_end = None  # type: ignore[method-assign,assignment]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.began = True
+        self.started = True
 
     def receive(self, number: int, frame: Any) -> None:  # noqa: ARG002
-        if os.getpid() != self.pid:  # a worker of a DataLoader, which ends with this process
+        if os.getpid() != self.pid:  # a DataLoader worker, which ends with this process
             return
-        if self.got and time.monotonic() - self.when < 1:  # torchrun passes on what went to all
+        if self.received and time.monotonic() - self.when < 1:  # torchrun forwards what the group received
             return
-        if self.got:
-            for process in self.others():
+        if self.received:
+            for process in self.launched():
                 process.kill()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.got, self.when = number, time.monotonic()
-        if not self.began and self.trainer.world_size == 1:
+        self.received, self.when = number, time.monotonic()
+        if not self.started and self.trainer.world_size == 1:
             raise SystemExit(128 + number)
         vars(self).pop("on_train_batch_end", None)
 
-    def asked(self, trainer: Trainer) -> bool:
+    def all_asked(self, trainer: Trainer) -> bool:
+        """Tell, the same on all ranks, whether the run is to end now."""
         device, pause = trainer.strategy.root_device, max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if trainer.world_size > 1 and (device.type == "cpu" or (trainer.global_step - 1) % pause == 0):
-            self.got = int(trainer.strategy.reduce(torch.tensor(self.got, device=device), reduce_op="max"))
-            return self.got > 0
-        return trainer.world_size == 1 and self.got > 0
+            self.received = int(trainer.strategy.reduce(torch.tensor(self.received, device=device), reduce_op="max"))
+            return self.received > 0
+        return trainer.world_size == 1 and self.received > 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
-        if may_save(trainer) and self.asked(trainer):
+        if can_resume_here(trainer) and self.all_asked(trainer):
             if self.last is not None:
                 self.last.save(trainer)
             self.leave(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if self.asked(trainer):
+        if self.all_asked(trainer):
             self.leave(trainer)
 
     on_train_end = on_train_epoch_start
@@ -111,29 +119,29 @@ class Signals(Callback):
         if self.last is not None:
             self.last.publish(trainer)
         job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
-        if job and self.got == getattr(signal, "SIGUSR1", None) and trainer.is_global_zero:
+        if job and self.received == getattr(signal, "SIGUSR1", None) and trainer.is_global_zero:
             job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
-            with suppress(OSError):  # there may be no such command, as in a container
+            with suppress(OSError):  # a container may lack the command
                 subprocess.run(["scontrol", "requeue", job], check=False)
-        self.others().clear()  # of which Lightning kills this process when one has ended
+        self.launched().clear()  # Lightning kills this process once one of them has ended
         trainer.strategy.barrier()
-        raise SystemExit(128 + self.got)
+        raise SystemExit(128 + self.received)
 
 
-def leave_to_python(trainer: Trainer) -> None:
-    """Keep Lightning from handling signals: it swallows SIGTERM, or exits with 0, or hangs."""
+def disable_lightning_handlers(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals: it swallows SIGTERM, exits with 0, or hangs."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
-def held(start: Callable[[], None]) -> None:
-    hold(signal.SIG_BLOCK)
+def launch_blocked(launch: Callable[[], None]) -> None:
+    mask(signal.SIG_BLOCK)
     try:
-        start()
+        launch()
     finally:
-        hold(signal.SIG_UNBLOCK)
+        mask(signal.SIG_UNBLOCK)
 
 
-def hold(how: int) -> None:
-    """Hold signals back, also from processes that are started, or let them come; Windows does neither."""
+def mask(how: int) -> None:
+    """Block or unblock the signals for this process and its children; does nothing on Windows."""
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(how, ASKING)
+        signal.pthread_sigmask(how, SIGNALS)

@@ -1,4 +1,4 @@
-"""SkipNonFinite: steps that would spoil the weights are left out."""
+"""SkipNonFinite: skip optimizer steps whose gradients are NaN or infinite."""
 
 from collections import defaultdict
 from math import inf, isfinite
@@ -11,79 +11,76 @@ from torch.optim import Optimizer
 from src import UserError
 
 
-def finite(grads: list[Any]) -> bool:
-    """Tell whether all numbers are finite; the norms are quick, but overflow before the numbers do."""
-    return all(map(isfinite, torch._foreach_norm(grads))) or all(bool(grad.isfinite().all()) for grad in grads)
-
-
 class SkipNonFinite(Callback):
-    """Leave out a step whose gradients are not all finite: weights, moments and batch-norm statistics stay as they are.
+    """Skip a step if any gradient is NaN or infinite: weights, optimizer state and batch-norm statistics are unchanged.
 
-    Such steps are counted, and logged as ``skipped_steps``. A GPU is not waited for: there the gradients become 0, so
-    that momentum still moves the weights, and the count is looked at each time that something is logged.
+    Skipped steps are counted and logged as ``skipped_steps``. On a GPU the CPU does not synchronize: gradients are
+    zeroed instead, so momentum still moves the weights, and the count is checked whenever metrics are logged.
 
     Args:
-        most_in_a_row: how many steps in a row of one optimizer may be left out before the run stops, at least 1.
+        max_consecutive: stop the run after this many skipped steps of one optimizer in a row, at least 1.
     """
 
-    def __init__(self, most_in_a_row: int = 10) -> None:
-        if most_in_a_row < 1:
-            raise ValueError(f"most_in_a_row must be at least 1, got {most_in_a_row}")
-        self.most_in_a_row = most_in_a_row
-        self.in_a_row: dict[Optimizer | None, Any] = {}  # numbers, or tensors on a GPU; None: of a run that goes on
+    def __init__(self, max_consecutive: int = 10) -> None:
+        if max_consecutive < 1:
+            raise ValueError(f"max_consecutive must be at least 1, got {max_consecutive}")
+        self.max_consecutive = max_consecutive
+        self.consecutive: dict[Optimizer | None, Any] = {}  # numbers, or tensors on a GPU; None: from a checkpoint
         self.skipped: Any = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.wait = trainer.strategy.root_device.type == "cpu"
+        self.on_cpu = trainer.strategy.root_device.type == "cpu"
         if any(kind in type(trainer.strategy).__name__ for kind in ("FSDP", "ModelParallel", "DeepSpeed")):
-            self.on_before_optimizer_step = None  # type: ignore[method-assign,assignment]  # each sees only its shard
-        before = self.in_a_row.get(None, 0)
-        self.in_a_row = defaultdict(lambda: before)
+            self.on_before_optimizer_step = None  # type: ignore[method-assign,assignment]  # each rank sees one shard
+        stored = self.consecutive.get(None, 0)
+        self.consecutive = defaultdict(lambda: stored)
         self.buffers = [buffer for buffer in pl_module.buffers() if buffer.is_floating_point()]
-        self.whole = [buffer.clone() for buffer in self.buffers]  # after the last step that was done
-        if not self.wait and self.buffers:  # in one tensor, so that a GPU copies all at once
+        self.backup = [buffer.clone() for buffer in self.buffers]  # as of the latest finite step
+        if not self.on_cpu and self.buffers:  # one tensor, so that a GPU copies it at once
             self.flat = torch.cat([buffer.flatten() for buffer in self.buffers])
-            parts = self.flat.split([buffer.numel() for buffer in self.buffers])
-            self.whole = [part.view_as(buffer) for part, buffer in zip(parts, self.buffers, strict=True)]
+            pieces = self.flat.split([buffer.numel() for buffer in self.buffers])
+            self.backup = [piece.view_as(buffer) for piece, buffer in zip(pieces, self.buffers, strict=True)]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         grads: list[Any] = [p.grad for p in params]
-        if not grads:  # as where training_step returned None
+        if not grads:  # training_step returned None
             return
-        if self.wait and finite(grads):
-            self.in_a_row[optimizer] = 0
+        if self.on_cpu and all_finite(grads):
+            self.consecutive[optimizer] = 0
             if self.buffers:
-                torch._foreach_copy_(self.whole, self.buffers)
-        elif self.wait:
+                torch._foreach_copy_(self.backup, self.buffers)
+        elif self.on_cpu:
             for p in params:
-                p.grad = None  # which optimizers pass over
+                p.grad = None  # optimizers skip it
             if self.buffers:
-                torch._foreach_copy_(self.buffers, self.whole)
-            self.in_a_row[optimizer] += 1
+                torch._foreach_copy_(self.buffers, self.backup)
+            self.consecutive[optimizer] += 1
             self.skipped += 1
-            self.stop_if_hopeless(trainer, self.in_a_row[optimizer])
+            self.stop_if_hopeless(trainer, self.consecutive[optimizer])
         else:
-            self.without_waiting(optimizer, grads)
+            self.zero_nonfinite(optimizer, grads)
             if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-                self.stop_if_hopeless(trainer, self.in_a_row[optimizer])
+                self.stop_if_hopeless(trainer, self.consecutive[optimizer])
 
-    def without_waiting(self, optimizer: Optimizer, grads: list[Any]) -> None:
-        spoilt = ~torch.stack(torch._foreach_norm(grads, inf)).isfinite().all()
+    def zero_nonfinite(self, optimizer: Optimizer, grads: list[Any]) -> None:
+        """Zero all gradients and restore the buffers if any gradient is not finite, without synchronizing."""
+        nonfinite = ~torch.stack(torch._foreach_norm(grads, inf)).isfinite().all()
         for grad in grads:
-            grad.masked_fill_(spoilt, 0)
+            grad.masked_fill_(nonfinite, 0)
         if self.buffers:
-            torch.where(spoilt, self.flat, torch.cat([buffer.flatten() for buffer in self.buffers]), out=self.flat)
-            torch._foreach_copy_(self.buffers, self.whole)
-        self.skipped = self.skipped + spoilt
-        self.in_a_row[optimizer] = (self.in_a_row[optimizer] + 1) * spoilt
+            torch.where(nonfinite, self.flat, torch.cat([buffer.flatten() for buffer in self.buffers]), out=self.flat)
+            torch._foreach_copy_(self.buffers, self.backup)
+        self.skipped = self.skipped + nonfinite
+        self.consecutive[optimizer] = (self.consecutive[optimizer] + 1) * nonfinite
 
-    def stop_if_hopeless(self, trainer: Trainer, in_a_row: Any) -> None:
-        if in_a_row >= self.most_in_a_row:
+    def stop_if_hopeless(self, trainer: Trainer, consecutive: Any) -> None:
+        if consecutive >= self.max_consecutive:
             where = f"epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
             raise UserError(
-                f"{int(in_a_row)} steps in a row had gradients that are not finite, the last in {where}: lower "
-                "the learning rate, clip (--trainer.gradient_clip_val=1), or find the cause with presets/debug.yaml"
+                f"{int(consecutive)} consecutive steps had NaN or infinite gradients, the last in {where}: lower the "
+                "learning rate, clip gradients (--trainer.gradient_clip_val=1), or find the cause with "
+                "--config configs/presets/debug.yaml"
             )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -91,7 +88,12 @@ class SkipNonFinite(Callback):
             pl_module.log("skipped_steps", float(self.skipped))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"skipped": int(self.skipped), "in_a_row": max(map(int, self.in_a_row.values()), default=0)}
+        return {"skipped": int(self.skipped), "in_a_row": max(map(int, self.consecutive.values()), default=0)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.skipped, self.in_a_row = state_dict["skipped"], {None: state_dict["in_a_row"]}
+        self.skipped, self.consecutive = state_dict["skipped"], {None: state_dict["in_a_row"]}
+
+
+def all_finite(grads: list[Any]) -> bool:
+    """Tell whether all numbers are finite; norms are fast, but may overflow although every number is finite."""
+    return all(map(isfinite, torch._foreach_norm(grads))) or all(bool(grad.isfinite().all()) for grad in grads)

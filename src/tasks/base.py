@@ -1,52 +1,91 @@
 """Task: everything a training run needs except the meaning of a batch."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
+import torch
+from lightning import LightningModule
 from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
-from src.tasks.metrics import by_class
-from src.tasks.parts import Parts
-from src.tasks.views import Views, averaged
+from src.metrics import EpochMeans, flatten_per_class
+from src.optim import optimizer_and_schedule
+from src.tasks.setup import init_from_data
+
+TTA = Literal["plain", "mirror", "mirror_shift"]
 
 
-class Task(Parts):
-    """A net, its metrics and its optimizer. Subclasses implement ``evaluate``.
+class Task(LightningModule):
+    """A net with its metrics and optimizer. Subclasses implement ``evaluate`` and may override ``step_metrics``.
 
     Args:
         net: the network to train.
-        val_metrics: updated with (preds, targets) of each validation batch, logged when all are seen.
-        test_metrics: the same for the test set.
-        tta: in test and predict, average over views of each image: itself, ``mirror``ed, or both shifted too.
-        kwargs: see ``src.tasks.parts.Parts`` and ``src.tasks.optimized.Optimized``.
+        optimizer: called with the parameter groups of the net; biases and norms get no weight decay.
+        val_metrics: updated with (preds, targets) of each validation batch, computed at the end of the epoch.
+        test_metrics: the same for the test split.
+        schedule: called with the optimizer, then stepped after each training step: one of ``src.optim``, which scale
+            to the length of the run, or of ``torch.optim.lr_scheduler``, which count steps.
+        warmup_steps: steps of linear warm-up before the schedule begins.
+        groups: optimizer settings for the parameters whose full name matches a regular expression, such as
+            {match: 'head.*', lr: 0.01}; the first match wins.
+        layer_decay: factor of the learning rate from each layer to the one before it, in (0, 1].
+        init: called with the net to initialize its weights: ``src.nets.Init``.
+        penalties: called with the net and added to the training loss: those of ``src.losses``.
+        tta: test-time augmentation in test and predict: average predictions over the image and its ``mirror`` image, or
+            over both of them shifted too.
     """
+
+    monitor: tuple[str, Literal["max", "min"]] = ("val/loss", "min")  # selects the best checkpoint
 
     def __init__(
         self,
         net: nn.Module,
+        optimizer: Callable[[list[dict[str, Any]]], Optimizer],
         val_metrics: MetricCollection,
         test_metrics: MetricCollection,
-        tta: Views = "plain",
-        **kwargs: Any,
+        schedule: Callable[[Optimizer], LRScheduler] | None = None,
+        warmup_steps: int = 0,
+        groups: list[dict[str, Any]] | None = None,
+        layer_decay: float = 1.0,
+        init: Callable[[nn.Module], Any] | None = None,
+        penalties: list[Callable[[nn.Module], Any]] | None = None,
+        tta: TTA = "plain",
     ) -> None:
-        super().__init__(net, **kwargs)
-        self.val_metrics, self.test_metrics, self.tta = val_metrics.clone("val/"), test_metrics.clone("test/"), tta
+        super().__init__()
+        if init is not None:
+            init(net)
+        self.net, self.optimizer, self.schedule, self.warmup_steps = net, optimizer, schedule, warmup_steps
+        self.groups, self.layer_decay, self.penalties = groups, layer_decay, penalties or []
+        self.val_metrics, self.test_metrics = val_metrics.clone("val/"), test_metrics.clone("test/")
+        self.train_means = EpochMeans()
+        self.tta, self.tta_now = tta, "plain"
 
     def evaluate(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss of a batch, then the predictions and targets that metrics compare."""
+        """Return the loss of a batch, then the predictions and targets that the metrics compare."""
         raise NotImplementedError
 
-    def score(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
-        """Return by name what is logged beside the loss, as a mean over the epoch: a batch's mean or its values."""
+    def step_metrics(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return metrics of a training step by name, each as a mean or one value per sample; logged as epoch means."""
         return {}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        judged = not self.training and self._trainer is not None and self._trainer.state.fn in ("test", "predict")
-        return averaged(self.net, inputs, self.tta if judged else "plain")
+        return predict_with_tta(self.net, inputs, "plain" if self.training else self.tta_now)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            init_from_data(self.net, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.estimated_stepping_batches
+        settings = (self.optimizer, self.schedule, self.warmup_steps, steps, self.groups, self.layer_decay)
+        return optimizer_and_schedule(self.net, *settings)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
-        loss, preds, targets = self.evaluate(self.part(batch))
-        means = {"loss": loss} | self.score(preds, targets)
+        loss, preds, targets = self.evaluate(batch)
+        means = {"loss": loss} | self.step_metrics(preds, targets)
         if self.penalties:
             penalty = sum(penalty(self.net) for penalty in self.penalties)
             loss, means["penalty"] = loss + penalty, penalty
@@ -56,26 +95,60 @@ class Task(Parts):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.train_means.take("train/", self.trainer.strategy.reduce), sync_dist=True)
+        self.log_dict(self.train_means.compute("train/", self.trainer.strategy.reduce), sync_dist=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        self.judge(batch, "val", self.val_metrics)
+        self.evaluation_step(batch, "val", self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
         self.log_metrics(self.val_metrics)
 
+    def on_test_start(self) -> None:
+        self.tta_now = self.tta
+
+    def on_test_end(self) -> None:
+        self.tta_now = "plain"
+
+    on_predict_start, on_predict_end = on_test_start, on_test_end
+
     def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        self.judge(batch, "test", self.test_metrics)
+        self.evaluation_step(batch, "test", self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
         self.log_metrics(self.test_metrics)
 
-    def judge(self, batch: Any, stage: str, metrics: MetricCollection) -> None:
+    def evaluation_step(self, batch: Any, stage: str, metrics: MetricCollection) -> None:
         loss, preds, targets = self.evaluate(batch)
         metrics.update(preds, targets)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
 
     def log_metrics(self, metrics: MetricCollection) -> None:
         names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        self.log_dict(by_class(metrics.compute(), names), sync_dist=True)
+        self.log_dict(flatten_per_class(metrics.compute(), names), sync_dist=True)
         metrics.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_means"] = self.train_means.gather_state(self.all_gather)  # for a resume within the epoch
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.train_means.load_state(checkpoint.get("train_means", {}), self.global_rank)
+
+
+def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: TTA | str) -> Tensor:
+    """Return the outputs of a net (N, ...), averaged over augmented views of the images (N, C, H, W).
+
+    Args:
+        net: maps images to outputs.
+        images: the batch.
+        tta: ``mirror``: the image and its mirror image; ``mirror_shift``: these two, with the same total weight as both
+            shifted by a pixel up and left and by a pixel down and right (Keller Jordan's airbench, arXiv:2404.00498,
+            section 3.5).
+    """
+    if tta == "plain":
+        return net(images)
+    views = [(images, 1.0)]
+    if tta == "mirror_shift":
+        h, w = images.shape[2:]
+        padded = pad(images, [1] * 4, mode="reflect")
+        views = [(images, 0.5), *((padded[:, :, i : i + h, i : i + w], 0.25) for i in (0, 2))]
+    return torch.stack([weight / 2 * (net(view) + net(view.flip(3))) for view, weight in views]).sum(0)

@@ -6,22 +6,27 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from src import UserError
+from src.losses.class_weights import balanced_weights, restore_class_weights, set_class_weights
+from src.metrics import classification_metrics
+from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.checks import check_data
-from src.tasks.class_weights import balanced, restore, weigh
-from src.tasks.metrics import classification_metrics
+from src.tasks.setup import check_loss, check_net, check_num_classes
 
 
 class Classifier(Task):
-    """One class for each input. Precision, recall, F1 and AUROC are means over classes, in tests also for each class.
+    """One class for each input. Precision, recall, F1 and AUROC are macro averages, in test also given per class.
 
     Args:
-        net: called with num_classes K; maps inputs to logits (N, K).
+        net: called with the number of classes K, returns the net, which maps inputs to logits (N, K).
         num_classes: number of classes K, at least 2.
-        loss: function of logits (N, K) and targets (N,), or a module that is called with them.
-        class_weights: weight of each class in the loss, (K,); ``balanced``: as the training part has samples of it.
+        loss: function or module of logits (N, K) and targets (N,).
+        class_weights: weight of each class in the loss, (K,); ``balanced``: inversely proportional to class frequency
+            in the training split.
         kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps and more.
     """
+
+    monitor = ("val/accuracy", "max")
 
     def __init__(
         self,
@@ -31,22 +36,35 @@ class Classifier(Task):
         class_weights: list[float] | Literal["balanced"] | None = None,
         **kwargs: Any,
     ) -> None:
-        val, test = (classification_metrics(num_classes, each_class) for each_class in (False, True))
-        super().__init__(net(num_classes), val, test, **kwargs)
-        self.loss = nn.CrossEntropyLoss() if loss is cross_entropy else loss  # which has room for class weights
+        val, test = (classification_metrics(num_classes, per_class) for per_class in (False, True))
+        super().__init__(net=net(num_classes), val_metrics=val, test_metrics=test, **kwargs)
+        self.loss = nn.CrossEntropyLoss() if loss is cross_entropy else loss  # the module can hold class weights
         self.num_classes, self.class_weights = num_classes, class_weights
         if class_weights is not None:
-            weigh(self.loss, num_classes, [1.0] * num_classes if class_weights == "balanced" else class_weights)
+            weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
+            set_class_weights(self.loss, num_classes, weights)
+
+    def setup(self, stage: str) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        check_num_classes(self.num_classes, data)
+        check_loss(self.loss, self.num_classes, data.mix if isinstance(data, ImageData) else None)
+        check_net(self.net, data)
+        super().setup(stage)
+        if stage == "fit" and self.class_weights == "balanced":
+            targets = data.classes if isinstance(data, ImageData) else None
+            if targets is None:
+                raise UserError("class_weights: balanced needs data derived from src.data.DataModule; or list weights")
+            set_class_weights(self.loss, self.num_classes, balanced_weights(self.loss, self.num_classes, targets))
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch
         logits = self(inputs)
         return self.loss(logits, targets), logits.detach() if self.training else logits.softmax(1), targets
 
-    def score(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        chosen = preds.argmax(1)
-        hits = targets.gather(1, chosen[:, None]) if targets.ndim == 2 else chosen == targets  # soft or not
-        return {"accuracy": hits}
+    def step_metrics(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        predicted = preds.argmax(1)
+        soft = targets.ndim == 2  # as mixup makes them: the accuracy is the target's weight of the predicted class
+        return {"accuracy": targets.gather(1, predicted[:, None]) if soft else predicted == targets}
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the probability of each class, (N, K)."""
@@ -54,11 +72,5 @@ class Classifier(Task):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        restore(self, checkpoint)
-
-    def setup(self, stage: str) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        check_data(self.net, self.loss, self.num_classes, data)
-        super().setup(stage)
-        if stage == "fit" and self.class_weights == "balanced":
-            weigh(self.loss, self.num_classes, balanced(self.loss, self.num_classes, data))
+        states = [checkpoint[key] for key in ("state_dict", "current_model_state") if key in checkpoint]  # with EMA
+        restore_class_weights(states, self.loss, keep_stored=self.class_weights == "balanced")

@@ -1,0 +1,41 @@
+"""test: evaluate a checkpoint on the test split."""
+
+from src import UserError
+from src.config.arguments import Options
+from src.config.build import Experiment, build, find_start
+from src.config.parser import parse
+from src.runs.summary import merge_dataloaders, metrics_table, per_class_table, print_rows
+
+
+def run(options: Options) -> Experiment:
+    """Evaluate a checkpoint on the test split.
+
+    Examples:
+        python -m src.cli test --run runs/digits/version_0
+    """
+    return evaluate(options, run.__doc__ or "")
+
+
+def evaluate(options: Options, description: str) -> Experiment:
+    """Print the metrics of a checkpoint, in the table of validate or test."""
+    x = start(options, description)
+    evaluation = x.trainer.test if options.command == "test" else x.trainer.validate
+    results = evaluation(x.task, datamodule=x.data, ckpt_path=x.config.ckpt_path, verbose=False)
+    if x.trainer.is_global_zero and results:
+        metrics = merge_dataloaders(results)
+        print_rows([*metrics_table(metrics), *per_class_table(metrics)])
+        print_rows([("checkpoint", str(x.config.ckpt_path))])
+    return x
+
+
+def start(options: Options, description: str) -> Experiment:
+    """Build the experiment of a command that needs a checkpoint.
+
+    Raises:
+        UserError: if the options name none.
+    """
+    config = parse(options, description)
+    folder, stored = find_start(options, config)
+    if not stored:
+        raise UserError(f"{options.command} needs a trained model: choose a run with --run or a file with --ckpt_path")
+    return build(config, options.command, folder, stored)

@@ -1,0 +1,14 @@
+"""validate: evaluate a checkpoint on the validation split."""
+
+from src.commands.test import evaluate
+from src.config.arguments import Options
+from src.config.build import Experiment
+
+
+def run(options: Options) -> Experiment:
+    """Evaluate a checkpoint on the validation split.
+
+    Examples:
+        python -m src.cli validate --run runs/digits/version_0
+    """
+    return evaluate(options, run.__doc__ or "")

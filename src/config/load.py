@@ -1,0 +1,55 @@
+"""load_run: a trained module from a run folder, in a notebook or another program."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from src import UserError
+from src.config.errors import explain
+from src.config.files import check_trusted, check_yaml
+from src.config.parser import make_parser
+from src.runs.checkpoint import check_weights, load_first_valid
+from src.runs.folder import Run
+
+
+def load_run(
+    path: str | Path, checkpoint: Literal["best", "last"] = "best", root: str | Path | None = None, trust: bool = False
+) -> tuple[Any, Any]:
+    """Return the trained task of a run, in eval mode on the CPU, and its data module, with no data loaded yet.
+
+    Changes nothing in the process: no seed, signal handler, warning filter or environment variable.
+
+    Args:
+        path: the run folder, such as runs/digits/version_0.
+        checkpoint: which of its checkpoints.
+        root: folder of the data, if it is not where the config says, seen from the working directory.
+        trust: whether the config may name code outside src, scripts, torch, torchvision, torchmetrics and lightning.
+
+    Raises:
+        UserError: if the folder is no run, or its config or checkpoint does not load.
+    """
+    run = Run.find(Path(path))
+    check_yaml(run.config)
+    if not trust:
+        check_trusted(run.config)
+    _, stored = load_first_valid(run.checkpoints(checkpoint))
+    typed = [] if root is None else [f"--data.root={root}"]
+    parser = make_parser()
+    try:
+        config = parser.parse_args([f"--config={run.config}", *typed])
+    except argparse.ArgumentError as error:
+        raise UserError(f"{run.config}: {explain(error.message)}") from None
+    with torch.random.fork_rng(devices=[]):  # building the net draws weights, which are then replaced
+        built = parser.instantiate_classes(config)
+    task, data = built.model, built.get("data")
+    if config.channels_last:
+        task.to(memory_format=torch.channels_last)
+    key = type(data).__qualname__
+    if data is not None and key in stored:
+        data.load_state_dict(stored[key])
+    task.on_load_checkpoint(stored)  # it may change the stored weights
+    check_weights(task, stored)
+    task.load_state_dict(stored["state_dict"], strict=task.strict_loading)
+    return task.eval(), data

@@ -1,0 +1,137 @@
+"""The settings: a parser of configs and typed settings, and checks of their values."""
+
+import argparse
+import importlib
+import inspect
+import re
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import yaml
+from jsonargparse import ActionConfigFile, Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+
+from src import UserError
+from src.config.arguments import Options, run_name
+from src.config.errors import explain
+from src.config.files import SETTINGS
+from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
+from src.engine.skip_non_finite import SkipNonFinite
+
+
+def make_parser(name: str = "run", description: str = "") -> LightningArgumentParser:
+    """Return the parser of all settings.
+
+    Args:
+        name: default of the run's name.
+        description: help text of the command.
+    """
+    parser = LightningArgumentParser(description=description, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file; repeat it to layer files")
+    text = "seed of all random numbers; true for a random seed"
+    parser.add_argument("--seed_everything", type=bool | int, default=0, help=text)
+    parser.add_lightning_class_args(Trainer, "trainer")
+    parser.set_defaults({"trainer.enable_model_summary": False})
+    add_model_and_data(parser)
+    parser.add_argument("--ckpt_path", type=str | None, default=None, help="the checkpoint to start from or to use")
+    parser.add_argument("--name", type=str, default=name, help="the run folder is runs/NAME/version_N")
+    parser.add_argument("--test", type=bool, default=True, help="whether fit ends by testing the best checkpoint")
+    parser.add_argument("--compile", type=bool, default=False, help="whether fit compiles the model (torch.compile)")
+    text = "whether tensors are laid out as (N, H, W, C), which makes convolutions faster on most machines"
+    parser.add_argument("--channels_last", type=bool, default=False, help=text)
+    parser.add_lightning_class_args(BestCheckpoint, "best")
+    parser.add_lightning_class_args(LastCheckpoint, "last")
+    parser.add_lightning_class_args(SkipNonFinite, "non_finite")
+    return parser
+
+
+def add_model_and_data(parser: LightningArgumentParser) -> None:
+    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+
+
+def parse(options: Options, description: str = "") -> Namespace:
+    """Return all settings: what is typed wins over the configs, a later config over an earlier one.
+
+    Raises:
+        UserError: for an unknown setting or an invalid value.
+    """
+    parser = make_parser(run_name(options), description)
+    parser.prog = f"python -m src.cli {options.command}"
+    try:
+        config = parser.parse_args([*(f"--config={file}" for file in options.config), *options.settings])
+    except argparse.ArgumentError as error:
+        raise UserError(explain(error.message)) from None
+    check_values(config)
+    if config.seed_everything is False:
+        raise UserError("seed_everything must be an integer, or true for a random seed; got false")
+    return config
+
+
+def plain_config(config: Namespace) -> dict[str, Any]:
+    """Return the settings as config.yaml holds them, nulls included."""
+    settings = yaml.safe_load(make_parser().dump(config, format="yaml", skip_unset=False))
+    return {key: settings[key] for key in SETTINGS}
+
+
+def check_values(settings: Any, key: str = "") -> None:
+    """Refuse NaN and infinity, and null where the class takes none, which jsonargparse accepts.
+
+    Raises:
+        UserError: with the full name of the setting.
+    """
+    if isinstance(settings, float) and not isfinite(settings):
+        raise UserError(f"{key} must be a finite number, got {settings}")
+    if isinstance(settings, list):
+        for i, each in enumerate(settings):
+            check_values(each, f"{key}.{i}")
+    if not isinstance(settings, Mapping | Namespace):
+        return
+    if isinstance(settings.get("class_path"), str):
+        hints = required_types(settings["class_path"])
+        for name, value in vars(settings.get("init_args") or Namespace()).items():
+            if value is None and name in hints:
+                raise UserError(f"{key}.{name} must be {hints[name]}, got null")
+    for name, value in (settings if isinstance(settings, Mapping) else vars(settings)).items():
+        check_values(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+
+
+def required_types(class_path: str) -> dict[str, str]:
+    """Return the types of those arguments of a class that must not be None."""
+    module, _, name = class_path.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    constructors = [vars(parent)["__init__"] for parent in getattr(found, "__mro__", ()) if "__init__" in vars(parent)]
+    hints: dict[str, str] = {}
+    for constructor in constructors or [found]:  # a function that returns the object has no classes
+        for parameter in inspect.signature(constructor).parameters.values():
+            kind = parameter.annotation
+            optional = parameter.default is None or kind is Any or NoneType in get_args(kind)
+            if kind is not parameter.empty and not isinstance(kind, str) and not optional:
+                hints.setdefault(parameter.name, re.sub(r"(\w+\.)+", "", inspect.formatannotation(kind)))
+    return hints
+
+
+def check_training(trainer: Namespace, name: str) -> None:
+    """Refuse Trainer settings that it would divide by or that train nothing, and a run name outside runs/.
+
+    Raises:
+        UserError: with the full name of the setting.
+    """
+    for key in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches", "check_val_every_n_epoch"):
+        if isinstance(trainer[key], int | float) and trainer[key] <= 0:
+            raise UserError(f"trainer.{key} must be more than 0, got {trainer[key]}")
+    for key in ("max_epochs", "max_steps"):
+        if trainer[key] == 0:
+            raise UserError(f"trainer.{key} must be more than 0, or -1 for no limit, got 0")
+    for key in ("gradient_clip_val", "log_every_n_steps"):
+        if (trainer[key] or 0) < 0:
+            raise UserError(f"trainer.{key} must be at least 0, got {trainer[key]}")
+    if 0 <= (trainer.max_epochs or -1) < (trainer.min_epochs or 0):
+        raise UserError(f"trainer.min_epochs must be at most max_epochs {trainer.max_epochs}, got {trainer.min_epochs}")
+    path = Path(name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise UserError(f"name must be a folder below runs/, got {name!r}")
