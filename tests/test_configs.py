@@ -1,4 +1,4 @@
-"""Every config runs: on real data where it is there, else on made-up data of the same shape."""
+"""Every config trains: on made-up data of the right shape, and MNIST also on the real images."""
 
 from pathlib import Path
 
@@ -9,54 +9,102 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from src import data as datasets
 from src.cli import main
-from src.data import MNIST
 
 ROOT = Path(__file__).parents[1]
 REAL_MNIST = ROOT.parent / "shared/data/mnist"
-TWO_BATCHES = ["--trainer.fast_dev_run=2"]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SHAPES = {  # of an image, and the number of classes
+    "MNIST": ((1, 28, 28), 10),
+    "FashionMNIST": ((1, 28, 28), 10),
+    "CIFAR10": ((3, 32, 32), 10),
+    "CIFAR100": ((3, 32, 32), 100),
+}
+SMALLER = ["--data.folds=10", "--data.batch_size=100"]
+
+every_config = pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+every_cifar10_config = pytest.mark.parametrize(
+    "file", [file for file in CONFIGS if "cifar10." in file.name or "cifar10_" in file.name], ids=lambda file: file.stem
+)
 
 
-def made_up_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
+    """Write images of ten classes, as ImageFolder reads them."""
     generator = np.random.default_rng(0)
-    for part, count in (("train", 30), ("test", 3)):
+    for split, count in (("train", 30), ("test", 3)):
         for name in "abcdefghij":
-            (folder / part / name).mkdir(parents=True)
+            (folder / split / name).mkdir(parents=True)
             for i in range(count):
-                Image.fromarray(generator.integers(0, 255, (32, 32, 3), np.uint8)).save(
-                    folder / part / name / f"{i}.png"
-                )
+                pixels = generator.integers(0, 255, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.stem)
-def test_a_config_trains_and_tests(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = yaml.safe_load(file.read_text())["data"]["class_path"]
-    typed = list(TWO_BATCHES)
-    if kind == "src.data.ImageFolder":
-        made_up_pictures(Path("pictures"))
-        typed += ["--data.root=pictures", "--data.folds=10", "--data.batch_size=100"]
-    if kind == "src.data.MNIST":
+def replace_download(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a dataset of torchvision load random images instead."""
+    shape, num_classes = SHAPES[name]
 
-        def load(self: MNIST, train: bool) -> tuple[Tensor, Tensor]:
-            self.class_names = [str(i) for i in range(10)]
-            count = 600 if train else 100
-            return torch.randint(0, 255, (count, 1, 28, 28), dtype=torch.uint8), torch.arange(count) % 10
+    def load(self: datasets.DataModule, train: bool) -> tuple[Tensor, Tensor]:
+        self.class_names = [str(i) for i in range(num_classes)]
+        count = max(600, 12 * num_classes) if train else 100
+        return torch.randint(0, 255, (count, *shape), dtype=torch.uint8), torch.arange(count) % num_classes
 
-        monkeypatch.setattr(MNIST, "prepare_data", lambda _: None)
-        monkeypatch.setattr(MNIST, "load", load)
-    cli = main(["fit", f"--config={file}", *typed])
-    assert cli.trainer.global_step == 2
+    monkeypatch.setattr(getattr(datasets, name), "prepare_data", lambda _: None)
+    monkeypatch.setattr(getattr(datasets, name), "load", load)
 
 
-@pytest.mark.skipif(not REAL_MNIST.is_dir(), reason="real MNIST is not there")
-def test_real_mnist_is_learnt() -> None:
-    typed = [
+@every_config
+def test_a_config_trains_and_tests_two_batches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = yaml.safe_load(file.read_text())["data"]["class_path"].rsplit(".", 1)[1]
+    args = ["--trainer.fast_dev_run=2"]
+    if name in SHAPES:
+        replace_download(name, monkeypatch)
+    if name.startswith("CIFAR"):
+        args += SMALLER
+    if name == "ImageFolder":
+        write_images(Path("images"))
+        args += ["--data.root=images", "--model.num_classes=10"]
+    experiment = main(["fit", f"--config={file}", *args])
+    assert experiment.trainer.global_step == 2
+
+
+@every_cifar10_config
+def test_the_jpeg_preset_changes_only_the_images(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = []
+    for layers in ([], ["--config=configs/presets/cifar10_jpeg.yaml", "--data.root=images"]):
+        with pytest.raises(SystemExit):
+            main(["fit", f"--config={file}", *layers, "--print_config"])
+        configs.append(yaml.safe_load(capsys.readouterr().out))
+    download, jpeg = (config.pop("data") for config in configs)
+    assert configs[0] == configs[1]
+    assert jpeg["class_path"] == "src.data.ImageFolder"
+    assert (jpeg["init_args"]["root"], jpeg["init_args"]["size"]) == ("images", 32)
+    assert {key: jpeg["init_args"][key] for key in download["init_args"]} == download["init_args"] | {"root": "images"}
+
+
+def test_the_jpeg_preset_trains() -> None:
+    write_images(Path("images"))
+    preset = ["--config=configs/presets/cifar10_jpeg.yaml", "--data.root=images"]
+    experiment = main(["fit", "--config=configs/cifar10.yaml", *preset, *SMALLER, "--trainer.fast_dev_run=2"])
+    assert isinstance(experiment.data, datasets.ImageFolder)
+    assert experiment.trainer.global_step == 2
+
+
+@every_config
+def test_a_config_is_short_and_begins_with_the_seed(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 40
+    assert next(iter(yaml.safe_load(file.read_text()))) == "seed_everything"
+
+
+@pytest.mark.skipif(not REAL_MNIST.is_dir(), reason="needs MNIST")
+def test_real_mnist_is_learned() -> None:
+    args = [
         "--trainer.max_epochs=1",
         "--trainer.limit_train_batches=150",
         "--model.warmup_steps=20",
         "--data.batch_size=64",
     ]
-    cli = main(["fit", "--config=configs/mnist.yaml", f"--data.root={REAL_MNIST}", *typed])
-    assert len(cli.datamodule.parts["train"]) == 55_000
-    assert len(cli.datamodule.parts["test"]) == 10_000
-    assert cli.trainer.callback_metrics["test/accuracy"] > 0.95
+    experiment = main(["fit", "--config=configs/mnist.yaml", f"--data.root={REAL_MNIST}", *args])
+    assert len(experiment.data.splits["train"]) == 55_000
+    assert len(experiment.data.splits["test"]) == 10_000
+    assert experiment.trainer.callback_metrics["test/accuracy"] > 0.95
