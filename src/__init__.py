@@ -1,19 +1,17 @@
 """A PyTorch Lightning project: data, nets, tasks, callbacks and the command line that joins them."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from src.config.load import load_run as load_run
+from pathlib import Path
+from typing import Any, Literal
 
 
 class UserError(ValueError):
     """Invalid input from the user: the command line prints it in one line and exits with 2."""
 
 
-def __getattr__(name: str) -> Any:
-    """Import ``load_run`` when it is first used, because it needs torch and Lightning, which take seconds."""
-    if name != "load_run":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from src.config.load import load_run
+def load_run(
+    path: str | Path, checkpoint: Literal["best", "last"] = "best", root: str | Path | None = None, trust: bool = False
+) -> tuple[Any, Any]:
+    """Return the trained task of a run folder and its data module; see ``src.config.load.load_run``."""
+    from src.config.load import load_run as load  # here, because torch and Lightning take seconds to import
 
-    return load_run
+    return load(path, checkpoint, root, trust)

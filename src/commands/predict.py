@@ -55,7 +55,7 @@ def restore_data(x: Experiment) -> DataModule:
     """Return the data module with what the checkpoint knows of it: classes, image shape and normalization."""
     state = x.stored.get(type(x.data).__qualname__)
     if not isinstance(x.data, DataModule) or not state:
-        raise UserError("--images needs a checkpoint that was trained on a data module derived from src.data.DataModule")
+        raise UserError("--images needs a run whose data module derives from src.data.DataModule")
     x.data.load_state_dict(state)
     return x.data
 

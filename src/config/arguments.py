@@ -1,7 +1,7 @@
 """The command line: commands, their options and the settings, checked before torch is imported.
 
-A command is a function ``run(options, *, ...)`` in ``src/commands/NAME.py``. Its docstring and keyword-only arguments are
-its help and its own options; they are read from the source text, because importing the file would import torch.
+A command is a function ``run(options, *, ...)`` in ``src/commands/NAME.py``. Its docstring is its help, its keyword-only
+arguments are its options. Both are read from the source text, because importing the file would import torch.
 """
 
 import argparse
@@ -118,8 +118,8 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     parser.add_argument("-c", "--config", action="append", default=[])
     parser.add_argument("--run", type=Path)
     parser.add_argument("--trust", action="store_true")
-    for name, settings in command.options.items():
-        parser.add_argument(f"--{name}", **settings)
+    for name, arguments in command.options.items():
+        parser.add_argument(f"--{name}", **arguments)
     try:
         known, settings = parser.parse_known_args(args[1:])
     except argparse.ArgumentError as error:
@@ -199,8 +199,8 @@ def without_list_additions(settings: list[str]) -> list[str]:
 
 def check_all_trusted(options: Options, typed: str) -> None:
     """Refuse untrusted code in the configs, and in files that settings name."""
-    for file in options.config:
-        check_trusted(Path(file), typed)
+    for config in options.config:
+        check_trusted(Path(config), typed)
     for value in (setting.partition("=")[2] for setting in options.settings):
         for file in named_files(value, Path()):
             with suppress(UnicodeDecodeError, yaml.YAMLError):

@@ -10,6 +10,7 @@ from pathlib import Path
 from src import UserError
 from src.config.files import SETTINGS, did_you_mean
 
+EXTRAS = ("kornia", "mlflow", "wandb")
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
@@ -31,7 +32,8 @@ def as_user_error(error: Exception) -> UserError | None:
             "bf16.yaml or checkpointing.yaml of the same folder. Existing checkpoints are intact."
         )
     if isinstance(error, OSError) and error.errno in DISK:
-        return UserError(f"cannot write {error.filename or 'a file'}: {error.strerror}. Existing checkpoints are intact.")
+        where = error.filename or "a file"
+        return UserError(f"cannot write {where}: {error.strerror}. Existing checkpoints are intact.")
     link: BaseException | None = error
     while isinstance(link, ValueError) or (isinstance(link, RuntimeError) and link is not error):
         # jsonargparse wraps the error of a constructor in its own errors
@@ -67,6 +69,8 @@ def explain(message: str) -> str:
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"{prefix}{found[1]} has no {found[2]}{closest_attribute(found[1], found[2])}"
     if found := re.search(r"No module named '([\w.]+)'", message):
+        if (package := found[1].partition(".")[0]) in EXTRAS:
+            return f"{prefix}{package} is not installed: run make extras"
         parent, _, name = found[1].rpartition(".")
         return f"{prefix}there is no module {found[1]}{closest_attribute(parent, name) if parent else ''}"
     if found := re.search(r"unrecognized arguments: (.*)", message):

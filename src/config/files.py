@@ -24,7 +24,16 @@ SETTINGS = (
     "last",
     "non_finite",
 )
-TRUSTED = ("src", "scripts", "tools", "torch", "torchvision", "torchmetrics", "lightning")  # importing a module runs it
+TRUSTED = (
+    "src",
+    "scripts",
+    "tools",
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "lightning",
+    "kornia",
+)  # importing a module runs it
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:

@@ -76,8 +76,8 @@ class DataModule(LightningDataModule):
 
     @property
     def classes(self) -> Tensor | None:
-        """Class of each training sample (N,), int64, after ``setup``; None if the targets are not classes."""
-        return self.splits["train"].classes
+        """Class of each training sample (N,), int64, None before ``setup`` and for other targets."""
+        return self.splits["train"].classes if "train" in self.splits else None
 
     @property
     def smallest_shape(self) -> tuple[int, ...]:

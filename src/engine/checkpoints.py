@@ -127,9 +127,7 @@ class BestCheckpoint(PublishedCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if self.monitor.startswith("val/") and not trainer.enable_validation:
-            raise UserError(
-                f"best.monitor is {self.monitor}, but the run has no validation; use train/loss or epoch"
-            )
+            raise UserError(f"best.monitor is {self.monitor}, but the run has no validation; use train/loss or epoch")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.state.fn == "fit" and not trainer.sanity_checking:

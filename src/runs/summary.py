@@ -16,7 +16,7 @@ from src.protocols import HasEpochMeans, Resumable
 def echo(text: str, stream: TextIO | None = None) -> None:
     """Print a line and flush; keep silent once nobody reads any more (``| head``, a closed terminal)."""
     try:
-        print(text, file=stream, flush=True)  # noqa: T201
+        print(text, file=stream, flush=True)
     except OSError:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())

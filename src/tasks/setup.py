@@ -40,9 +40,7 @@ def check_net(net: nn.Module, data: Any) -> None:
             for shape in (data.shape, data.smallest_shape):
                 net.eval()(torch.zeros(2, *shape, device=like.device, dtype=like.dtype))
     except RuntimeError as error:
-        raise UserError(
-            f"the net does not accept the data's images, (C, H, W) = {shape}: {str(error)[:200]}"
-        ) from None
+        raise UserError(f"the net does not accept the data's images, (C, H, W) = {shape}: {str(error)[:200]}") from None
     finally:
         net.train(training)
 

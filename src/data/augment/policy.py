@@ -5,6 +5,7 @@ images. Masks are not supported.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -118,9 +119,9 @@ def solarize(images: Tensor, fraction: Tensor) -> Tensor:
     return torch.where(images >= 255 * (1 - fraction.abs())[:, None, None, None], 255 - images, images)
 
 
-def by_factor(adjust: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return an operation that adjusts uint8 images by a factor of 1 + magnitude."""
-    return lambda images, magnitude: cast_like(adjust(images.float(), 1 + magnitude), images)
+def scale(adjust: Callable[[Tensor, Tensor], Tensor], images: Tensor, magnitude: Tensor) -> Tensor:
+    """Adjust uint8 images by a factor of 1 + magnitude."""
+    return cast_like(adjust(images.float(), 1 + magnitude), images)
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -130,10 +131,10 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "TranslateX": translate_x,
     "TranslateY": lambda images, pixels: translate_x(images.mT, pixels).mT,
     "Rotate": rotate,
-    "Brightness": by_factor(adjust_brightness),
-    "Color": by_factor(adjust_saturation),
-    "Contrast": by_factor(adjust_contrast),
-    "Sharpness": by_factor(adjust_sharpness),
+    "Brightness": partial(scale, adjust_brightness),
+    "Color": partial(scale, adjust_saturation),
+    "Contrast": partial(scale, adjust_contrast),
+    "Sharpness": partial(scale, adjust_sharpness),
     "Posterize": posterize,
     "Solarize": solarize,
     "AutoContrast": lambda images, _: functional.autocontrast(images),
