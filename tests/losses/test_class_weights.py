@@ -113,7 +113,7 @@ def test_balanced_class_weights_are_restored_from_the_checkpoint():
         ),
         (
             ["--model.loss={class_path: src.losses.FocalLoss, init_args: {weight: [1, 2, 3]}}"],
-            "the loss does not take",
+            "the loss does not accept",
         ),
     ],
 )
