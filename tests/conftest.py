@@ -1,16 +1,92 @@
-"""What every test gets: a folder of its own to work in, and one thread so that tests can run side by side."""
+"""What every test gets: a folder of its own and one thread; and what several tests use."""
 
+import csv
+import shutil
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
+from torch import Tensor
+
+from src.cli import NOISE, main
+
+ROOT = Path(__file__).parents[1]
+FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=4", "--trainer.max_epochs=2", "--test=false"]
+# settings only: a net with dropout, and augmentation, whose random numbers a resumed run must draw again
+SMALL = [
+    "--config=configs/digits.yaml",
+    "--model.net=src.nets.MLP",
+    "--model.net.image_shape=[1,8,8]",
+    "--model.net.hidden_sizes=[16]",
+    "--model.net.dropout=0.2",
+    "--trainer.max_epochs=3",
+]
 
 torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Ignore the warnings that the command line ignores; all others are errors."""
+    for message in NOISE:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}")
+    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:lightning|jsonargparse")
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start in an empty folder with links to configs/ and src/, so that no test writes into the checkout."""
-    root = Path(__file__).parents[1]
-    (tmp_path / "configs").symlink_to(root / "configs")
+    """Start in an empty folder with a link to configs/, so that no test writes into the checkout."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["fit", f"--config={ROOT}/configs/digits.yaml", "--trainer.max_epochs=1"])
+    return folder / "runs/digits/version_0"
+
+
+@pytest.fixture
+def trained(_trained: Path) -> Path:
+    """A copy of a run of one epoch on digits, trained once a session: runs/digits/version_0."""
+    return shutil.copytree(_trained, Path("runs/digits/version_0"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """Run a command that must fail with exit code 2, and return its only line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(list(args))
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert len(err.strip().splitlines()) == 1
+    assert len(err) < 500
+    assert "Traceback" not in err
+    assert "usage:" not in err
+    return err
+
+
+def same(a: Any, b: Any) -> bool:
+    """Tell whether two values are equal to the bit, tensors in dicts and lists included."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def weights(run: str | Path, kind: Literal["best", "last"] = "last") -> dict[str, Tensor]:
+    """Return the weights of a checkpoint of a run."""
+    return torch.load(f"{run}/checkpoints/{kind}.ckpt", weights_only=True)["state_dict"]
+
+
+def rows(run: str | Path) -> list[dict[str, str]]:
+    """Return the rows of a run's metrics.csv."""
+    return list(csv.DictReader(Path(run, "metrics.csv").read_text().splitlines()))
