@@ -89,7 +89,7 @@ def build(
         check_training(config.trainer, config.name)
     config.seed_everything = random_seed() if config.seed_everything is True else config.seed_everything
     seed_everything(config.seed_everything, workers=True, verbose=False)
-    built = make_parser().instantiate_classes(config)
+    built = make_parser().instantiate(config)
     task, data = built.model, built.get("data")
     if hasattr(data, "seed"):
         data.seed = config.seed_everything

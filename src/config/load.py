@@ -42,7 +42,7 @@ def load_run(
     except argparse.ArgumentError as error:
         raise UserError(f"{run.config}: {explain(error.message)}") from None
     with torch.random.fork_rng(devices=[]):  # building the net draws weights, which are then replaced
-        built = parser.instantiate_classes(config)
+        built = parser.instantiate(config)
     task, data = built.model, built.get("data")
     if config.channels_last:
         task.to(memory_format=torch.channels_last)
