@@ -8,6 +8,12 @@ class UserError(ValueError):
     """Invalid input from the user: the command line prints it in one line and exits with 2."""
 
 
+def require(valid: object, message: str) -> None:
+    """Raise a UserError with the message, which says what, expected and got, unless the input is valid."""
+    if not valid:
+        raise UserError(message)
+
+
 def load_run(
     path: str | Path, checkpoint: Literal["best", "last"] = "best", root: str | Path | None = None, trust: bool = False
 ) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.utilities import dim_zero_cat
 
-from src import UserError
+from src import require
 
 
 class EpochMeans:
@@ -115,8 +115,7 @@ def classification_metrics(num_classes: int, per_class: bool) -> MetricCollectio
         num_classes: number of classes K, at least 2.
         per_class: add the last four for each class, named ``recall_each`` and so on.
     """
-    if num_classes < 2:
-        raise UserError(f"num_classes must be at least 2, got {num_classes}")
+    require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
     metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
     groups = [["accuracy"]]
     if num_classes > 5:

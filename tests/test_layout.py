@@ -1,7 +1,12 @@
-"""The rooms of src: who may import whom, and how large a file or a function may grow."""
+"""The layout of src: who may import whom, how large files and functions may grow, and what one run executes."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
+import tempfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,73 +15,154 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 FILES = sorted(SRC.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
-    "optim": {"optim"},
-    "checkpoint": set(),
-    "lean": set(),
-    "loggers": set(),
-    "memory": set(),
+    "cli": {"commands", "config", "runs"},
+    "commands": {"config", "data", "engine", "runs"},
+    "config": {"engine", "protocols", "runs"},
+    "engine": {"protocols", "runs"},
+    "runs": {"protocols"},
+    "tasks": {"losses", "metrics", "optim", "protocols"},
+    "data": set(),
+    "nets": set(),
+    "optim": set(),
     "losses": set(),
-    "penalties": set(),
-    "predictions": {"data"},
-    "report": set(),
-    "run": set(),
-    "nets": {"nets"},
-    "data": {"data"},
-    "callbacks": {"callbacks"},
-    "tasks": {"optim", "tasks"},
-    "mistakes": {"arguments"},
-    "cli": {"arguments", "commands", "memory"},
-    "arguments": {"run", "trust"},
-    "trust": set(),
-    "commands": {"data", "mistakes", "predictions", "report", "run", "settings", "trust"},
-    "schedule": {"report", "settings"},
-    "show": {"data", "report", "settings"},
-    "settings": {"arguments", "callbacks", "checkpoint", "lean", "loggers", "mistakes", "report", "run"},
+    "callbacks": {"protocols"},
+    "metrics": set(),
+    "protocols": set(),
 }
+WITHOUT_TORCH = ("__init__", "cli", "protocols", "config/arguments", "config/files", "runs/folder", "runs/summary")
+HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "sklearn", "matplotlib", "jsonargparse"}
+PRIVATE = re.compile(r"^_[a-z]")
 
 
-def room(path: Path) -> str:
-    return path.relative_to(SRC).with_suffix("").parts[0]
+def room(file: Path) -> str:
+    return file.relative_to(SRC).with_suffix("").parts[0]
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent != SRC or path.stem != "__init__"], ids=str)
-def test_imports_point_inwards(path: Path) -> None:
-    froms = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-    imported = {node.module.split(".")[1] for node in froms if (node.module or "").startswith("src.")}
-    imported |= {name.name for node in froms if node.module == "src" for name in node.names} - {"UserError", "say"}
-    assert imported <= MAY_IMPORT[room(path)]
+def imports(file: Path) -> set[str]:
+    """Return the other rooms that a file imports anything from, wherever the import stands."""
+    tree = ast.parse(file.read_text())
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {node.module.split(".")[1] for node in froms if (node.module or "").startswith("src.")}
+    names |= {name.name for node in froms if node.module == "src" for name in node.names} - {
+        "UserError",
+        "require",
+        "load_run",
+    }
+    if room(file) == "cli":
+        names.add("commands")  # by import_module
+    return names - {room(file)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_files_fit_on_a_few_screens(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 250
+def arrows() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {room(file): set() for file in FILES if file != SRC / "__init__.py"}
+    for file in FILES:
+        if file != SRC / "__init__.py":
+            found[room(file)] |= imports(file)
+    return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_functions_fit_on_one_screen(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_a_room_imports_only_what_it_may(name: str) -> None:
+    assert arrows()[name] <= MAY_IMPORT[name]
+
+
+def test_few_rooms_import_each_other_and_never_in_a_circle() -> None:
+    found = arrows()
+    pairs = sum(map(len, found.values()))
+    print(f"{len(found)} rooms, {pairs} pairs of imports between them")  # noqa: T201
+    assert set(found) == set(MAY_IMPORT)
+    assert len(found) <= 14
+    assert pairs <= 36
+    assert len([*TopologicalSorter(found).static_order()]) == len(found)  # raises CycleError
+
+
+def test_the_map_of_rooms_names_no_import_that_is_gone() -> None:
+    assert {name: MAY_IMPORT[name] - found for name, found in arrows().items() if MAY_IMPORT[name] - found} == {}
+
+
+def test_src_as_a_whole_stays_small() -> None:
+    assert sum(len(file.read_text().splitlines()) for file in FILES) <= 6000
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))
+def test_a_file_has_at_most_200_lines(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))
+def test_a_function_body_has_at_most_40_lines(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             assert not body or body[-1].end_lineno - body[0].lineno < 40, f"{node.name} is too long"
 
 
-def test_what_every_command_needs_does_not_import_torch() -> None:
-    for name in ("__init__", "arguments", "cli", "memory", "run", "trust"):
-        tops = [
-            node
-            for node in ast.parse((SRC / f"{name}.py").read_text()).body
-            if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
-        names = {(getattr(node, "module", None) or node.names[0].name).split(".")[0] for node in tops}
-        assert not names & {"torch", "torchvision", "lightning", "torchmetrics", "sklearn"}
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))
+def test_private_names_of_libraries_stay_in_the_engine(file: Path) -> None:
+    if room(file) == "engine":
+        return
+    tree = ast.parse(file.read_text())
+    foreign = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and PRIVATE.match(node.attr)]
+    own = {"self", "cls"}
+    named = {node.attr for node in foreign if not (isinstance(node.value, ast.Name) and node.value.id in own)}
+    named = {name for name in named if not name.startswith("_foreach_")} - {"_exit"}  # documented, in spite of the name
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    named |= {name.name for node in froms for name in node.names if PRIVATE.match(name.name)}
+    assert named == set()
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_what_every_command_needs_does_not_import_torch(name: str) -> None:
+    top = ast.parse((SRC / f"{name}.py").read_text()).body
+    modules = [node.module or "" for node in top if isinstance(node, ast.ImportFrom)]
+    modules += [each.name for node in top if isinstance(node, ast.Import) for each in node.names]
+    assert not {module.split(".")[0] for module in modules} & HEAVY
 
 
 def test_nothing_turns_safe_loading_off() -> None:
-    assert not [path for path in FILES if "weights_only=False" in path.read_text().replace(" ", "")]
+    assert not [file for file in FILES if "weights_only=False" in file.read_text().replace(" ", "")]
 
 
-def test_one_run_is_understood_from_nine_files_and_400_lines() -> None:
+TRACE = """
+import sys
+ROOT = sys.argv[1] + "/"
+found = {}
+def trace(frame, event, arg):
+    code = frame.f_code
+    inside = code.co_filename.startswith(ROOT + "src/") and code.co_flags & 2 and code.co_name != "<module>"
+    if event == "call" and inside:
+        found.setdefault(code.co_filename.removeprefix(ROOT))
+sys.setprofile(trace)
+from src.cli import main
+main(["fit", "--config=configs/digits.yaml", "--trainer.max_epochs=1"])
+sys.setprofile(None)
+print(*found, sep="\\n", file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def executed() -> set[str]:
+    """Return the files of src that contain a function which a digits run calls."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "configs").symlink_to(ROOT / "configs")
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-W", "ignore", "-c", TRACE, str(ROOT)]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return {line for line in done.stderr.splitlines() if line.startswith("src/")}
+
+
+def test_a_digits_run_executes_at_most_30_files(executed: set[str]) -> None:
+    print(f"a digits run executes {len(executed)} files")  # noqa: T201
+    assert len(executed) <= 30
+
+
+def test_the_map_in_contributing_is_what_a_digits_run_executes(executed: set[str]) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    listed = re.findall(r"^\d\. `([^`]+)`", text, re.M)
-    assert 5 <= len(listed) <= 9
-    assert sum(len((ROOT / name).read_text().splitlines()) for name in listed) <= 400
+    edited, around = (
+        set(re.findall(r"^- `([\w/]+\.\w+)`", text.split(heading)[1].split("\n#")[0], re.M))
+        for heading in ("### Files you edit", "### The engine around them")
+    )
+    assert len(edited) <= 6
+    assert "configs/digits.yaml" in edited
+    assert (edited | around) - {"configs/digits.yaml"} == executed
+    assert not edited & around

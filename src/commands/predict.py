@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src import UserError
+from src import UserError, require
 from src.commands.test import start
 from src.config.arguments import Options
 from src.config.build import Experiment
@@ -68,11 +68,9 @@ def expand(paths: Sequence[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if not path.exists():
-            raise UserError(f"--images {path} does not exist")
+        require(path.exists(), f"--images {path} does not exist")
         found += find_images(path) if path.is_dir() else [path]
-    if not found:
-        raise UserError(f"--images {' '.join(map(str, paths))}: no image files found")
+    require(found, f"--images {' '.join(map(str, paths))}: no image files found")
     return found
 
 

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from src import UserError
+from src import require
 from src.config.arguments import Options
 from src.config.build import Experiment, build
 from src.config.parser import parse
@@ -44,8 +44,7 @@ class LRRecorder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise UserError("the run length is unknown: set --trainer.max_epochs")
+        require(steps != float("inf"), "the run length is unknown: set --trainer.max_epochs")
         names = {id(p): name for name, p in getattr(pl_module, "net", pl_module).named_parameters()}
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         self.groups = [[names.get(id(p), "?") for p in group["params"]] for group in groups]

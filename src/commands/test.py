@@ -1,6 +1,6 @@
 """test: evaluate a checkpoint on the test split."""
 
-from src import UserError
+from src import require
 from src.config.arguments import Options
 from src.config.build import Experiment, build, find_start
 from src.config.parser import parse
@@ -36,6 +36,5 @@ def start(options: Options, description: str) -> Experiment:
     """
     config = parse(options, description)
     folder, stored = find_start(options, config)
-    if not stored:
-        raise UserError(f"{options.command} needs a trained model: choose a run with --run or a file with --ckpt_path")
+    require(stored, f"{options.command} needs a trained model: choose a run with --run or a file with --ckpt_path")
     return build(config, options.command, folder, stored)

@@ -1,7 +1,7 @@
 """The command line: commands, their options and the settings, checked before torch is imported.
 
-A command is a function ``run(options, *, ...)`` in ``src/commands/NAME.py``. Its docstring is its help, its keyword-only
-arguments are its options. Both are read from the source text, because importing the file would import torch.
+A command is a function ``run(options, *, ...)`` in ``src/commands/NAME.py``: its docstring is its help, and its
+keyword-only arguments are its options. Both are read from the source, because importing the file would import torch.
 """
 
 import argparse
@@ -186,15 +186,10 @@ def run_name(options: Options) -> str:
 
 def without_list_additions(settings: list[str]) -> list[str]:
     """Drop ``--key+=`` list additions, which the run's config already has, and the settings that belong to them."""
-    added: list[str] = []
-    kept: list[str] = []
-    for setting in settings:
-        key, plus, _ = setting.partition("+=")
-        if plus and "=" not in key:
-            added.append(f"{key}.")
-        elif not setting.startswith(tuple(added)):
-            kept.append(setting)
-    return kept
+    keys = [key for key, plus, _ in (setting.partition("+=") for setting in settings) if plus and "=" not in key]
+    return [
+        setting for setting in settings if not setting.startswith(tuple(f"{key}{end}" for key in keys for end in "+."))
+    ]
 
 
 def check_all_trusted(options: Options, typed: str) -> None:

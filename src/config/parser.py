@@ -15,7 +15,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from src import UserError
+from src import UserError, require
 from src.config.arguments import Options, run_name
 from src.config.errors import explain
 from src.config.files import SETTINGS
@@ -125,8 +125,7 @@ def check_training(trainer: Namespace, name: str) -> None:
         if isinstance(trainer[key], int | float) and trainer[key] <= 0:
             raise UserError(f"trainer.{key} must be more than 0, got {trainer[key]}")
     for key in ("max_epochs", "max_steps"):
-        if trainer[key] == 0:
-            raise UserError(f"trainer.{key} must be more than 0, or -1 for no limit, got 0")
+        require(trainer[key] != 0, f"trainer.{key} must be more than 0, or -1 for no limit, got 0")
     for key in ("gradient_clip_val", "log_every_n_steps"):
         if (trainer[key] or 0) < 0:
             raise UserError(f"trainer.{key} must be at least 0, got {trainer[key]}")

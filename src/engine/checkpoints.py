@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from src import UserError
+from src import UserError, require
 
 
 class PublishedCheckpoint(Checkpoint):
@@ -58,8 +58,7 @@ class LastCheckpoint(PublishedCheckpoint):
 
     def __init__(self, every_n_steps: int = 0, dirpath: str | None = None) -> None:
         super().__init__("last", dirpath)
-        if every_n_steps < 0:
-            raise ValueError(f"every_n_steps must be at least 0, got {every_n_steps}")
+        require(every_n_steps >= 0, f"every_n_steps must be at least 0, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.saved_step = 0
         if not every_n_steps:
@@ -119,8 +118,8 @@ class BestCheckpoint(PublishedCheckpoint):
         self.validated = False  # since this process started
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        own = getattr(pl_module, "monitor", None)  # src.protocols.Monitored
-        if self.use_default and own is not None:
+        own = own_monitor(pl_module)
+        if own is not None and (self.use_default or self.monitor == own[0]):
             self.monitor, self.mode = own[0], self.mode or own[1]
         self.mode = self.mode or ("min" if "loss" in self.monitor else "max")
 
@@ -158,6 +157,12 @@ class BestCheckpoint(PublishedCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode):
             self.score = state_dict["score"]
+
+
+def own_monitor(module: LightningModule) -> tuple[str, Literal["max", "min"]] | None:
+    """Return name and mode of the metric that a module chooses, if it is ``src.protocols.Monitored``."""
+    own = getattr(module, "monitor", None)
+    return own if isinstance(own, tuple) else None  # other people's modules may use the name for something else
 
 
 def logged_metrics(trainer: Trainer) -> dict[str, Any]:

@@ -58,6 +58,9 @@ class LowOverhead(Callback):
         if vars(LightningModule).get("__setattr__") is quick_setattr:
             del LightningModule.__setattr__
 
+    def on_exception(self, trainer: Any, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        self.teardown(trainer, pl_module, "fit")  # Lightning skips this hook when training fails
+
 
 def empty_hooks(owner: Callback | LightningModule) -> list[str]:
     """Return the hooks of a training step that do nothing."""

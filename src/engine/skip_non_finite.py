@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from src import UserError
+from src import UserError, require
 
 
 class SkipNonFinite(Callback):
@@ -22,8 +22,7 @@ class SkipNonFinite(Callback):
     """
 
     def __init__(self, max_consecutive: int = 10) -> None:
-        if max_consecutive < 1:
-            raise ValueError(f"max_consecutive must be at least 1, got {max_consecutive}")
+        require(max_consecutive >= 1, f"max_consecutive must be at least 1, got {max_consecutive}")
         self.max_consecutive = max_consecutive
         self.consecutive: dict[Optimizer | None, Any] = {}  # numbers, or tensors on a GPU; None: from a checkpoint
         self.skipped: Any = 0

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, multi_margin_loss, one_hot
 
+from src import require
+
 
 class ClassWeightedLoss(nn.Module):
     """Base of losses with one number per class, kept in a buffer; None weights all classes equally.
@@ -42,10 +44,8 @@ class FocalLoss(ClassWeightedLoss):
 
     def __init__(self, gamma: float = 2.0, weight: list[float] | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__("weight", weight)
-        if not 0 <= gamma < inf:
-            raise ValueError(f"gamma must be at least 0, got {gamma}")
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+        require(0 <= gamma < inf, f"gamma must be at least 0, got {gamma}")
+        require(0 <= label_smoothing <= 1, f"label_smoothing must be in [0, 1], got {label_smoothing}")
         self.gamma, self.label_smoothing = gamma, label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -72,8 +72,7 @@ class BinaryCrossEntropy(ClassWeightedLoss):
 
     def __init__(self, pos_weight: list[float] | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__("pos_weight", pos_weight)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+        require(0 <= label_smoothing <= 1, f"label_smoothing must be in [0, 1], got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -98,10 +97,8 @@ class Hinge(ClassWeightedLoss):
 
     def __init__(self, margin: float = 1.0, p: int = 1, weight: list[float] | None = None) -> None:
         super().__init__("weight", weight)
-        if not 0 < margin < inf:
-            raise ValueError(f"margin must be above 0, got {margin}")
-        if p not in (1, 2):
-            raise ValueError(f"p must be 1 or 2, got {p}")
+        require(0 < margin < inf, f"margin must be above 0, got {margin}")
+        require(p in (1, 2), f"p must be 1 or 2, got {p}")
         self.margin, self.p = margin, p
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:

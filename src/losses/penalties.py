@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from src import UserError
+from src import UserError, require
 
 
 class Penalty:
@@ -22,8 +22,7 @@ class Penalty:
     """
 
     def __init__(self, weight: float, match: str = ".*") -> None:
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"weight must be at least 0, got {weight}")
+        require(0 <= weight < float("inf"), f"weight must be at least 0, got {weight}")
         try:
             self.pattern = re.compile(match)
         except re.error as error:

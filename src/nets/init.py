@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from src import UserError
+from src import UserError, require
 
 
 class Init:
@@ -48,8 +48,7 @@ class Init:
         types = (nn.Linear, nn.modules.conv._ConvNd)
         layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, types)}
         matching = [layer for name, layer in layers.items() if re.fullmatch(self.match, name)]
-        if not matching:
-            raise UserError(f"init: match {self.match!r} matches no layer; the net has {', '.join(layers) or 'none'}")
+        require(matching, f"init: match {self.match!r} matches no layer; the net has {', '.join(layers) or 'none'}")
         for layer in matching:
             try:
                 self.weight(layer.weight, **self.settings)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.ops import StochasticDepth
 
-from src import UserError
+from src import UserError, require
 
 
 class ResNet(nn.Module):
@@ -39,10 +39,8 @@ class ResNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if depth not in (10, 18, 34, 50, 101, 152):
-            raise ValueError(f"depth must be 10, 18, 34, 50, 101 or 152, got {depth}")
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
+        require(depth in (10, 18, 34, 50, 101, 152), f"depth must be 10, 18, 34, 50, 101 or 152, got {depth}")
+        require(0 <= drop_path < 1, f"drop_path must be in [0, 1), got {drop_path}")
         if depth == 10:
             self.net = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1])
         else:

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from src import require
+
 
 class ResNet9(nn.Module):
     """Eight convolutions, four of them in two residual blocks, then a linear layer.
@@ -25,8 +27,7 @@ class ResNet9(nn.Module):
     def __init__(
         self, num_outputs: int, in_channels: int = 3, width: int = 64, drop_path: float = 0.0, dropout: float = 0.0
     ) -> None:
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
+        require(0 <= drop_path < 1, f"drop_path must be in [0, 1), got {drop_path}")
         super().__init__()
         self.features = nn.Sequential(
             ConvBlock(in_channels, width),

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d, pad, unfold
 
+from src import require
+
 
 class WhitenedCNN(nn.Module):
     """Fixed whitening filters, several stages of convolutions and a scaled head; arXiv:2404.00498, section 3.
@@ -33,8 +35,7 @@ class WhitenedCNN(nn.Module):
         depth: int = 2,
         momentum: float = 0.4,
     ) -> None:
-        if depth < 2:
-            raise ValueError(f"depth must be at least 2, got {depth}")
+        require(depth >= 2, f"depth must be at least 2, got {depth}")
         super().__init__()
         self.whitening = Whitening(in_channels)
         stages = [Stage(*channels, depth, momentum) for channels in pairwise([self.whitening.out_channels, *widths])]

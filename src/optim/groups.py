@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from src import UserError
+from src import UserError, require
 from src.optim.schedules import with_warmup
 
 
@@ -69,8 +69,7 @@ def param_groups(
     Raises:
         UserError: if a rule is malformed or applies to no parameter.
     """
-    if not 0 < layer_decay <= 1:
-        raise UserError(f"layer_decay must be in (0, 1], got {layer_decay}")
+    require(0 < layer_decay <= 1, f"layer_decay must be in (0, 1], got {layer_decay}")
     named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
     rules = rules or []
     rule_numbers = assign_rules([name for name, _ in named], rules)

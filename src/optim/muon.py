@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd as sgd_step
 
+from src import require
+
 
 class MuonSGD(Optimizer):
     """Muon for matrices and filters, SGD for all other parameters; arXiv:2502.16982.
@@ -44,13 +46,10 @@ class MuonSGD(Optimizer):
         normalize: bool = False,
     ) -> None:
         for name, value in (("lr", lr), ("sgd_lr", sgd_lr), ("weight_decay", weight_decay)):
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+            require(value >= 0, f"{name} must be at least 0, got {value}")
         for name, value in (("momentum", momentum), ("sgd_momentum", sgd_momentum)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
-        if ns_steps < 1:
-            raise ValueError(f"ns_steps must be at least 1, got {ns_steps}")
+            require(0 <= value < 1, f"{name} must be in [0, 1), got {value}")
+        require(ns_steps >= 1, f"ns_steps must be at least 1, got {ns_steps}")
         muon = {
             "lr": lr,
             "momentum": momentum,

@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 
-from src import UserError
+from src import require
 
 TOLERANCE = 1e-9  # in floating point, step 3 of 10 falls short of a boundary at 3 * 0.1
 
@@ -44,10 +44,8 @@ class Cosine(RunLR):
     """
 
     def __init__(self, optimizer: Optimizer, final_ratio: float = 0.0, cycles: int = 1) -> None:
-        if not 0 <= final_ratio <= 1:
-            raise ValueError(f"final_ratio must be in [0, 1], got {final_ratio}")
-        if cycles < 1:
-            raise ValueError(f"cycles must be at least 1, got {cycles}")
+        require(0 <= final_ratio <= 1, f"final_ratio must be in [0, 1], got {final_ratio}")
+        require(cycles >= 1, f"cycles must be at least 1, got {cycles}")
         self.final_ratio, self.cycles = final_ratio, cycles
         super().__init__(optimizer)
 
@@ -65,10 +63,8 @@ class Polynomial(RunLR):
     """
 
     def __init__(self, optimizer: Optimizer, power: float = 2.0, final_ratio: float = 0.0) -> None:
-        if power <= 0:
-            raise ValueError(f"power must be above 0, got {power}")
-        if not 0 <= final_ratio <= 1:
-            raise ValueError(f"final_ratio must be in [0, 1], got {final_ratio}")
+        require(power > 0, f"power must be above 0, got {power}")
+        require(0 <= final_ratio <= 1, f"final_ratio must be in [0, 1], got {final_ratio}")
         self.power, self.final_ratio = power, final_ratio
         super().__init__(optimizer)
 
@@ -95,8 +91,7 @@ class Exponential(RunLR):
     """
 
     def __init__(self, optimizer: Optimizer, final_ratio: float = 0.01) -> None:
-        if not 0 < final_ratio <= 1:
-            raise ValueError(f"final_ratio must be in (0, 1], got {final_ratio}")
+        require(0 < final_ratio <= 1, f"final_ratio must be in (0, 1], got {final_ratio}")
         self.final_ratio = final_ratio
         super().__init__(optimizer)
 
@@ -113,10 +108,8 @@ class Step(RunLR):
     """
 
     def __init__(self, optimizer: Optimizer, step_fraction: float = 0.3, gamma: float = 0.1) -> None:
-        if step_fraction <= 0:
-            raise ValueError(f"step_fraction must be above 0, got {step_fraction}")
-        if gamma <= 0:
-            raise ValueError(f"gamma must be above 0, got {gamma}")
+        require(step_fraction > 0, f"step_fraction must be above 0, got {step_fraction}")
+        require(gamma > 0, f"gamma must be above 0, got {gamma}")
         self.step_fraction, self.gamma = step_fraction, gamma
         super().__init__(optimizer)
 
@@ -135,8 +128,7 @@ class MultiStep(RunLR):
     def __init__(self, optimizer: Optimizer, milestones: list[float], gamma: float = 0.1) -> None:
         if not all(0 <= milestone <= 1 for milestone in milestones):
             raise ValueError(f"milestones must be fractions of the run in [0, 1], got {milestones}")
-        if gamma <= 0:
-            raise ValueError(f"gamma must be above 0, got {gamma}")
+        require(gamma > 0, f"gamma must be above 0, got {gamma}")
         self.milestones, self.gamma = milestones, gamma
         super().__init__(optimizer)
 
@@ -156,8 +148,7 @@ class OneCycle(RunLR):
     def __init__(
         self, optimizer: Optimizer, pct_start: float = 0.3, start_ratio: float = 0.04, final_ratio: float = 0.0
     ) -> None:
-        if not 0 < pct_start < 1:
-            raise ValueError(f"pct_start must be in (0, 1), got {pct_start}")
+        require(0 < pct_start < 1, f"pct_start must be in (0, 1), got {pct_start}")
         if not (0 <= start_ratio <= 1 and 0 <= final_ratio <= 1):
             raise ValueError(f"start_ratio and final_ratio must be in [0, 1], got {start_ratio} and {final_ratio}")
         self.pct_start, self.start_ratio, self.final_ratio = pct_start, start_ratio, final_ratio
@@ -181,8 +172,7 @@ def with_warmup(
 
     ReduceLROnPlateau, stepped per epoch, runs alongside the warm-up; their factors multiply.
     """
-    if warmup_steps < 0:
-        raise UserError(f"warmup_steps must be at least 0, got {warmup_steps}")
+    require(warmup_steps >= 0, f"warmup_steps must be at least 0, got {warmup_steps}")
     main = schedule(optimizer) if schedule else None
     start = 1.0
     if isinstance(main, RunLR):

@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows, where runs are not locked
     fcntl = None  # type: ignore[assignment]
 
-from src import UserError
+from src import UserError, require
 
 
 class Run:
@@ -76,8 +76,7 @@ class Run:
         """Return the ``best`` or ``last`` checkpoint, then its substitutes: the last, then the others, newest first."""
         folder = self.path / "checkpoints"
         found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
-        if not found:
-            raise UserError(f"{self.path} has no checkpoint: training did not reach the end of an epoch")
+        require(found, f"{self.path} has no checkpoint: training did not reach the end of an epoch")
         return list(dict.fromkeys([folder / f"{kind}.ckpt", *sorted(found, key=lambda file: file.name != "last.ckpt")]))
 
     def write_config(self, config: dict[str, Any]) -> None:

@@ -110,6 +110,7 @@ class Task(LightningModule):
         self.tta_now = "plain"
 
     on_predict_start, on_predict_end = on_test_start, on_test_end
+    on_validation_start = on_test_end  # a test that failed has not ended
 
     def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self.evaluation_step(batch, "test", self.test_metrics)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
+from src import require
 from src.data.augment.batch import cast_like, uniform
 
 
@@ -26,10 +27,8 @@ class ColorJitter(nn.Module):
     ) -> None:
         super().__init__()
         for name, value in (("brightness", brightness), ("contrast", contrast), ("saturation", saturation)):
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
-        if not 0 <= hue <= 0.5:
-            raise ValueError(f"hue must be in [0, 0.5], got {hue}")
+            require(value >= 0, f"{name} must be at least 0, got {value}")
+        require(0 <= hue <= 0.5, f"hue must be in [0, 0.5], got {hue}")
         self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,8 +57,7 @@ class GaussianNoise(nn.Module):
 
     def __init__(self, std: float) -> None:
         super().__init__()
-        if std < 0:
-            raise ValueError(f"std must be at least 0, got {std}")
+        require(std >= 0, f"std must be at least 0, got {std}")
         self.std = std
 
     def forward(self, images: Tensor) -> Tensor:

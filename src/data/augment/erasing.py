@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from src import require
 from src.data.augment.batch import cast_like, check_range, uniform
 from src.data.augment.boxes import box_mask, draw_boxes
 
@@ -22,8 +23,7 @@ class RandomErasing(nn.Module):
         self, p: float = 0.5, area: tuple[float, float] = (0.02, 0.33), ratio: tuple[float, float] = (0.3, 3.3)
     ) -> None:
         super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must be in [0, 1], got {p}")
+        require(0 <= p <= 1, f"p must be in [0, 1], got {p}")
         check_range("area", area, max_value=1)
         check_range("ratio", ratio)
         self.p, self.area, self.ratio = p, area, ratio
@@ -45,8 +45,7 @@ class Cutout(nn.Module):
 
     def __init__(self, size: int = 8) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        require(size >= 1, f"size must be at least 1, got {size}")
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from src import require
+
 
 class RandomFlip(nn.Module):
     """Flip images left to right.
@@ -13,8 +15,7 @@ class RandomFlip(nn.Module):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        if not 0 <= p <= 1:
-            raise ValueError(f"p must be in [0, 1], got {p}")
+        require(0 <= p <= 1, f"p must be in [0, 1], got {p}")
         self.p = p
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,8 +60,7 @@ class RandomCrop(nn.Module):
 
     def __init__(self, padding: int = 4) -> None:
         super().__init__()
-        if padding < 1:
-            raise ValueError(f"padding must be at least 1, got {padding}")
+        require(padding >= 1, f"padding must be at least 1, got {padding}")
         self.padding = padding
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
+from src import require
 from src.data.augment.batch import cast_like, check_range, uniform
 from src.data.augment.boxes import draw_boxes
 
@@ -33,13 +34,10 @@ class RandomAffine(nn.Module):
         padding_mode: PaddingMode = "reflection",
     ) -> None:
         super().__init__()
-        if degrees < 0:
-            raise ValueError(f"degrees must be at least 0, got {degrees}")
-        if not 0 <= translate <= 1:
-            raise ValueError(f"translate must be in [0, 1], got {translate}")
+        require(degrees >= 0, f"degrees must be at least 0, got {degrees}")
+        require(0 <= translate <= 1, f"translate must be in [0, 1], got {translate}")
         check_range("scale", scale)
-        if not 0 <= shear < 90:
-            raise ValueError(f"shear must be in [0, 90), got {shear}")
+        require(0 <= shear < 90, f"shear must be in [0, 90), got {shear}")
         if padding_mode not in get_args(PaddingMode):
             raise ValueError(f"padding_mode must be one of {', '.join(get_args(PaddingMode))}, got {padding_mode}")
         self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from src import require
 from src.data.augment.boxes import box_mask
 
 
@@ -16,8 +17,7 @@ class Mix(nn.Module):
 
     def __init__(self, alpha: float) -> None:
         super().__init__()
-        if alpha <= 0:
-            raise ValueError(f"alpha must be above 0, got {alpha}")
+        require(alpha > 0, f"alpha must be above 0, got {alpha}")
         self.alpha = alpha
 
     def sample_lambda(self, n: int, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from torchvision.transforms.v2 import functional
 
+from src import require
 from src.data.augment.batch import cast_like, uniform
 from src.data.augment.color import adjust_brightness, adjust_contrast, adjust_saturation, blend
 from src.data.augment.geometry import affine_matrices, identity_matrices, warp
@@ -42,10 +43,8 @@ class RandAugment(nn.Module):
 
     def __init__(self, num_ops: int = 2, magnitude: int = 9) -> None:
         super().__init__()
-        if num_ops < 1:
-            raise ValueError(f"num_ops must be at least 1, got {num_ops}")
-        if not 0 <= magnitude <= LEVELS:
-            raise ValueError(f"magnitude must be in [0, {LEVELS}], got {magnitude}")
+        require(num_ops >= 1, f"num_ops must be at least 1, got {num_ops}")
+        require(0 <= magnitude <= LEVELS, f"magnitude must be in [0, {LEVELS}], got {magnitude}")
         self.num_ops, self.magnitude = num_ops, magnitude
 
     def forward(self, images: Tensor) -> Tensor:
