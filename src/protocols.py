@@ -21,11 +21,15 @@ class ImageData(Protocol):
     normalize: Any
 
 
-@runtime_checkable
-class Monitored(Protocol):
-    """A LightningModule that says which metric selects the best checkpoint."""
+class Augmentation(Protocol):
+    """What a batch augmentation may have besides ``forward(images)``; each name is optional."""
 
-    monitor: tuple[str, Literal["max", "min"]]
+    by_position: bool  # True: called with (images, index, epoch), index being positions in the data set, (N,)
+    resizes: int  # the number of first epochs in which images change their size
+    moves_pixels: bool  # False: every pixel stays in its place, so masks need no change
+
+    def with_masks(self, images: Tensor, masks: Tensor, *position: Any) -> tuple[Tensor, Tensor]:
+        """Apply the same random transform to images (N, C, H, W) and masks (N, H, W)."""
 
 
 @runtime_checkable
@@ -34,6 +38,13 @@ class InitFromData(Protocol):
 
     def init_from_data(self, images: Tensor) -> None:
         """Set the weights from normalized training images (N, C, H, W)."""
+
+
+@runtime_checkable
+class Monitored(Protocol):
+    """A LightningModule that says which metric selects the best checkpoint."""
+
+    monitor: tuple[str, Literal["max", "min"]]
 
 
 @runtime_checkable
@@ -52,43 +63,8 @@ class HasEpochMeans(Protocol):
 
 
 @runtime_checkable
-class ByPosition(Protocol):
-    """A batch augmentation that depends on the sample and the epoch, not on chance alone."""
-
-    by_position: bool
-
-    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Augment images (N, C, H, W), given their indices in the data set (N,) and the epoch."""
-
-
-@runtime_checkable
-class ChangesSize(Protocol):
-    """A batch augmentation that returns images of another size in its first ``resizes`` epochs."""
-
-    resizes: int
-
-
-@runtime_checkable
-class MovesMasks(Protocol):
-    """A batch augmentation that moves pixels and can move a mask with them."""
-
-    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the same random transform to images (N, C, H, W) and masks (N, H, W)."""
-
-
-@runtime_checkable
-class KeepsPixels(Protocol):
-    """A batch augmentation with ``moves_pixels = False``: every pixel stays in its place, so masks need no change."""
-
-    moves_pixels: bool
-
-
-@runtime_checkable
 class Resumable(Protocol):
-    """A DataLoader that resumes within an epoch."""
+    """A DataLoader that resumes within an epoch from the position in its state."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position in the epoch."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the position in the epoch."""
+    state_dict: Any
+    load_state_dict: Any
