@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src import UserError
+from src.commands.predict import files_loader
 from src.data import DataModule
 
 TARGETS = torch.tensor([0] * 41 + [1] * 26 + [2] * 13)[torch.randperm(80, generator=torch.Generator().manual_seed(0))]
@@ -133,8 +134,6 @@ def test_a_checkpoint_restores_the_normalization_without_the_training_set():
 
 
 def test_image_files_are_predicted_without_a_dataset(tmp_path):
-    from src.commands.predict import files_loader
-
     image = torch.tensor([[[10, 20], [30, 40]]], dtype=torch.uint8)
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path in paths:

@@ -150,6 +150,15 @@ def test_classes_are_integers_in_one_dimension(targets, expected):
     assert has_classes(targets) is expected
 
 
+def test_training_classes_are_none_until_they_are_loaded():
+    data = Digits()
+    data.setup("test")
+    assert data.classes is None
+    data.setup("fit")
+    train = data.splits["train"]
+    assert data.classes.equal(train.targets[train.index])
+
+
 def test_classes_of_any_integer_type_are_int64_in_the_batch():
     class Bytes(Digits):
         def load(self, train: bool) -> tuple[Tensor, Tensor]:
