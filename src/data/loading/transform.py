@@ -54,8 +54,8 @@ class BatchTransform(nn.Module):
     """Augment, normalize and mix a batch, in this order; targets become int64 or float32.
 
     Args:
-        normalize: normalizes the pixels.
-        augment: each called as ``src.data.augment.apply.augment_batch`` says, with pixels in [0, 255].
+        normalize: applied to the augmented pixels.
+        augment: applied in order by ``src.data.augment.apply.augment_batch``, to pixels in [0, 255].
         mix: called with normalized images and one-hot targets (N, K); returns images and soft targets.
         num_classes: number of classes K, needed only by ``mix``.
     """
