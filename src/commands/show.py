@@ -18,7 +18,7 @@ ROWS, COLUMNS = 8, 8
 
 
 def run(options: Options, *, output: Path | None = None) -> Experiment:
-    """Draw training images as the net sees them, one row each: unchanged, then augmented.
+    """Draw training images, one row each: unchanged, then augmented.
 
     Args:
         output: the picture; by default show.png.

@@ -27,8 +27,8 @@ commands:
 
 options:
   --config FILE      a YAML of configs/; repeat it to layer files, the last wins
-  --run DIR          a run folder: its config, and its best checkpoint (fit: last)
-  --trust            allow configs to name code outside src, torch, lightning, ...
+  --run DIR          a run folder: its config and best checkpoint (fit: last)
+  --trust            allow configs to name code outside src, torch, ...
   --key=value        any setting of the YAML, such as --trainer.max_epochs=3
   --print_config     print the complete config, defaults included, and stop
   COMMAND --help     the options of a command, then every setting

@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, get_args
 
 import yaml
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -23,6 +23,10 @@ from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.skip_non_finite import SkipNonFinite
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keep the line breaks of a command's docstring."""
+
+
 def make_parser(name: str = "run", description: str = "") -> LightningArgumentParser:
     """Return the parser of all settings.
 
@@ -30,7 +34,12 @@ def make_parser(name: str = "run", description: str = "") -> LightningArgumentPa
         name: default of the run's name.
         description: help text of the command.
     """
-    parser = LightningArgumentParser(description=description, allow_abbrev=False, exit_on_error=False)
+    parser = LightningArgumentParser(
+        description=inspect.cleandoc(description),
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file; repeat it to layer files")
     text = "seed of all random numbers; true for a random seed"
     parser.add_argument("--seed_everything", type=bool | int, default=0, help=text)
