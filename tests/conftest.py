@@ -45,13 +45,14 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        main(["fit", f"--config={ROOT}/configs/digits.yaml", "--trainer.max_epochs=1"])
+        Path("configs").symlink_to(ROOT / "configs")
+        main(["fit", *SMALL, "--trainer.max_epochs=1"])
     return folder / "runs/digits/version_0"
 
 
 @pytest.fixture
 def trained(_trained: Path) -> Path:
-    """A copy of a run of one epoch on digits, trained once a session: runs/digits/version_0."""
+    """Copy a run of one epoch with the settings SMALL, trained once a session, to runs/digits/version_0."""
     return shutil.copytree(_trained, Path("runs/digits/version_0"))
 
 
