@@ -46,6 +46,8 @@ def load_run(
     task, data = built.model, built.get("data")
     if config.channels_last:
         task.to(memory_format=torch.channels_last)
+    if hasattr(data, "seed"):
+        data.seed = config.seed_everything
     key = type(data).__qualname__
     if data is not None and key in stored:
         data.load_state_dict(stored[key])

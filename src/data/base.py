@@ -19,7 +19,7 @@ class DataModule(LightningDataModule):
 
     ``fit`` and ``validate`` load only the training set: one fold of it is the validation split, the others are the
     training split, whose mean and std normalize all images. Only ``test`` and ``predict`` load the test set. Class
-    names, image shape, seed and normalization are stored in checkpoints.
+    names, image shape and normalization are stored in checkpoints.
 
     Args:
         root: folder of the data.
@@ -34,7 +34,7 @@ class DataModule(LightningDataModule):
     """
 
     class_names: list[str] | None = None  # None unless targets are classes
-    seed: int = 0  # training seed: order of samples, augmentation, dropout
+    seed: int = 0  # of training: order of samples, augmentation, dropout; set by src.config.build
 
     def __init__(
         self,
@@ -150,11 +150,11 @@ class DataModule(LightningDataModule):
         return BatchTransform(self.normalize, *changes)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
-        state = {name: getattr(self, name) for name in ("class_names", "shape", "split_hash", "test_hash", "seed")}
+        state = {name: getattr(self, name) for name in ("class_names", "shape", "split_hash", "test_hash")}
         return state | ({} if self.normalize is None else self.normalize.as_lists())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore class names, image shape, seed and normalization of a checkpoint trained on the same split."""
+        """Restore class names, image shape and normalization of a checkpoint trained on the same split."""
         changed = self.split_hash not in ("", state["split_hash"])
         if changed or self.test_hash not in ("", state.get("test_hash", self.test_hash)):
             raise UserError(
@@ -162,5 +162,4 @@ class DataModule(LightningDataModule):
                 "restore the data, folds, fold, split_seed and test_fraction, or start a new run"
             )
         self.class_names, self.shape = state["class_names"], tuple(state["shape"])
-        self.seed = state.get("seed", self.seed)  # absent from old checkpoints
         self.normalize = Normalize(state["mean"], state["std"])

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from src import UserError
-from src.data.augment.apply import augment_batch
+from src.data.loading.transform import augment_batch
 
 IMAGES = torch.arange(24.0).view(2, 1, 3, 4)
 MASKS = torch.arange(24).view(2, 3, 4)
