@@ -41,7 +41,8 @@ def start_notes(trainer: Any, resumed: Path | None) -> list[tuple[str, str]]:
     if lacking := " and ".join(name for name, has_state in stateful.items() if not has_state):
         kept = [name for name in ("generator", "persistent_workers") if getattr(loader, name, None)]
         exact = f"not exactly, because of its {kept[0]}" if kept else "exactly only from the end of an epoch"
-        rows += [("note", f"this {lacking} has no mid-epoch state:"), ("", f"an interrupted run resumes {exact}")]
+        verb = "have" if " and " in lacking else "has"
+        rows += [("note", f"this {lacking} {verb} no mid-epoch state:"), ("", f"an interrupted run resumes {exact}")]
     steps, warmup = trainer.estimated_stepping_batches, getattr(task, "warmup_steps", 0)
     if isinstance(warmup, int) and 0 < steps <= warmup and not trainer.fast_dev_run:
         text = f"warmup_steps ({warmup}) >= run length ({steps} steps): the learning rate never leaves warm-up"
