@@ -1,21 +1,87 @@
-"""The bar of a terminal."""
+"""The line of each epoch, and the progress bar of a terminal."""
 
+import os
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import RichProgressBar
 
-from src.callbacks import Bar
+from src.cli import main
+from src.engine import progress
+from src.engine.progress import EpochLine, ProgressBar
+from tests.conftest import FIT, rows
+
+RUN = "runs/digits/version_0"
 
 
-def test_it_moves_twice_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    moved: list[int] = []
+def epoch_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+
+
+def test_the_bar_is_refreshed_twice_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    refreshed: list[int] = []
     now = iter(range(100))
-    monkeypatch.setattr("src.callbacks.bar.time", SimpleNamespace(monotonic=lambda: 10 + next(now) / 10))
-    monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda _, *args: moved.append(args[-1]))
-    monkeypatch.setattr(Bar, "total_train_batches", 15)
-    bar: Any = Bar()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 10 + next(now) / 10))
+    monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda _, *args: refreshed.append(args[-1]))
+    monkeypatch.setattr(ProgressBar, "total_train_batches", 15)
+    bar: Any = ProgressBar()
     for batch_idx in range(15):
         bar.on_train_batch_end(None, None, None, None, batch_idx)
-    assert moved == [0, 6, 12, 14]
+    assert refreshed == [0, 6, 12, 14]
+
+
+def test_each_epoch_prints_one_line_with_its_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    main(FIT)
+    names = ("train/loss", "val/loss", "val/accuracy")
+    logged = {name: [float(row[name]) for row in rows(RUN) if row[name]] for name in names}
+    lines = epoch_lines(capsys)
+    assert len(lines) == 2
+    for epoch, line in enumerate(lines):
+        metrics = "  ".join(f"{name} {logged[name][epoch]:.4f}" for name in names)
+        assert re.fullmatch(rf"epoch {epoch + 1}/2  {metrics}  lr \d\.\d\de[+-]\d\d  \d+\.\d s  [\d,]+ samples/s", line)
+
+
+def test_an_epoch_without_validation_shows_no_old_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*FIT, "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"])
+    lines = epoch_lines(capsys)
+    assert ["val/" in line for line in lines] == [False, True, False]
+    assert all("train/loss" in line for line in lines)
+
+
+def test_a_module_of_other_metrics_shows_what_it_logs(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--model=tools.spoilers.OwnModule", "--data=tools.spoilers.OwnData", "--trainer.max_epochs=1"])
+    (line,) = epoch_lines(capsys)
+    assert re.match(r"epoch 1/1  val/accuracy -?\d\.\d{4}  lr 1\.00e-02  ", line)
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], metric: str, columns: int) -> str:
+    """Return the line of an epoch in a terminal of some width."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((columns, 24)))
+    trainer: Any = SimpleNamespace(is_global_zero=True, max_epochs=9)
+    trainer.optimizers = [torch.optim.SGD([torch.zeros(1)], lr=0.5)]
+    trainer.callback_metrics = {"train/loss": 1.0, "val/loss": 2.0, "val/accuracy": 0.5, "val/mae": 0.25}
+    line = EpochLine(metric)
+    line.pending, line.validated = (2.0, 1500.0), True
+    line.print(trainer, 3)
+    return capsys.readouterr().out.removesuffix("\n")
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"), [("val/accuracy", "val/accuracy 0.5000"), ("val/mae", "val/mae 0.2500"), ("val/f1", "")]
+)
+def test_the_chosen_metric_is_shown_if_it_is_logged(monkeypatch, capsys, metric: str, shown: str) -> None:
+    fields = ["epoch 3/9", "train/loss 1.0000", "val/loss 2.0000", shown, "lr 5.00e-01", "2.0 s", "1,500 samples/s"]
+    assert printed(monkeypatch, capsys, metric, 200) == "  ".join(filter(None, fields))
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, 90])
+def test_a_narrow_terminal_shows_the_fields_that_fit(monkeypatch, capsys, columns: int) -> None:
+    wide = printed(monkeypatch, capsys, "val/mae", 200)
+    narrow = printed(monkeypatch, capsys, "val/mae", columns)
+    dropped = wide.removeprefix(narrow)
+    assert wide.startswith(narrow)
+    assert len(narrow) <= columns < len(narrow) + 2 + len(dropped.strip().partition("  ")[0])

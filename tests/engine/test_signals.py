@@ -1,4 +1,4 @@
-"""A run that is asked to end saves, says how to go on, exits with 128 + the signal, and loses nothing."""
+"""A run that gets a signal saves, prints how to resume, exits with 128 + the signal, and loses nothing."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,27 +15,22 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from scripts.processes import Process
-from src.callbacks.signals import START
 from src.cli import main
+from src.engine import signals
+from src.engine.signals import LAUNCH
+from tests.conftest import ROOT, SMALL, rows, same, weights
+from tools.processes import Process
 
-SMALL = [
-    "--config=configs/digits.yaml",
-    "--model.net=src.nets.MLP",
-    "--model.net.image_shape=[1,8,8]",
-    "--model.net.hidden_sizes=[16]",
-    "--model.net.dropout=0.2",
-    "--trainer.max_epochs=2",
-    "--test=false",
-]
+FIT = ["fit", *SMALL, "--trainer.max_epochs=2", "--test=false"]
 RUN = Path("runs/digits/version_0")
 STEPS = 21  # of an epoch
-SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)]
+SEND = f"--trainer.callbacks={__name__}.SendAt"
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129, signal.SIGUSR1: 138}
 
 
 @pytest.fixture(autouse=True)
-def _heard() -> Iterator[None]:
-    """Hear Ctrl-C, which a shell lets jobs in the background ignore, and SIGHUP, as nohup does."""
+def _default_handlers() -> Iterator[None]:
+    """Handle Ctrl-C, which a shell's background jobs ignore, and SIGHUP, which nohup ignores."""
     before = [signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)]
     yield
     signal.signal(signal.SIGINT, before[0])
@@ -42,157 +38,180 @@ def _heard() -> Iterator[None]:
 
 
 class SendAt(Callback):
-    """Sends a signal to this process before a step is done, or while a hook runs."""
+    """Send a signal to this process once, at a step, in a hook."""
 
-    def __init__(self, number: int, step: int, hook: str = "on_train_batch_start", pause: float = 0) -> None:
+    def __init__(self, number: int, step: int, hook: str = "on_train_batch_start") -> None:
         self.sent = False
 
         def send(trainer: Any, *_: object) -> None:
             if trainer.global_step == step and not self.sent:
                 self.sent = True
-                time.sleep(pause)
                 os.kill(os.getpid(), number)
 
         setattr(self, hook, send)
 
 
-def ended(number: int, step: int, hook: str = "on_train_batch_start") -> int:
-    own = [f"--trainer.callbacks={__name__}.SendAt", f"--trainer.callbacks.number={int(number)}"]
+def send(number: int, step: int, hook: str = "on_train_batch_start") -> list[str]:
+    settings = {"number": int(number), "step": step, "hook": hook}
+    return [SEND, *(f"--trainer.callbacks.{name}={value}" for name, value in settings.items())]
+
+
+def interrupted(number: int, step: int, hook: str = "on_train_batch_start", *args: str) -> Any:
+    """Train until the signal ends the run, and return the exit code."""
     with pytest.raises(SystemExit) as stop:
-        main(["fit", *SMALL, *own, f"--trainer.callbacks.step={step}", f"--trainer.callbacks.hook={hook}"])
-    return stop.value.code  # type: ignore[return-value]
+        main([*FIT, *send(number, step, hook), *args], owns_process=True)
+    return stop.value.code
+
+
+def resume(*args: str) -> None:
+    main(["fit", f"--run={RUN}", "--trust", "--trainer.callbacks=[]", *args], owns_process=True)
 
 
 def last() -> dict[str, Any]:
     return torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_amid_an_epoch_is_answered_after_the_step(
+@pytest.mark.parametrize(("number", "code"), CODES.items())
+def test_a_signal_within_an_epoch_ends_the_run_after_the_step(
     capsys: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:
     handler = signal.getsignal(number)
-    assert ended(number, 5) == code
-    assert f"go on with: python -m src.cli fit --run {RUN}" in capsys.readouterr().out
+    assert interrupted(number, 5) == code
+    assert f"resume with: python -m src.cli fit --run {RUN}" in capsys.readouterr().out
     assert last()["global_step"] == 6
     assert signal.getsignal(number) == handler
 
 
 @pytest.mark.parametrize("step", [5, STEPS - 1])
-def test_a_run_that_was_asked_to_end_goes_on_to_the_bit(step: int) -> None:
-    ended(signal.SIGTERM, step)
-    main(["fit", f"--run={RUN}", "--trust", "--trainer.callbacks=[]"])
-    main(["fit", *SMALL])
-    weights = last()["state_dict"]
-    whole = torch.load("runs/digits/version_1/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(weights[key], whole[key]) for key in whole)
+def test_an_interrupted_run_resumes_bit_for_bit(step: int) -> None:
+    interrupted(signal.SIGTERM, step)
+    resume()
+    main(FIT)
+    assert same(weights(RUN), weights("runs/digits/version_1"))
 
 
 @pytest.mark.parametrize(("step", "hook"), [(STEPS - 1, "on_train_batch_start"), (STEPS, "on_validation_batch_start")])
-def test_at_the_end_of_an_epoch_its_validation_is_finished(step: int, hook: str) -> None:
-    assert ended(signal.SIGTERM, step, hook) == 143
+def test_a_signal_at_the_end_of_an_epoch_waits_for_its_validation(step: int, hook: str) -> None:
+    assert interrupted(signal.SIGTERM, step, hook) == 143
     assert last()["global_step"] == STEPS
     assert {file.name for file in (RUN / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
-def test_what_the_step_logs_is_not_lost() -> None:
+def test_what_the_interrupted_step_logs_is_not_lost() -> None:
     log = "--trainer.log_every_n_steps=6"
-    SMALL.append(log)
-    try:
-        ended(signal.SIGTERM, 5)
-        main(["fit", *SMALL])
-    finally:
-        SMALL.remove(log)
-    main(["fit", f"--run={RUN}", "--trust", "--trainer.callbacks=[]"])
-    rows = [Path(f"runs/digits/version_{i}/metrics.csv").read_text() for i in (0, 1)]
-    assert rows[0] == rows[1]
-    assert "train/loss_step" in rows[0]
+    interrupted(signal.SIGTERM, 5, "on_train_batch_start", log)
+    resume()
+    main([*FIT, log])
+    assert rows(RUN) == rows("runs/digits/version_1")
+    assert any(row["train/loss_step"] for row in rows(RUN))
 
 
-def test_at_the_end_of_training_all_is_saved_and_nothing_tested(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(signal.SIGTERM, 2 * STEPS, "on_validation_batch_start") == 143
+def test_a_signal_at_the_end_of_training_skips_only_the_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert interrupted(signal.SIGTERM, 2 * STEPS, "on_validation_batch_start") == 143
     assert last()["epoch"] == 1
-    capsys.readouterr()
     assert not (RUN / "results.json").exists()
-    main(["fit", f"--run={RUN}", "--trust"])  # judged now
+    capsys.readouterr()
+    main(["fit", f"--run={RUN}", "--trust"])  # evaluates now
     assert "accuracy" in capsys.readouterr().out
     assert json.loads((RUN / "results.json").read_text())["val/accuracy"] > 0
     main(["fit", f"--run={RUN}", "--trust"])
     assert capsys.readouterr().out.startswith("complete")
 
 
-def test_before_training_a_signal_is_obeyed_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ended(signal.SIGTERM, 0, "on_sanity_check_start") == 143
+def test_a_signal_before_training_ends_the_run_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert interrupted(signal.SIGTERM, 0, "on_sanity_check_start") == 143
     assert "nothing is saved" in capsys.readouterr().out
     assert not list(Path().glob("runs/*/*"))
 
 
-def test_a_second_signal_is_obeyed_at_once() -> None:
-    own = [f"--trainer.callbacks={__name__}.SendAt", f"--trainer.callbacks.number={int(signal.SIGTERM)}"]
-    first = ["--trainer.callbacks.step=5", f"--trainer.callbacks+={__name__}.SendAt"]
-    second = [
-        f"--trainer.callbacks.number={int(signal.SIGHUP)}",
-        "--trainer.callbacks.step=5",
-        "--trainer.callbacks.pause=1.1",
-    ]
-    config = f"--config={Path('configs/digits.yaml').resolve()}"
-    assert Process(["fit", config, *SMALL[1:], *own, *first, *second], Path("second")).wait() == -signal.SIGHUP
+def two_signals(seconds: float) -> list[str]:
+    """Return a run that gets SIGTERM, then SIGHUP some seconds later, by a clock that only signals read."""
+    moments = iter([0.0, *[seconds] * 9])
+    signals.time = SimpleNamespace(monotonic=lambda: next(moments))  # type: ignore[attr-defined]
+    second = [f"--trainer.callbacks+={__name__}.SendAt", *send(signal.SIGHUP, 5)[1:]]
+    return [FIT[0], f"--config={ROOT}/configs/digits.yaml", *FIT[2:], *send(signal.SIGTERM, 5), *second]
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(0.5, 143), (1.5, -signal.SIGHUP)])
+def test_only_a_second_signal_a_second_later_ends_the_run_at_once(seconds: float, code: int) -> None:
+    process = Process(lambda: main(two_signals(seconds), owns_process=True), Path("two"))
+    assert process.wait() == code, process.log.read_text()
+
+
+class Handlers(Callback):
+    """Record the handlers of all signals while training."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:  # noqa: ARG002
+        self.seen = [signal.getsignal(number) for number in CODES]
+
+
+@pytest.mark.parametrize("owns_process", [False, True])
+def test_handlers_change_only_in_a_process_of_its_own(owns_process: bool) -> None:
+    before = [signal.getsignal(number) for number in CODES]
+    x = main([*FIT, f"--trainer.callbacks={__name__}.Handlers"], owns_process=owns_process)
+    (seen,) = [each.seen for each in x.trainer.callbacks if isinstance(each, Handlers)]
+    assert seen == ([x.signals.receive] * len(CODES) if owns_process else before)
+    assert [signal.getsignal(number) for number in CODES] == before
+
+
+def test_a_launcher_is_changed_only_in_a_process_of_its_own() -> None:
+    launcher = SimpleNamespace(_call_children_scripts=print, procs=[])
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    with signals.Signals(None).handled(trainer, install=False):
+        assert getattr(launcher, LAUNCH) is print
+    with signals.Signals(None).handled(trainer, install=True):
+        assert getattr(launcher, LAUNCH) is not print
 
 
 def test_lightning_has_what_is_replaced_in_it() -> None:
-    assert callable(getattr(_SubprocessScriptLauncher, START))
+    assert callable(getattr(_SubprocessScriptLauncher, LAUNCH))
     assert callable(_SignalConnector.register_signal_handlers)
 
 
-def test_a_job_of_slurm_is_put_into_the_queue_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sigusr1_requeues_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("bin").mkdir()
     Path("bin/scontrol").write_text('#!/bin/sh\necho "$@" > requeued\n')
     Path("bin/scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{Path('bin').resolve()}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "42")
-    assert ended(signal.SIGUSR1, 5) == 138
+    assert interrupted(signal.SIGUSR1, 5) == 138
     assert Path("requeued").read_text() == "requeue 42\n"
 
 
-def test_a_signal_to_workers_too_ends_the_run_and_not_in_an_error() -> None:
-    own = ["--model=scripts.spoilers.OwnModule", "--data=scripts.spoilers.OwnData", "--data.num_workers=2"]
-    process = Process(["fit", *own, "--trainer.accelerator=cpu", "--trainer.max_epochs=500"], Path("own"))
-    while not Path("own/runs/run/version_0/checkpoints/last.ckpt").is_file():
+def wait_for(file: Path, process: Process) -> None:
+    while not file.is_file():
+        assert process.process.is_alive(), process.log.read_text()
         time.sleep(0.05)
+
+
+def test_a_signal_that_reaches_workers_too_is_no_error() -> None:
+    foreign = ["--model=tools.spoilers.OwnModule", "--data=tools.spoilers.OwnData", "--data.num_workers=2"]
+    process = Process(["fit", *foreign, "--trainer.accelerator=cpu", "--trainer.max_epochs=500"], Path("own"))
+    wait_for(Path("own/runs/run/version_0/checkpoints/last.ckpt"), process)
     process.kill(signal.SIGINT)
     assert process.wait() == 130, process.log.read_text()
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:  # as under nohup
+def test_an_ignored_signal_stays_ignored() -> None:  # as under nohup
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        main(
-            [
-                "fit",
-                *SMALL,
-                f"--trainer.callbacks={__name__}.SendAt",
-                "--trainer.callbacks.step=5",
-                f"--trainer.callbacks.number={int(signal.SIGHUP)}",
-            ]
-        )
+        main([*FIT, *send(signal.SIGHUP, 5)], owns_process=True)
     finally:
         signal.signal(signal.SIGHUP, before)
     assert last()["global_step"] == 2 * STEPS
 
 
 class Waits(Callback):
-    """Leaves a sign that a test has begun, and waits."""
+    """Leave a file once a test has begun, and wait."""
 
     def on_test_start(self, *_: object) -> None:
         Path("begun").touch()
         time.sleep(60)
 
 
-def test_other_commands_end_at_once(tmp_path: Path) -> None:
-    main(["fit", *SMALL, "--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}/runs"])
-    typed = ["test", f"--run={tmp_path}/runs/digits/version_0", f"--trainer.callbacks+={__name__}.Waits", "--trust"]
-    process, started = Process(typed, tmp_path / "other"), time.monotonic()
-    while not (tmp_path / "other/begun").exists() and time.monotonic() - started < 60:
-        time.sleep(0.1)
+def test_a_signal_ends_other_commands_at_once(trained: Path) -> None:
+    args = ["test", f"--run={trained.resolve()}", f"--trainer.callbacks+={__name__}.Waits", "--trust"]
+    process = Process(args, Path("other"))
+    wait_for(Path("other/begun"), process)
     process.kill(signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM
