@@ -106,7 +106,7 @@ def next_commands(run: Path, run_args: str, limit: str) -> list[tuple[str, str]]
         ("run", str(run)),
         ("extend", f"{command} fit {run_args} --trainer.{limit}=N"),
         ("test", f"{command} test {run_args}"),
-        ("predict", f"{command} predict {run_args} --images FILE"),
+        ("use", f"{command} predict {run_args} --images FILE"),
     ]
 
 
