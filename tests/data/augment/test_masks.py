@@ -7,7 +7,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from src import data
-from src.data.augment.apply import augment_batch
+from src.data.loading.transform import augment_batch
 
 COPYING = [
     data.RandomFlip(),
