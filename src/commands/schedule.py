@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -23,8 +24,8 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
         python -m src.cli schedule --config configs/digits.yaml
     """
     config, file = parse(options, run.__doc__ or ""), output or Path("schedule.png")
-    config.trainer.update({"callbacks": None, "num_sanity_val_steps": 0, "logger": False, "fast_dev_run": False})
-    config.trainer.update({"min_epochs": None, "min_steps": None})
+    config.trainer.update(Namespace(callbacks=None, num_sanity_val_steps=0, logger=False, fast_dev_run=False))
+    config.trainer.update(Namespace(min_epochs=None, min_steps=None))
     x, recorder = build(config, "schedule"), LRRecorder()
     x.trainer.callbacks = [recorder]  # type: ignore[attr-defined]
     x.trainer.fit(x.task, datamodule=x.data)
