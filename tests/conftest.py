@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from torch import Tensor
+from lightning import LightningModule
+from torch import Tensor, nn
 
 from src.cli import NOISE, main
 
@@ -91,3 +92,28 @@ def weights(run: str | Path, kind: Literal["best", "last"] = "last") -> dict[str
 def rows(run: str | Path) -> list[dict[str, str]]:
     """Return the rows of a run's metrics.csv."""
     return list(csv.DictReader(Path(run, "metrics.csv").read_text().splitlines()))
+
+
+class PlainModule(LightningModule):
+    """A classifier of digits that uses nothing of this project."""
+
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__()
+        self.lr, self.net = lr, nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        self.log("val/accuracy", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        self.log("test/accuracy", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)

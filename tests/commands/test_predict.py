@@ -1,14 +1,21 @@
-"""Images are found, outputs become probabilities, and the CSV says all of it."""
+"""predict: image files are found, outputs become probabilities, and the CSV holds all of them."""
 
 import csv
+import json
 import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from src import UserError
-from src.predictions import expand, predict_table, probabilities, write_csv
+from src.cli import main
+from src.commands.predict import expand, predictions_table, probabilities, write_csv
+from src.data import Digits
+from tests.conftest import SMALL, refused
 
 ROWS = torch.tensor([[0.5, 0.2, 0.3, 0.0], [0.0, 0.1, 0.1, 0.8]])
 CLASSES = ["cat", "dog", "eel", "fox"]
@@ -20,28 +27,31 @@ def touch(*names: str) -> None:
         Path(name).touch()
 
 
-def test_images_are_found_in_folders_at_all_levels():
+def table(file: str | Path) -> list[list[str]]:
+    return list(csv.reader(Path(file).read_text().splitlines()))
+
+
+def test_images_are_found_in_folders_at_any_depth() -> None:
     touch("a/2.png", "a/1.JPG", "a/deep/er/3.webp", "a/notes.txt", "a/.hidden.png", "b/4.gif", "5.data")
     found = expand([Path("b"), Path("a"), Path("5.data")])
     assert [str(path) for path in found] == ["b/4.gif", "a/1.JPG", "a/2.png", "a/deep/er/3.webp", "5.data"]
 
 
-@pytest.mark.parametrize("odd", ["a/.thumbnails/2.png", "a/folder.png/notes.txt"])
-def test_hidden_folders_and_folders_named_like_images_are_passed_over(odd):
-    touch("a/1.png", odd)
+@pytest.mark.parametrize("other", ["a/.thumbnails/2.png", "a/folder.png/notes.txt"])
+def test_hidden_folders_and_folders_named_like_images_are_skipped(other: str) -> None:
+    touch("a/1.png", other)
     assert expand([Path("a")]) == [Path("a/1.png")]
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("absent", "--images absent does not exist"), ("a", "a: no image files")]
+    ("path", "message"), [("absent", "--images absent does not exist"), ("a", "--images a: no image files found")]
 )
-def test_images_that_are_not_there_are_named(path, message):
+def test_missing_images_are_refused(path: str, message: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     touch("a/notes.txt")
-    with pytest.raises(UserError, match=message):
-        expand([Path(path)])
+    assert message in refused(capsys, "predict", f"--run={trained}", "--images", path)
 
 
-def test_probabilities_stay_and_logits_are_turned_into_them():
+def test_probabilities_stay_and_logits_become_probabilities() -> None:
     logits = torch.randn(5, 4) * 3
     assert probabilities([ROWS[:1], ROWS[1:]]).equal(ROWS)
     assert probabilities([ROWS.half()]).allclose(ROWS, atol=1e-3)
@@ -52,12 +62,12 @@ def test_probabilities_stay_and_logits_are_turned_into_them():
 
 
 @pytest.mark.parametrize("outputs", [[], [torch.ones(3)], [torch.ones(2, 3, 4)], [("image", ROWS)], [None]])
-def test_outputs_that_are_not_rows_of_classes_are_refused(outputs):
-    with pytest.raises(UserError):
+def test_outputs_without_one_row_of_classes_per_image_are_refused(outputs: list) -> None:
+    with pytest.raises(UserError, match="predict_step must return one row"):
         probabilities(outputs)
 
 
-def test_the_csv_holds_each_image_with_its_class_and_all_probabilities():
+def test_the_csv_holds_every_image_with_its_class_and_probabilities() -> None:
     write_csv(Path("out.csv"), ["a.png", 'odd, "name".png'], CLASSES, ROWS)
     with Path("out.csv").open(newline="") as file:
         head, *lines = csv.reader(file)
@@ -66,19 +76,82 @@ def test_the_csv_holds_each_image_with_its_class_and_all_probabilities():
     assert torch.tensor([[float(value) for value in line[3:]] for line in lines]).allclose(ROWS)
 
 
-def test_a_csv_that_cannot_be_written_is_named():
+def test_a_csv_that_cannot_be_written_is_named() -> None:
     with pytest.raises(UserError, match=r"cannot write absent/out\.csv: No such file .*--output"):
         write_csv(Path("absent/out.csv"), ["a", "b"], CLASSES, ROWS)
 
 
-def test_the_table_names_the_three_most_probable_classes():
-    table = predict_table(["a.png", "b.png"], CLASSES, ROWS)
-    assert table == [("a.png", "cat 50.0%  eel 30.0%  dog 20.0%"), ("b.png", table[1][1])]
-    assert table[1][1].startswith("fox 80.0%")
-    assert predict_table(["a"], CLASSES[:2], ROWS[:, :2])[0][1] == "cat 50.0%  dog 20.0%"
+def test_the_table_shows_the_three_most_probable_classes() -> None:
+    rows = predictions_table(["a.png", "b.png"], CLASSES, ROWS)
+    assert rows == [("a.png", "cat 50.0%  eel 30.0%  dog 20.0%"), ("b.png", rows[1][1])]
+    assert rows[1][1].startswith("fox 80.0%")
+    assert predictions_table(["a"], CLASSES[:2], ROWS[:, :2])[0][1] == "cat 50.0%  dog 20.0%"
 
 
-def test_a_long_table_ends_with_the_number_of_the_others():
-    table = predict_table([f"{i}.png" for i in range(50)], CLASSES, ROWS.repeat(25, 1), most=7)
-    assert len(table) == 8
-    assert table[-1] == ("...", "43 more")
+def test_a_long_table_ends_with_the_number_of_other_images() -> None:
+    rows = predictions_table([f"{i}.png" for i in range(50)], CLASSES, ROWS.repeat(25, 1), limit=7)
+    assert len(rows) == 8
+    assert rows[-1] == ("...", "43 more")
+
+
+def test_predict_names_the_classes_of_the_test_split(trained: Path) -> None:
+    main(["predict", f"--run={trained}"])
+    head, *lines = table(trained / "predictions.csv")
+    assert head == ["image", "prediction", "probability", *map(str, range(10))]
+    _, targets = Digits().load(train=False)
+    right = np.mean([int(line[1]) == target for line, target in zip(lines, targets.tolist(), strict=True)])
+    assert right == pytest.approx(json.loads((trained / "results.json").read_text())["test/accuracy"])
+    assert all(sum(map(float, line[3:])) == pytest.approx(1, abs=1e-4) for line in lines)
+
+
+def test_image_files_are_predicted_like_the_same_pixels_of_the_test_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, trained: Path
+) -> None:
+    images, _ = Digits().load(train=False)
+    Path("photos/deep").mkdir(parents=True)
+    Image.fromarray(images[0, 0].numpy()).save("photos/0.png")
+    Image.fromarray(images[1, 0].numpy()).convert("RGB").save("photos/deep/1.BMP")
+    Image.fromarray(images[2, 0].numpy().astype(np.uint16) * 257).save("photos/2.png")
+    Image.fromarray(images[3, 0].numpy()).convert("RGB").convert("CMYK").save("3.tiff")
+    main(["predict", f"--run={trained}", "--output=all.csv"])
+    capsys.readouterr()
+    monkeypatch.setattr(Digits, "load", None)  # no data set is needed
+    main(["predict", f"--run={trained}", "--output=files.csv", "--images", "photos", "3.tiff"])
+    out = capsys.readouterr().out
+    assert re.search(r"^photos/0.png +\d \d+\.\d%  \d \d+\.\d%  \d \d+\.\d%$", out, re.M)
+    expected, got = ({row[0]: row[1:] for row in table(file)} for file in ("all.csv", "files.csv"))
+    places = {"photos/0.png": 0, "photos/deep/1.BMP": 1, "photos/2.png": 2, "3.tiff": 3}
+    assert got.keys() == {"image", *places}
+    for name, place in places.items():
+        same_pixels = expected[f"test/{place}"]
+        assert got[name][0] == same_pixels[0]
+        assert [float(p) for p in got[name][2:]] == pytest.approx([float(p) for p in same_pixels[2:]], abs=2e-2)
+
+
+@pytest.mark.filterwarnings("default:skipped")
+def test_predict_skips_images_that_cannot_be_decoded_if_asked_to(capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(0)
+    for name in "ab":
+        Path(f"images/train/{name}").mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(generator.integers(0, 255, (8, 8, 3), np.uint8)).save(f"images/train/{name}/{i}.png")
+    settings = ["--data=src.data.ImageFolder", "--data.root=images", "--data.size=8", "--data.batch_size=8"]
+    settings += ["--data.folds=4", "--model.num_classes=2", "--model.net.image_shape=[3,8,8]"]
+    main(["fit", *SMALL, *settings, "--trainer.max_epochs=1"])
+    Path("new").mkdir()
+    Image.new("L", (30, 20)).save("new/good.png")
+    Path("new/bad.png").write_text("no image")
+    predict = ["predict", "--run=runs/digits/version_0"]
+    assert "cannot decode new/bad.png" in refused(capsys, *predict, "--images", "new")
+    main([*predict, "--images", "new", "--data.on_bad_image=skip"], owns_process=True)
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: skipped 1 of 2 images: cannot decode new/bad.png")
+    assert warning.count("\n") == 1
+    written = Path("runs/digits/version_0/predictions.csv")
+    assert [row[0] for row in table(written)[1:]] == ["new/good.png"]
+    main(predict)
+    assert {row[0].split("/")[0] for row in table(written)[1:]} == {"train"}  # held-out images, by their names
+    assert len(table(written)) == 9
+    # others would be held out, among them some that were trained on
+    error = refused(capsys, "test", "--run=runs/digits/version_0", "--data.test_fraction=0.5")
+    assert "trained on another split" in error

@@ -1,4 +1,4 @@
-"""The sheet shows what training sees."""
+"""show: the picture holds what training sees."""
 
 from pathlib import Path
 from typing import Any
@@ -8,27 +8,28 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
-from src import show
 from src.cli import main
+from src.commands import show
+from tests.conftest import FIT, refused
 
 SHOW = ["show", "--config=configs/digits.yaml"]
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The pixels of each picture, in the order of drawing: down the first column, then down the second one."""
+    """The pixels of every image, in the order of drawing: down the first column, then down the second one."""
     found: list[Any] = []
     monkeypatch.setattr(Axes, "imshow", lambda _, pixels: found.append(np.asarray(pixels)))
     return found
 
 
-def test_it_shows_the_images_as_they_are_and_as_they_are_augmented(drawn: list[Any]) -> None:
-    cli = main([*SHOW, '--data.augment=[{"class_path": "src.data.AlternatingFlip"}]'])
+def test_show_draws_images_unchanged_and_then_augmented(drawn: list[Any]) -> None:
+    x = main([*SHOW, '--data.augment=[{"class_path": "src.data.AlternatingFlip"}]'])
     assert imread("show.png").shape[1] > 800
     assert not Path("runs").exists()
     assert len(drawn) == 8 * 9
     columns = [np.stack(drawn[8 * i : 8 * i + 8]) for i in range(9)]
-    pixels = {image.numpy().tobytes() for image in cli.datamodule.parts["train"].images}
+    pixels = {image.numpy().tobytes() for image in x.data.splits["train"].images}
     assert all((image[..., 0] * 255).round().astype(np.uint8).tobytes() in pixels for image in columns[0])
     for epoch, column in enumerate(columns[1:]):
         kept, mirrored = (
@@ -39,7 +40,7 @@ def test_it_shows_the_images_as_they_are_and_as_they_are_augmented(drawn: list[A
             assert np.allclose(column, columns[epoch][:, :, ::-1], atol=1e-5)
 
 
-def test_mixed_images_have_their_shares_below_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixed_images_are_labeled_with_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     labels: list[str] = []
     monkeypatch.setattr(Axes, "set_xlabel", lambda _, label, **__: labels.append(label))
     main([*SHOW, "--config=configs/presets/mixup.yaml", "--output=mixed.png"])
@@ -48,15 +49,13 @@ def test_mixed_images_have_their_shares_below_them(monkeypatch: pytest.MonkeyPat
     assert any(label.count("%") == 2 for label in labels[8:])
 
 
-def test_other_data_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_foreign_data_module_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(show, "DataModule", type(None))
-    with pytest.raises(SystemExit) as stop:
-        main(SHOW)
-    assert stop.value.code == 2
-    assert "show needs data of a class derived from src.data.DataModule, got Digits" in capsys.readouterr().err
+    message = "show needs a data module derived from src.data.DataModule, got Digits"
+    assert message in refused(capsys, *SHOW)
 
 
-def test_a_run_without_a_checkpoint_is_shown() -> None:
-    main(["fit", *SHOW[1:], "--trainer.max_epochs=1", "--trainer.enable_checkpointing=false", "--test=false"])
+def test_show_draws_the_images_of_a_run_without_a_checkpoint() -> None:
+    main([*FIT, "--trainer.max_epochs=1", "--trainer.enable_checkpointing=false"])
     main(["show", "--run=runs/digits/version_0"])
     assert Path("show.png").is_file()

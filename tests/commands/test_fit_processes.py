@@ -1,0 +1,54 @@
+"""fit in processes of its own: two of them, and one whose output nobody reads."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.cli import main
+from tests.conftest import ROOT, SMALL
+
+RUN = Path("runs/digits/version_0")
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+TWO_PROCESSES = ["--config=configs/presets/ddp.yaml", "--trainer.accelerator=cpu", "--trainer.devices=2"]
+
+
+def command_line(*args: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a process of its own."""
+    command = [sys.executable, "-m", "src.cli", *args]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_run_continues_when_nobody_reads_what_it_prints() -> None:
+    command = f"{sys.executable} -m src.cli fit {' '.join(SMALL)} --test=false | head -1"
+    done = subprocess.run(command, shell=True, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.stdout.startswith("epoch 1/3")
+    assert not done.stderr
+    assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_two_processes_train_and_test_as_one() -> None:
+    done = command_line("fit", *SMALL, *TWO_PROCESSES)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^epoch \d/3", done.stdout, re.M)) == 3  # one process prints
+    assert [folder.name for folder in Path("runs/digits").iterdir()] == ["version_0"]
+    x = main(["test", f"--run={RUN}", "--trainer.devices=1", "--trainer.strategy=auto"])
+    alone = {key: float(value) for key, value in x.trainer.callback_metrics.items()}
+    results = json.loads((RUN / "results.json").read_text())
+    assert {key: results[key] for key in alone} == pytest.approx(alone, abs=1e-5)  # each sample is counted once
+    steps = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert steps == 3 * 11  # 1,293 samples, 2 x 64 in a step
+
+
+def test_a_failure_in_two_processes_leaves_earlier_runs_unchanged(trained: Path) -> None:
+    before = {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
+    done = command_line("fit", "--config=configs/digits.yaml", "--model.net.in_channels=3", *TWO_PROCESSES)
+    assert done.returncode == 2
+    assert "the net does not accept the data's images, (C, H, W) = (1, 8, 8)" in done.stderr
+    assert [folder.name for folder in trained.parent.iterdir()] == ["version_0"]
+    assert before == {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
