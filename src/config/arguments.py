@@ -58,31 +58,14 @@ class Options:
     owns_process: bool = False  # whether this is ``python -m src.cli``, which may handle signals
 
 
-@dataclass
-class Command:
-    """A command as its source text describes it."""
-
-    name: str
-    doc: str  # of ``run``
-    options: dict[str, dict[str, Any]]  # own options, with the arguments of add_argument
-
-    @property
-    def help(self) -> str:
-        return self.doc.splitlines()[0].rstrip(".")
-
-    @property
-    def examples(self) -> list[str]:
-        return re.findall(r"^ *(python -m src\.cli .*)$", self.doc, re.M)
-
-
 def command_names() -> list[str]:
     order = ["fit", "validate", "test", "predict"]
     names = sorted(file.stem for file in COMMANDS.glob("*.py") if file.stem != "__init__")
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def describe(name: str) -> Command:
-    """Return a command from the docstring and the keyword-only arguments of its ``run``."""
+def describe(name: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the docstring of a command's ``run`` and its keyword-only arguments, as argparse takes them."""
     tree = ast.parse((COMMANDS / f"{name}.py").read_text(encoding="utf-8"))
     (run,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
     options = {}
@@ -91,14 +74,14 @@ def describe(name: str) -> Command:
         choices = re.fullmatch(r"Literal\[(.*?)\](?: \| None)?", kind)
         settings = {"choices": ast.literal_eval(f"({choices[1]},)")} if choices else KINDS[kind]
         options[argument.arg] = settings | {"default": ast.literal_eval(default) if default else None}
-    return Command(name, ast.get_docstring(run) or "", options)
+    return ast.get_docstring(run) or "", options
 
 
 def usage() -> str:
-    commands = [describe(name) for name in command_names()]
-    lines = [f"  {command.name:<12}{command.help[0].lower()}{command.help[1:]}" for command in commands]
-    examples = [f"  {example}" for command in commands for example in command.examples[:1]]
-    return USAGE.format(commands="\n".join(lines), examples="\n".join(examples))
+    docs = {name: describe(name)[0] for name in command_names()}
+    lines = [f"  {name:<12}{doc[0].lower()}{doc.splitlines()[0][1:].rstrip('.')}" for name, doc in docs.items()]
+    examples = [re.findall(r"^ *(python -m src\.cli .*)$", doc, re.M)[:1] for doc in docs.values()]
+    return USAGE.format(commands="\n".join(lines), examples="\n".join(f"  {each[0]}" for each in examples if each))
 
 
 def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
@@ -113,19 +96,19 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     if args[0] not in names:
         hint = did_you_mean(args[0], names)
         raise UserError(f"unknown command {args[0]!r}{hint}; commands: {', '.join(names)}")
-    command = describe(args[0])
+    _, arguments = describe(args[0])
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     parser.add_argument("--run", type=Path)
     parser.add_argument("--trust", action="store_true")
-    for name, arguments in command.options.items():
-        parser.add_argument(f"--{name}", **arguments)
+    for name, argument in arguments.items():
+        parser.add_argument(f"--{name}", **argument)
     try:
         known, settings = parser.parse_known_args(args[1:])
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}") from None
-    own = {name: getattr(known, name) for name in command.options}
-    options = Options(command.name, known.config, known.run, known.trust, settings)
+    own = {name: getattr(known, name) for name in arguments}
+    options = Options(args[0], known.config, known.run, known.trust, settings)
     refuse_options_of_others(options)
     if isinstance(own.get("output"), Path) and own["output"].is_dir():
         raise UserError(f"--output must be a file, got the folder {own['output']}")
@@ -144,7 +127,7 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
 def refuse_options_of_others(options: Options) -> None:
     typed = {setting.partition("=")[0] for setting in options.settings}
     for name in command_names():
-        if belongs := typed & {f"--{option}" for option in describe(name).options}:
+        if belongs := typed & {f"--{option}" for option in describe(name)[1]}:
             raise UserError(f"{min(belongs)} is an option of {name}, not of {options.command}")
 
 

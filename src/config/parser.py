@@ -34,18 +34,18 @@ def make_parser(name: str = "run", description: str = "") -> LightningArgumentPa
         name: default of the run's name.
         description: help text of the command.
     """
+    usage = "%(prog)s [--config FILE] [--run DIR] [--key=value ...]"
+    strict = {"allow_abbrev": False, "exit_on_error": False}
     parser = LightningArgumentParser(
-        description=inspect.cleandoc(description),
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
+        usage=usage, description=inspect.cleandoc(description), formatter_class=HelpFormatter, **strict
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file; repeat it to layer files")
     text = "seed of all random numbers; true for a random seed"
     parser.add_argument("--seed_everything", type=bool | int, default=0, help=text)
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.set_defaults({"trainer.enable_model_summary": False})
-    add_model_and_data(parser)
+    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
     parser.add_argument("--ckpt_path", type=str | None, default=None, help="the checkpoint to start from or to use")
     parser.add_argument("--name", type=str, default=name, help="the run folder is runs/NAME/version_N")
     parser.add_argument("--test", type=bool, default=True, help="whether fit ends by testing the best checkpoint")
@@ -56,11 +56,6 @@ def make_parser(name: str = "run", description: str = "") -> LightningArgumentPa
     parser.add_lightning_class_args(LastCheckpoint, "last")
     parser.add_lightning_class_args(SkipNonFinite, "non_finite")
     return parser
-
-
-def add_model_and_data(parser: LightningArgumentParser) -> None:
-    parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
-    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
 
 
 def parse(options: Options, description: str = "") -> Namespace:
