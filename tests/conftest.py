@@ -1,7 +1,11 @@
 """What every test gets: a folder of its own and one thread; and what several tests use."""
 
 import csv
+import gc
+import logging
 import shutil
+import signal
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,6 +96,19 @@ def weights(run: str | Path, kind: Literal["best", "last"] = "last") -> dict[str
 def rows(run: str | Path) -> list[dict[str, str]]:
     """Return the rows of a run's metrics.csv."""
     return list(csv.DictReader(Path(run, "metrics.csv").read_text().splitlines()))
+
+
+def process_state() -> dict[str, Any]:
+    """Return what belongs to the whole process: signal handlers, warnings, logging, garbage collection."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)]
+    names = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    return {
+        "signals": [getattr(handler, "__qualname__", str(handler)) for handler in handlers],
+        "filters": [repr(each) for each in warnings.filters],
+        "showwarning": warnings.showwarning.__qualname__,
+        "levels": [logging.getLogger(name).level for name in names],
+        "gc": [gc.isenabled(), *gc.get_threshold(), gc.get_freeze_count()],
+    }
 
 
 class PlainModule(LightningModule):

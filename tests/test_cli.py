@@ -4,12 +4,10 @@ import gc
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +16,7 @@ from lightning.pytorch import Callback
 from src.cli import fast_import, main, quiet
 from src.config.arguments import command_names
 from src.tasks import Task
-from tests.conftest import FIT, ROOT, refused
+from tests.conftest import FIT, ROOT, process_state, refused
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 FAULTS = """
@@ -37,19 +35,6 @@ def faults() -> int:
 faults()
 print(faults())
 """
-
-
-def process_state() -> dict[str, Any]:
-    """Return what belongs to the whole process: signal handlers, warnings, logging, garbage collection."""
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)]
-    names = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
-    return {
-        "signals": [getattr(handler, "__qualname__", str(handler)) for handler in handlers],
-        "filters": [repr(each) for each in warnings.filters],
-        "showwarning": warnings.showwarning.__qualname__,
-        "levels": [logging.getLogger(name).level for name in names],
-        "gc": [gc.isenabled(), *gc.get_threshold(), gc.get_freeze_count()],
-    }
 
 
 class Probe(Callback):

@@ -1,14 +1,31 @@
-"""Which run a command line means."""
+"""The command line before torch is imported: commands, their options, and which run they mean."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from src.arguments import read
+from src import UserError
+from src.cli import main
+from src.config import arguments
+from src.config.arguments import command_names, describe, read
+from tests.conftest import refused
+
+DIGITS = ["fit", "--config=configs/digits.yaml"]
+NEW_COMMAND = '''
+def run(options, *, times: int = 2):
+    """Count the settings.
+
+    Examples:
+        python -m src.cli count --times=3
+    """
+    print(options.command, options.config, options.settings, times)
+'''
 
 
-def begun(name: str, job: str = "", config: str = "model: {}") -> Path:
+def write_run(name: str, job: str = "", config: str = "model: {}") -> Path:
+    """Write the files of a run with a checkpoint, as far as the command line reads them."""
     run = Path(f"runs/{name}")
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/last.ckpt").touch()
@@ -17,64 +34,115 @@ def begun(name: str, job: str = "", config: str = "model: {}") -> Path:
     return run
 
 
-FIT = ["fit", "--config=configs/digits.yaml"]
+def test_a_new_command_is_one_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(arguments.COMMANDS, "commands"))
+    (folder / "count.py").write_text(NEW_COMMAND)
+    monkeypatch.setattr(arguments, "COMMANDS", folder)
+    monkeypatch.setattr("src.commands.__path__", [str(folder)])
+    main(["--help"])
+    out = capsys.readouterr().out
+    assert "\n  count       count the settings\n" in out
+    assert "\n  python -m src.cli count --times=3\n" in out
+    main(["count"])
+    assert capsys.readouterr().out == "count [] [] 2\n"
+    main(["count", "--times", "3", "-c", "configs/digits.yaml", "--trainer.max_epochs=1"])
+    assert capsys.readouterr().out == "count ['configs/digits.yaml'] ['--trainer.max_epochs=1'] 3\n"
+    assert refused(capsys, "count", "--times=few") == "error: --times: invalid int value: 'few'\n"
+    assert "--resume is an option of fit, not of count" in refused(capsys, "count", "--resume=auto")
+    assert "--times is an option of count, not of fit" in refused(capsys, *DIGITS, "--times=3")
+    assert "unknown command 'coun', did you mean count?; commands: fit, validate, test," in refused(capsys, "coun")
 
 
-def test_resume_auto_takes_the_newest_run_of_that_name_that_has_a_checkpoint() -> None:
-    assert read([*FIT, "--resume=auto"])[1].run is None
-    begun("digits/version_2")
-    newest = begun("digits/version_10")
+def test_a_command_is_described_by_its_docstring_and_arguments() -> None:
+    assert command_names() == ["fit", "validate", "test", "predict", "schedule", "show"]
+    doc, options = describe("fit")
+    assert doc.splitlines()[0] == "Train, or resume a run; then test the best checkpoint."
+    assert options == {"resume": {"choices": ("auto", "never"), "default": None}}
+    _, options = describe("predict")
+    assert options["images"] == {"type": Path, "nargs": "+", "default": None}
+
+
+def test_the_help_of_a_command_explains_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "--help"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "\n    images: image files and folders.\n" in out
+    assert "\n    python -m src.cli predict --run " in out
+    assert "--trainer.max_epochs" in out
+
+
+def test_an_option_of_another_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, *DIGITS, "--images", "a.png")
+    assert error == "error: --images is an option of predict, not of fit\n"
+
+
+def test_options_of_the_command_line_are_not_settings() -> None:
+    options, own = read(
+        ["predict", "-c", "configs/digits.yaml", "--trust", "--images", "a.png", "b.png", "--compile=true"]
+    )
+    assert own == {"images": [Path("a.png"), Path("b.png")], "output": None}
+    assert (options.command, options.config, options.trust) == ("predict", ["configs/digits.yaml"], True)
+    assert options.settings == ["--compile=true"]
+    assert not options.owns_process
+
+
+def test_resume_auto_finds_the_newest_run_of_the_name_with_a_checkpoint() -> None:
+    assert read([*DIGITS, "--resume=auto"])[0].run is None
+    write_run("digits/version_2")
+    newest = write_run("digits/version_10")
     Path("runs/digits/version_11").mkdir()
-    begun("other/version_12")
-    options = read([*FIT, "--resume=auto"])[1]
+    write_run("other/version_12")
+    options, _ = read([*DIGITS, "--resume=auto"])
     assert options.run == newest
+    assert options.resumed
     assert options.config == [str(newest / "config.yaml")]
-    assert read(FIT)[1].run is None
-    assert read([*FIT, "--resume=never"])[1].run is None
+    assert read(DIGITS)[0].run is None
+    assert read([*DIGITS, "--resume=never"])[0].run is None
 
 
-@pytest.mark.parametrize("typed", [["--name=mine"], ["--name", "mine"]])
-def test_a_name_that_is_typed_counts(typed: list[str]) -> None:
-    begun("digits/version_0")
-    assert read([*FIT, "--resume=auto", *typed])[1].run is None
-    mine = begun("mine/version_0")
-    assert read([*FIT, "--resume=auto", *typed])[1].run == mine
+@pytest.mark.parametrize("typed", [["--name=mine"], ["--name", "mine"]], ids=" ".join)
+def test_resume_auto_uses_the_typed_name(typed: list[str]) -> None:
+    write_run("digits/version_0")
+    assert read([*DIGITS, "--resume=auto", *typed])[0].run is None
+    mine = write_run("mine/version_0")
+    assert read([*DIGITS, "--resume=auto", *typed])[0].run == mine
 
 
-def test_a_name_and_a_folder_of_the_config_count() -> None:
+def test_resume_auto_uses_name_and_folder_of_the_config() -> None:
     Path("own.yaml").write_text("name: 2024\ntrainer: {default_root_dir: elsewhere}")
-    run = begun("../elsewhere/2024/version_0")
-    assert read(["fit", "--config=own.yaml", "--resume=auto"])[1].run.resolve() == run.resolve()
+    run = write_run("../elsewhere/2024/version_0")
+    found = read(["fit", "--config=own.yaml", "--resume=auto"])[0].run
+    assert found is not None
+    assert found.resolve() == run.resolve()
 
 
-def test_what_was_added_to_a_list_is_not_added_again() -> None:
-    begun("digits/version_0")
+def test_resume_auto_adds_nothing_to_a_list_again() -> None:
+    write_run("digits/version_0")
     typed = ["--trainer.callbacks+=src.callbacks.EMA", "--trainer.callbacks.decay=0.9", "--trainer.max_epochs=3"]
     typed += ["--data.augment+=[src.data.RandomFlip]", "--model.net.width=4"]
-    assert read([*FIT, "--resume=auto", *typed])[1].settings == ["--trainer.max_epochs=3", "--model.net.width=4"]
-    assert read([*FIT, *typed])[1].settings == typed
+    assert read([*DIGITS, "--resume=auto", *typed])[0].settings == ["--trainer.max_epochs=3", "--model.net.width=4"]
+    assert read([*DIGITS, *typed])[0].settings == typed
 
 
-def test_a_class_that_was_typed_needs_no_trust_when_the_same_command_goes_on() -> None:
-    begun("digits/version_0", config="model: {class_path: subprocess.Popen}")
-    assert read([*FIT, "--model=subprocess.Popen", "--resume=auto"])[1].run is not None
-    with pytest.raises(ValueError, match="type --trust"):
-        read([*FIT, "--resume=auto"])
+def test_resume_auto_trusts_a_class_that_is_typed() -> None:
+    write_run("digits/version_0", config="model: {class_path: subprocess.Popen}")
+    assert read([*DIGITS, "--model=subprocess.Popen", "--resume=auto"])[0].run is not None
+    with pytest.raises(UserError, match="add --trust"):
+        read([*DIGITS, "--resume=auto"])
 
 
 @pytest.mark.parametrize(
     ("count", "name"), [("SLURM_RESTART_COUNT", "SLURM_JOB_ID"), ("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_RUN_ID")]
 )
-def test_a_job_that_is_started_again_goes_on_with_its_own_run(
-    monkeypatch: pytest.MonkeyPatch, count: str, name: str
-) -> None:
-    mine = begun("digits/version_0", job="7")
-    begun("digits/version_1", job="8")
+def test_a_restarted_job_resumes_its_own_run(monkeypatch: pytest.MonkeyPatch, count: str, name: str) -> None:
+    mine = write_run("digits/version_0", job="7")
+    write_run("digits/version_1", job="8")
     monkeypatch.setenv(name, "7")
     monkeypatch.setenv(count, "0")
-    assert read(FIT)[1].run is None
+    assert read(DIGITS)[0].run is None
     monkeypatch.setenv(count, "1")
-    assert read(FIT)[1].run == mine
-    assert read([*FIT, "--resume=never"])[1].run is None
+    assert read(DIGITS)[0].run == mine
+    assert read([*DIGITS, "--resume=never"])[0].run is None
     monkeypatch.setenv(name, "9")
-    assert read(FIT)[1].run is None
+    assert read(DIGITS)[0].run is None
