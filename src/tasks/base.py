@@ -75,6 +75,9 @@ class Task(LightningModule):
         return predict_with_tta(self.net, inputs, "plain" if self.training else self.tta_now)
 
     def setup(self, stage: str) -> None:
+        self.tta_now, self.train_means = "plain", EpochMeans()  # an interrupted run may have left others
+        self.val_metrics.reset()
+        self.test_metrics.reset()
         if stage == "fit":
             init_from_data(self.net, self.trainer.datamodule)  # type: ignore[attr-defined]
 
@@ -110,7 +113,6 @@ class Task(LightningModule):
         self.tta_now = "plain"
 
     on_predict_start, on_predict_end = on_test_start, on_test_end
-    on_validation_start = on_test_end  # a test that failed has not ended
 
     def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self.evaluation_step(batch, "test", self.test_metrics)
