@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from src import UserError
 from src.cli import main
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.runs import checkpoint
@@ -183,5 +184,5 @@ def test_non_finite_weights_are_not_saved() -> None:
 
 
 def test_a_negative_number_of_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="every_n_steps must be at least 0, got -1"):
+    with pytest.raises(UserError, match="every_n_steps must be at least 0, got -1"):
         LastCheckpoint(-1)

@@ -196,5 +196,5 @@ def test_large_numbers_are_finite() -> None:
 
 
 def test_a_count_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_consecutive must be at least 1, got 0"):
+    with pytest.raises(UserError, match="max_consecutive must be at least 1, got 0"):
         SkipNonFinite(0)

@@ -126,8 +126,8 @@ def test_weights_of_the_same_net_are_accepted() -> None:
         ),
         (
             stored(num_layers=1, num_inputs=4),
-            r"2 missing keys \(.*\); "
-            r"2 differently shaped keys \(layers\.0\.weight \(4, 4\), now \(3, 3\), layers\.0\.bias \(4,\), now \(3,\)\)",
+            r"2 missing keys \(.*\); 2 differently shaped keys "
+            r"\(layers\.0\.weight \(4, 4\), now \(3, 3\), layers\.0\.bias \(4,\), now \(3,\)\)",
         ),
     ],
 )
