@@ -1,8 +1,8 @@
-"""Train the CIFAR-10 recipe with and without each part, with several seeds, and write the table of docs/recipes.md.
+"""Train the CIFAR-10 recipe with and without each of its parts over several seeds; update the table in docs/recipes.md.
 
-python -m scripts.ablation --root FOLDER --epochs 8 --seeds 0 1 2
+python -m scripts.ablation --root FOLDER --epochs 8 --seeds 0 1 2 [any setting of fit]
 
-Runs that are done are kept: stopped with Ctrl-C, the same command goes on.
+Finished runs are kept: after Ctrl-C, the same command continues with the next one.
 """
 
 import argparse
@@ -12,18 +12,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-CONFIG = "configs/cifar10_resnet9.yaml"
+CONFIG = "configs/cifar10.yaml"
 SGD = (
     '{"class_path": "torch.optim.SGD", '
     '"init_args": {"lr": 0.1, "momentum": 0.9, "nesterov": true, "weight_decay": 5e-4}}'
 )
-VARIANTS = {  # what is typed besides the recipe
+VARIANTS = {  # arguments that change the recipe
     "recipe": [],
     "without augmentation": ["--data.augment=[]"],
     "with mixup": ["--config=configs/presets/mixup.yaml"],
     "with EMA": ["--config=configs/presets/ema.yaml"],
-    "constant learning rate in place of one-cycle": ["--model.schedule=null"],
-    "SGD in place of Muon": ["--model.groups=null", f"--model.optimizer={SGD}"],
+    "constant learning rate instead of one-cycle": ["--model.schedule=null"],
+    "SGD instead of Muon": ["--model.groups=null", f"--model.optimizer={SGD}"],
     "without label smoothing": ["--model.loss.label_smoothing=0"],
     "with cutmix": ["--config=configs/presets/cutmix.yaml"],
     "with test-time augmentation": ["--model.tta=mirror_shift"],
@@ -34,25 +34,25 @@ BEGIN, END = "<!-- ablation: begin -->\n", "<!-- ablation: end -->\n"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="folder with train/<class>/ and test/<class>/")
-    parser.add_argument("--epochs", type=int, default=8, help="length of each run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder of the runs")
-    options, unknown = parser.parse_known_args()
-    options.typed = unknown  # settings of the command line
+    parser.add_argument("--root", default="data", help="folder of the data")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs per run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of each variant")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="folder to write the runs to")
+    options, settings = parser.parse_known_args()
+    options.settings = settings  # of fit
     for seed in options.seeds:
         for name, changes in VARIANTS.items():
-            train(folder(options, name, seed), seed, options, [*changes, *options.typed])
+            train(folder(options, name, seed), seed, options, [*changes, *options.settings])
             write(table(options))
 
 
 def folder(options: argparse.Namespace, name: str, seed: int) -> Path:
-    setting = "_".join([f"{options.epochs}_epochs", *(typed.lstrip("-") for typed in options.typed)]).replace("/", "_")
-    return options.runs / setting / name.replace(" ", "_").replace(":", "") / f"seed_{seed}"
+    settings = [f"{options.epochs}_epochs", *(setting.lstrip("-") for setting in options.settings)]
+    return options.runs / "_".join(settings).replace("/", "_") / name.replace(" ", "_") / f"seed_{seed}"
 
 
 def train(run: Path, seed: int, options: argparse.Namespace, changes: list[str]) -> None:
-    """Train one variant in a folder of its own, unless it is there."""
+    """Train one variant in its own folder, unless it has finished there."""
     if any(run.glob("version_*/results.json")):
         return
     command = [sys.executable, "-m", "src.cli", "fit", f"--config={CONFIG}", "--model.tta=plain", *changes]
@@ -66,8 +66,8 @@ def train(run: Path, seed: int, options: argparse.Namespace, changes: list[str])
 
 
 def table(options: argparse.Namespace) -> str:
-    """Return a row for each variant: mean and deviation of the test accuracy, and the change from the recipe."""
-    lines = ["| variant | test accuracy | to the recipe | seeds | minutes a run |", "|---|--:|--:|--:|--:|"]
+    """Return a row for each variant: mean and std of the test accuracy, and the difference from the recipe."""
+    lines = ["| variant | test accuracy | vs. recipe | seeds | minutes per run |", "|---|--:|--:|--:|--:|"]
     means: dict[str, float] = {}
     for name in VARIANTS:
         files = [f for seed in options.seeds for f in folder(options, name, seed).glob("version_*/results.json")]

@@ -1,49 +1,36 @@
-"""Write configs/schema.json, by which editors complete, explain and check configs: python -m scripts.schema."""
+"""Write configs/schema.json, with which editors complete, explain and check configs: python -m scripts.schema."""
 
 import json
 import re
 from abc import ABCMeta
-from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any
 
 from jsonargparse.typing import register_type
-from lightning.pytorch.cli import LightningArgumentParser
 
 import src
-from src.commands import Commands
+from src.config.parser import make_parser
 
 DESCRIBED = ("src.", "torch.optim.", "lightning.pytorch.")  # classes from elsewhere may have any arguments
-HIDDEN = {"$schema", "dict_kwargs", "params", "num_outputs"}  # the last two are passed by the code, not the YAML
-
-
-class Found(Exception):  # noqa: N818
-    """What the command line accepts, on its way out of a LightningCLI that has parsed nothing."""
-
-
-class Schema(Commands):
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ARG002
-        raise Found(json.loads(parser.get_completion_script("jsonschema")))
+HIDDEN = {"$schema", "dict_kwargs", "params", "num_outputs"}  # the code, not the YAML, passes the last two
 
 
 def main(file: Path = Path("configs/schema.json")) -> None:
     for module in walk_packages(src.__path__, "src."):
         import_module(module.name)
-    register_type(ABCMeta)  # jsonargparse fails at arguments that are a metaclass
-    try:
-        Schema("fit", Namespace(config=[], settings=[], run=None))
-    except Found as found:
-        (whole,) = found.args
-    schema = relax(whole["properties"]["fit"]) | {"$schema": whole["$schema"], "$defs": {}}
+    register_type(ABCMeta)  # jsonargparse fails on arguments that are a metaclass
+    complete = json.loads(make_parser().get_completion_script("jsonschema"))
+    schema = relax({key: value for key, value in complete.items() if key != "$defs"})
+    schema |= {"$schema": complete["$schema"], "$defs": {}}
     while missing := set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema))) - set(schema["$defs"]):
-        schema["$defs"] |= {name: relax(whole["$defs"][name]) for name in missing}
+        schema["$defs"] |= {name: relax(complete["$defs"][name]) for name in missing}
     file.write_text(json.dumps(schema, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def relax(node: Any) -> Any:
-    """Return a part of the schema as layered files need it: no key is required, and lists have a ``key+`` too."""
+    """Return a node of the schema for layered files: no key is required, and each list ``key`` has a ``key+`` too."""
     if isinstance(node, list):
         return [relax(item) for item in node]
     if not isinstance(node, dict):
@@ -60,13 +47,13 @@ def relax(node: Any) -> Any:
 
 
 def any_class(forms: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the schema of an object of a class: one of those described, or any that lies elsewhere."""
+    """Return the schema of an object of a class: one of the described classes, or any class from elsewhere."""
     known = {form["properties"]["class_path"].get("const", ""): form for form in forms}
     known = {path: form for path, form in known.items() if path.startswith(DESCRIBED)}
     for form in known.values():
         form["properties"]["class_path"]["description"] = form.get("description", "")
-    taken = [re.escape(package) for package in DESCRIBED if any(path.startswith(package) for path in known)]
-    path = {"type": "string", "pattern": rf"^(?!{'|'.join(taken)}).*\." if taken else r"\."}
+    packages = [re.escape(package) for package in DESCRIBED if any(path.startswith(package) for path in known)]
+    path = {"type": "string", "pattern": rf"^(?!{'|'.join(packages)}).*\." if packages else r"\."}
     other: dict[str, Any] = {"type": "object", "required": ["class_path"], "additionalProperties": False}
     other["properties"] = {"class_path": path, "init_args": {"type": "object"}}
     return {"anyOf": [*known.values(), other, *([{"enum": [*known]}, path] if known else [])]}

@@ -1,9 +1,9 @@
-"""Train a config with several seeds and print how long training took and how accurate it ended.
+"""Train a config with several seeds; print how long training takes and how accurate it is.
 
 python -m scripts.speedrun --root FOLDER --seeds 20 [--config FILE] [--compile=true] [any setting of fit]
 
-Seconds are counted as https://github.com/KellerJordan/cifar10-airbench does: the steps of training, without loading the
-data set, compiling and evaluation. Nothing is saved meanwhile but the log.
+The time is counted as in https://github.com/KellerJordan/cifar10-airbench: the training steps, without loading the
+data, compilation and evaluation. Only the log is saved.
 """
 
 import argparse
@@ -18,29 +18,31 @@ from lightning import Callback, LightningModule, Trainer
 from scipy.stats import t as student
 
 from src.callbacks import Freeze
-from src.cli import main as run
-from src.memory import keep_freed
+from src.cli import keep_freed_memory
+from src.cli import main as fit
+from src.protocols import HasEpochMeans
 
 
 class Stopwatch(Callback):
-    """Seconds from the first step to the last, the net having been compiled before."""
+    """Measure the seconds from the first training step to the last, after compiling the net."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if getattr(pl_module, "_compiled_call_impl", None) is not None:
             self.compile(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch == 0:  # now that the run is written down
-            finished(pl_module)
+        if trainer.current_epoch == 0:  # here and not in on_train_start, in which the run folder is written
+            synchronize(pl_module)
             self.started = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        finished(pl_module)
+        synchronize(pl_module)
         self.seconds = time.perf_counter() - self.started
 
     def compile(self, trainer: Any, pl_module: Any) -> None:
-        """Go forward and backward with a batch of each epoch, as sizes and frozen layers differ, and forget it."""
+        """Run one batch of each epoch, because image sizes and frozen layers differ, and undo its effects."""
         state = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        means = pl_module.train_means.snapshot() if isinstance(pl_module, HasEpochMeans) else None
         loader = trainer.train_dataloader
         freezes = [callback for callback in trainer.callbacks if isinstance(callback, Freeze)]
         for epoch in reversed(range(trainer.max_epochs or 1)):
@@ -51,30 +53,32 @@ class Stopwatch(Callback):
                 loss = pl_module.training_step(next(iter(loader)), 0)
             loss.backward()
         pl_module.zero_grad()
-        pl_module.train_means.take("", torch.clone)
+        if means is not None:
+            pl_module.train_means.restore(means)
         pl_module.load_state_dict(state)
 
 
-def finished(module: LightningModule) -> None:
+def synchronize(module: LightningModule) -> None:
+    """Wait until a GPU has finished its work."""
     if module.device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def main() -> None:
+def main(owns_process: bool = False) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", required=True, help="folder of the data")
+    parser.add_argument("--root", default="data", help="folder of the data")
     parser.add_argument("--seeds", type=int, default=20, help="number of runs")
-    parser.add_argument("--config", default="configs/cifar10_fast.yaml")
+    parser.add_argument("--config", default="configs/cifar10_fast.yaml", help="config to train")
     parser.add_argument("--json", type=Path, help="file to write the runs to")
-    options, typed = parser.parse_known_args()
-    alone = ["--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=0", "--name=speedrun"]
-    callbacks = "--trainer.callbacks+=scripts.speedrun.Stopwatch"
+    options, settings = parser.parse_known_args()
+    lean = ["--trainer.enable_checkpointing=false", "--trainer.limit_val_batches=0", "--name=speedrun"]
+    lean += ["--trainer.callbacks+=scripts.speedrun.Stopwatch"]
     runs = []
     for seed in range(options.seeds):
-        settings = [f"--seed_everything={seed}", f"--data.root={options.root}", *alone, callbacks, *typed]
-        cli = run(["fit", f"--config={options.config}", *settings])
-        watch = next(each for each in cli.trainer.callbacks if type(each).__name__ == "Stopwatch")
-        results = json.loads((cli.run.path / "results.json").read_text())
+        args = ["fit", f"--config={options.config}", f"--seed_everything={seed}", f"--data.root={options.root}"]
+        experiment = fit([*args, *lean, *settings], owns_process)
+        watch = next(callback for callback in experiment.trainer.callbacks if type(callback).__name__ == "Stopwatch")
+        results = json.loads((experiment.run.path / "results.json").read_text())
         runs.append({"seed": seed, "seconds": watch.seconds, "accuracy": results["test/accuracy"]})
         print(summary(runs), flush=True)  # noqa: T201
         if options.json:
@@ -82,12 +86,13 @@ def main() -> None:
 
 
 def summary(runs: list[dict[str, float]]) -> str:
-    accuracies, n = [100 * each["accuracy"] for each in runs], len(runs)
+    """Return mean and 95 % confidence interval of the accuracy, and the median time."""
+    accuracies, n = [100 * run["accuracy"] for run in runs], len(runs)
     interval = f" ± {student.ppf(0.975, n - 1) * statistics.stdev(accuracies) / n**0.5:.2f}" if n > 1 else ""
-    seconds = statistics.median(each["seconds"] for each in runs)
+    seconds = statistics.median(run["seconds"] for run in runs)
     return f"{n} runs: accuracy {statistics.mean(accuracies):.2f}{interval} % (95 %), {seconds:.2f} s of training"
 
 
 if __name__ == "__main__":
-    keep_freed()
-    main()
+    keep_freed_memory()
+    main(owns_process=True)

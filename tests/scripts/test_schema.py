@@ -1,4 +1,4 @@
-"""configs/schema.json as an editor uses it."""
+"""An editor can check, complete and explain configs with configs/schema.json."""
 
 import json
 import subprocess
@@ -18,24 +18,23 @@ load = get_loader("yaml")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     file = tmp_path_factory.mktemp("schema") / "schema.json"
     code = f"import pathlib, scripts.schema; scripts.schema.main(pathlib.Path({str(file)!r}))"
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], cwd=CONFIGS.parent, check=True
-    )  # knows only real classes
+    command = [sys.executable, "-W", "ignore", "-c", code]  # a new process, which knows no class of another test
+    subprocess.run(command, cwd=CONFIGS.parent, check=True)
     return json.loads(file.read_text())
 
 
-def refused(schema: dict[str, Any], text: str) -> bool:
-    return not Draft202012Validator(schema).is_valid(load(text))
+def is_valid(schema: dict[str, Any], text: str) -> bool:
+    return Draft202012Validator(schema).is_valid(load(text))
 
 
-def test_small_and_valid(schema: dict[str, Any]) -> None:
+def test_the_schema_is_valid_and_small(schema: dict[str, Any]) -> None:
     Draft202012Validator.check_schema(schema)
     assert len(json.dumps(schema)) < 1_000_000
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("**/*.yaml")), ids=lambda file: file.stem)
-def test_our_configs_pass(schema: dict[str, Any], file: Path) -> None:
-    assert not refused(schema, file.read_text())
+def test_each_config_of_ours_is_valid(schema: dict[str, Any], file: Path) -> None:
+    assert is_valid(schema, file.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -50,8 +49,8 @@ def test_our_configs_pass(schema: dict[str, Any], file: Path) -> None:
         "{seed_everything: true, name: x, test: false, compile: true, ckpt_path: null, best: {mode: min}, last: {}}",
     ],
 )
-def test_right(schema: dict[str, Any], text: str) -> None:
-    assert not refused(schema, text)
+def test_a_correct_config_is_valid(schema: dict[str, Any], text: str) -> None:
+    assert is_valid(schema, text)
 
 
 @pytest.mark.parametrize(
@@ -75,11 +74,11 @@ def test_right(schema: dict[str, Any], text: str) -> None:
         "trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitr: x}}]}",
     ],
 )
-def test_wrong(schema: dict[str, Any], text: str) -> None:
-    assert refused(schema, text)
+def test_a_config_with_an_error_is_invalid(schema: dict[str, Any], text: str) -> None:
+    assert not is_valid(schema, text)
 
 
-def test_docstrings_are_in_it(schema: dict[str, Any]) -> None:
+def test_the_docstrings_explain_classes_and_settings(schema: dict[str, Any]) -> None:
     text = json.dumps(schema)
     assert "number of stratified folds of the training set" in text  # of an argument
     assert "1,797 digits of 8x8" in text  # of a class

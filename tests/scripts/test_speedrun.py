@@ -1,4 +1,4 @@
-"""A speedrun counts training alone and gives the spread over seeds."""
+"""A speedrun times only the training, and reports a confidence interval over seeds."""
 
 import json
 import sys
@@ -9,16 +9,16 @@ import pytest
 from scripts.speedrun import main, summary
 
 
-def test_runs_are_summed_up_with_a_confidence_interval() -> None:
+def test_the_summary_has_a_confidence_interval() -> None:
     runs = [{"seconds": 2.0, "accuracy": 0.93}, {"seconds": 3.0, "accuracy": 0.95}]
     assert summary(runs) == "2 runs: accuracy 94.00 ± 12.71 % (95 %), 2.50 s of training"
     assert summary(runs[:1]) == "1 runs: accuracy 93.00 % (95 %), 2.00 s of training"
 
 
-def test_each_seed_is_trained_and_written_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_seed_is_trained_and_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "runs.json"
-    typed = ["--config=configs/digits.yaml", "--seeds=2", f"--json={file}", "--trainer.max_epochs=2"]
-    monkeypatch.setattr(sys, "argv", ["speedrun", "--root=data", *typed, "--best.monitor=train/loss"])
+    args = ["--config=configs/digits.yaml", "--seeds=2", f"--json={file}", "--trainer.max_epochs=2"]
+    monkeypatch.setattr(sys, "argv", ["speedrun", "--root=data", *args, "--best.monitor=train/loss"])
     main()
     runs = json.loads(file.read_text())
     assert [run["seed"] for run in runs] == [0, 1]
