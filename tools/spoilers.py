@@ -1,4 +1,4 @@
-"""What faults are made of: callbacks, a net, a module and loaders that go wrong, or that keep no rule of ours."""
+"""Callbacks and a net that go wrong on purpose, and a plain LightningModule with plain DataLoaders."""
 
 import random
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 
 class Trace(Callback):
-    """Notes what each step was trained on, and its loss, in a file that outlives the process."""
+    """Append a hash of the batch and the loss of each step to a file that outlives the process."""
 
     def on_train_batch_end(
         self,
@@ -24,19 +24,19 @@ class Trace(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        seen = sha256(b"".join(part.detach().cpu().numpy().tobytes() for part in batch)).hexdigest()[:16]
+        digest = sha256(b"".join(part.detach().cpu().numpy().tobytes() for part in batch)).hexdigest()[:16]
         loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs).hex()
         with Path("trace.txt").open("a") as file:
-            file.write(f"{trainer.global_rank}.{trainer.current_epoch}.{batch_idx} {seen} {loss}\n")
+            file.write(f"{trainer.global_rank}.{trainer.current_epoch}.{batch_idx} {digest} {loss}\n")
 
 
 class Spoil(Callback):
-    """Makes pixels, loss or gradients of some steps NaN or infinite.
+    """Make the pixels, loss or gradients of some steps NaN or infinite.
 
     Args:
-        kind: pixels, loss or gradient.
+        kind: ``pixels``, ``loss`` or ``gradient``.
         first: the first of the steps.
-        count: how many they are.
+        count: the number of steps.
     """
 
     def __init__(self, kind: str, first: int, count: int) -> None:
@@ -57,48 +57,48 @@ class Spoil(Callback):
 
 
 class Backward(torch.autograd.Function):
-    """The identity; memory runs out in backward if the batch is large."""
+    """The identity, whose backward runs out of memory for a large batch."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, most: int) -> Tensor:
-        ctx.most = most
+    def forward(ctx: Any, images: Tensor, max_images: int) -> Tensor:
+        ctx.max_images = max_images
         return images.clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        if len(gradient) > ctx.most:
-            raise torch.OutOfMemoryError("out of memory, as if")
+        if len(gradient) > ctx.max_images:
+            raise torch.OutOfMemoryError("out of memory (simulated)")
         return gradient, None
 
 
 class Greedy(nn.Module):
-    """A net that has memory for a few images alone.
+    """A net that runs out of memory in training when a batch has more than a few images.
 
     Args:
         num_outputs: number of outputs.
-        most: how many images fit.
-        where: whether memory runs out in forward or in backward.
-        begin: how many batches all fit before.
+        max_images: number of images that fit.
+        where: whether memory runs out in ``forward`` or in ``backward``.
+        after: number of training batches before that, all of which fit.
     """
 
-    def __init__(self, num_outputs: int, most: int = 10**9, where: str = "forward", begin: int = 0) -> None:
+    def __init__(self, num_outputs: int, max_images: int = 10**9, where: str = "forward", after: int = 0) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(64, 8), nn.Linear(8, num_outputs)
-        self.most, self.where, self.begin = most, where, begin
+        self.max_images, self.where, self.after = max_images, where, after
 
     def forward(self, images: Tensor) -> Tensor:
-        self.begin -= self.training
-        hungry = self.training and self.begin < 0
-        if hungry and self.where == "forward" and len(images) > self.most:
-            raise torch.OutOfMemoryError("out of memory, as if")
+        self.after -= self.training
+        limited = self.training and self.after < 0
+        if limited and self.where == "forward" and len(images) > self.max_images:
+            raise torch.OutOfMemoryError("out of memory (simulated)")
         hidden = self.first(images.flatten(1))
-        if hungry and self.where == "backward":
-            hidden = Backward.apply(hidden, self.most)
+        if limited and self.where == "backward":
+            hidden = Backward.apply(hidden, self.max_images)
         return self.last(hidden)
 
 
 class Noisy(Dataset):
-    """Samples that three generators change each time."""
+    """40 samples (4,) with noise from the generators of torch, Python and NumPy."""
 
     def __len__(self) -> int:
         return 40
@@ -108,14 +108,19 @@ class Noisy(Dataset):
 
 
 class Stream(IterableDataset):
-    """The same without a length or an order of its own."""
+    """20 random samples of ``Noisy``, as a stream without a length."""
 
     def __iter__(self) -> Iterator[Tensor]:
         yield from (Noisy()[random.randrange(40)] for _ in range(20))
 
 
 class OwnData(LightningDataModule):
-    """Plain DataLoaders."""
+    """Plain DataLoaders of ``Noisy``.
+
+    Args:
+        num_workers: number of worker processes.
+        stream: whether to train on ``Stream``.
+    """
 
     def __init__(self, num_workers: int = 0, stream: bool = False) -> None:
         super().__init__()
@@ -130,7 +135,11 @@ class OwnData(LightningDataModule):
 
 
 class OwnModule(LightningModule):
-    """A net with dropout, which stops the process as if it were cut off."""
+    """A plain LightningModule with dropout.
+
+    Args:
+        stop_at: the step in which it raises an error, as if the run were interrupted; by default none.
+    """
 
     def __init__(self, stop_at: int = -1) -> None:
         super().__init__()
@@ -138,7 +147,7 @@ class OwnModule(LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         if self.global_step == self.stop_at:
-            raise OSError("cut off")
+            raise OSError("interrupted")
         loss = self.net(batch).square().mean()
         self.log("loss", loss, on_step=False, on_epoch=True)
         return loss

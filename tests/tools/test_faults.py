@@ -1,75 +1,73 @@
-"""A few of the faults of scripts/faults.py, done to real processes."""
+"""Real runs survive a few of the faults of tools/faults.py."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from scripts.faults import GRID
-from scripts.processes import differences, same
+from tools.faults import PROMISES, main
+from tools.interruptions import GRID
 
+pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).parents[2]
-
-
-PROMISES = [
-    "killed",
-    "asked",
-    "own",
-    "saving",
-    "damage",
-    "numbers",
-    "memory",
-    "together",
-    "inputs",
-    "pictures",
-    "doors",
+GROUPS = [
+    ["killed=3", "asked=4", "own=2", "together=3"],
+    ["saving=5", "damage=50", "numbers=3", "memory=2", "inputs=4", "pictures=4", "doors=4"],
 ]
 
 
-@pytest.mark.parametrize("promise", PROMISES)
-def test_what_happens_to_runs_costs_nothing(promise: str) -> None:
-    tries = {"saving": 5, "damage": 50, "own": 2, "memory": 2, "together": 3}.get(promise, 4)
-    command = [sys.executable, "-m", "scripts.faults", promise, f"--tries={tries}"]
-    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    survived, tried = re.search(rf"^(\d+) of (\d+) {promise}: ", printed, re.M).groups()  # type: ignore[union-attr]
-    assert survived == tried, printed
-    assert int(tried) >= tries
+def python(*args: str) -> str:
+    """Return what a Python process prints; it forks the runs, and has used neither threads nor workers before."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *args], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_every_kind_of_run_that_is_killed_ends_where_it_is_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("promises", GROUPS, ids=" ".join)
+def test_runs_survive_faults_and_nothing_is_left_behind(promises: list[str]) -> None:
+    printed = python("-m", "tools.faults", *promises)
+    for name, tries in (promise.split("=") for promise in promises):
+        survived, tried = re.search(rf"^(\d+) of (\d+) {name}: ", printed, re.M).groups()  # type: ignore[union-attr]
+        assert int(survived) == int(tried) >= int(tries)
+    assert list(Path("runs").iterdir()) == []
+
+
+def test_every_run_of_the_grid_succeeds_without_a_fault() -> None:
     code = (
-        "import sys, torch; from pathlib import Path; from scripts import faults, processes\n"
+        "import torch; from pathlib import Path; from tools import interruptions, processes\n"
         "torch.set_num_threads(1)\n"
-        "processes.draw_pictures(Path(sys.argv[1], 'pictures'))\n"
-        "for name, more in faults.GRID.items():\n"
-        "    print(name, processes.Process(['fit', *processes.SMALL, *more], Path(sys.argv[1], name)).wait())"
-    )  # in a process that has used neither workers nor threads itself, as it is forked
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert printed.splitlines() == [f"{name} 0" for name in GRID]
+        "processes.draw_pictures(Path('pictures'))\n"
+        "for name, args in interruptions.GRID.items():\n"
+        "    print(name, processes.Process(['fit', *args], Path(name).absolute()).wait())"
+    )
+    assert python("-c", code).splitlines() == [f"{name} 0" for name in GRID]
 
 
-def test_a_run_that_was_changed_by_a_fault_is_told_from_one_that_was_not(tmp_path: Path) -> None:
-    for name, loss in (("a", "0x1p0"), ("b", "0x1p1")):
-        run = tmp_path / name / "runs/digits/version_0"
-        (run / "checkpoints").mkdir(parents=True)
-        for kind in ("best", "last"):
-            torch.save(
-                {"state_dict": {"w": torch.tensor(float(name == "a"))}, "epoch": 3}, run / f"checkpoints/{kind}.ckpt"
-            )
-        (run / "metrics.csv").write_text(f"loss\n{loss}\n")
-        (tmp_path / name / "trace.txt").write_text(f"0.0 abc 0x1p0\n0.1 abc {loss}\n0.2 ab")
-    (tmp_path / "a/runs/digits/version_0/checkpoints/last.next").touch()
-    found = differences(tmp_path / "a", tmp_path / "b")
-    assert found == [
-        "best.ckpt: state_dict",
-        "last.ckpt: state_dict",
-        "metrics.csv",
-        "step 0.1",
-        "left over: last.next",
-    ]
-    assert same([torch.zeros(2)], [torch.zeros(2)])
-    assert not same({"a": 1}, {"b": 1})
+def test_a_fault_that_a_run_does_not_survive_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PROMISES, "damage", (3, lambda *_: iter(["", "loaded", ""])))
+    monkeypatch.setattr(sys, "argv", ["faults", "damage"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    printed = capsys.readouterr().out
+    assert "  damage: loaded\n2 of 3 damage: " in printed
+    folder = Path(printed.rpartition(" ")[2].strip())
+    assert folder.parent == Path("runs").absolute()
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("promise", ["kiled", "killed=many", "killed=-1"])
+def test_an_unknown_promise_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], promise: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["faults", promise])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "choose from killed, asked, own" in capsys.readouterr().err
