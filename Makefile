@@ -4,39 +4,45 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 CONFIG ?= configs/digits.yaml
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 train: .venv/.stamp ## set up, then train on real digits (or CONFIG=configs/x.yaml)
 	@$(PY) -m src.cli fit --config $(CONFIG)
 
-test: .venv/.stamp ## set up, then run the tests
-	@$(PY) -m pytest -n auto -q
+test: .venv/.stamp ## set up, then run the tests that a project needs
+	@$(PY) -m pytest -n auto -q -m "not heavy" --ignore=tests/tools
 
-check: .venv/.stamp ## format, lint, types, then the tests
+check: lint test ## check format, lint and types, then run `make test`
+
+check-all: check heavy ## `make check`, then the heavy tests and those of tools/
+
+lint: .venv/.stamp ## check format, lint and types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	@$(MAKE) --no-print-directory test
+
+heavy: .venv/.stamp ## run the tests that `make test` leaves out
+	@$(PY) -m pytest -n auto -q -m heavy
 
 format: .venv/.stamp ## format the code
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-show: .venv/.stamp ## draw training images as CONFIG augments them: show.png
+show: .venv/.stamp ## draw augmented training images of CONFIG: show.png
 	@$(PY) -m src.cli show --config $(CONFIG)
 
-schedule: .venv/.stamp ## draw the learning rate that CONFIG sets over the run: schedule.png
+schedule: .venv/.stamp ## draw the learning rate of CONFIG over the run: schedule.png
 	@$(PY) -m src.cli schedule --config $(CONFIG)
 
-benchmark: .venv/.stamp ## time the stock commands beside plain loops and stock Lightning
-	@$(PY) -m scripts.benchmark --json benchmark.json
+benchmark: .venv/.stamp ## time the project against plain loops and stock Lightning
+	@$(PY) -m tools.benchmark --json benchmark.json
 
-faults: .venv/.stamp ## kill, fill the disk, spoil numbers, and count what survives (half an hour)
-	@$(PY) -m scripts.faults
+faults: .venv/.stamp ## kill runs, fill the disk, inject NaN, and count what survives (half an hour)
+	@$(PY) -m tools.faults
 
 schema: .venv/.stamp ## write configs/schema.json: completion and checks in the editor
 	@$(PY) -W ignore -m scripts.schema
 
-lock: $(filter .tools/bin/uv,$(UV)) ## pin every dependency anew, with hashes
+lock: $(filter .tools/bin/uv,$(UV)) ## pin the newest version of every dependency, with hashes
 	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
 	  --group pyproject.toml:dev pyproject.toml -o requirements.lock
 	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
@@ -45,17 +51,20 @@ lock: $(filter .tools/bin/uv,$(UV)) ## pin every dependency anew, with hashes
 audit: $(filter .tools/bin/uv,$(UV)) ## look up known vulnerabilities of the pinned dependencies
 	@$(UV) tool run pip-audit -r requirements.lock --disable-pip --progress-spinner off
 
-extras: .venv/.stamp ## install what presets need beside the core: wandb, mlflow
+extras: .venv/.stamp ## install the optional dependencies
 	@$(UV) pip install -q --python $(PY) --require-hashes --compile-bytecode -r requirements-extras.lock
 
-clean: ## remove the environment and the caches; keeps runs/ and data/
+clean: ## remove the environment and the caches; keep runs/ and data/
 	rm -rf .venv .tools .pytest_cache .ruff_cache .mypy_cache
 
-.venv/.stamp: requirements.lock | $(filter .tools/bin/uv,$(UV))
-	@test -x $(PY) || $(UV) venv -q --python python3 .venv
+setup: $(filter .tools/bin/uv,$(UV)) ## install the dependencies into .venv
 	@echo "setting up: installing dependencies into .venv (about 6 GB on Linux, PyTorch with CUDA)"
+	@test -x $(PY) || $(UV) venv -q --python python3 .venv
 	@$(UV) pip sync -q --python $(PY) --require-hashes --compile-bytecode requirements.lock
-	@touch $@
+
+.venv/.stamp: requirements.lock # the lock that is installed; .venv may be a link to that of another checkout
+	@cmp -s $< $@ || $(MAKE) --no-print-directory setup
+	@cp $< $@
 
 .tools/bin/uv:
 	@echo "setting up: uv is not on the PATH, installing it into .tools"
@@ -64,4 +73,4 @@ clean: ## remove the environment and the caches; keeps runs/ and data/
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help train test check format show schedule benchmark faults schema lock audit extras clean
+.PHONY: help setup train test check check-all lint heavy format show schedule benchmark faults schema lock audit extras clean
