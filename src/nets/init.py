@@ -11,7 +11,7 @@ from src import UserError, require
 
 
 class Init:
-    """Initialize linear and convolutional layers.
+    """Initialize linear and convolutional layers of a net in place.
 
     Args:
         weight: function of ``torch.nn.init``: kaiming_normal_ or kaiming_uniform_ (He, arXiv:1502.01852),
@@ -32,19 +32,13 @@ class Init:
         self.weight, self.settings, self.bias, self.match = weight, settings or {}, bias, match
         try:
             re.compile(match)
-        except re.error as error:
-            raise ValueError(f"match must be a regular expression, got {match!r} ({error})") from None
-        try:
             inspect.signature(weight).bind(None, **self.settings)
+        except re.error as error:
+            raise UserError(f"match must be a regular expression, got {match!r} ({error})") from None
         except TypeError as error:
-            raise ValueError(f"settings must be arguments of {weight.__name__}: {error}") from None
+            raise UserError(f"settings must be arguments of {weight.__name__}: {error}") from None
 
     def __call__(self, net: nn.Module) -> None:
-        """Initialize a net in place.
-
-        Raises:
-            UserError: if no layer name matches, or if the function rejects its arguments.
-        """
         types = (nn.Linear, nn.modules.conv._ConvNd)
         layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, types)}
         matching = [layer for name, layer in layers.items() if re.fullmatch(self.match, name)]
