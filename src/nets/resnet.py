@@ -23,9 +23,6 @@ class ResNet(nn.Module):
         drop_path: probability of dropping a sample from the last residual branch in training, in [0, 1); decreases
             linearly toward the first branch (stochastic depth, arXiv:1603.09382).
         dropout: probability of zeroing a feature before the last layer in training, in [0, 1); arXiv:1207.0580.
-
-    Shape:
-        images (N, C, H, W) -> logits (N, K).
     """
 
     def __init__(
@@ -41,10 +38,8 @@ class ResNet(nn.Module):
         super().__init__()
         require(depth in (10, 18, 34, 50, 101, 152), f"depth must be 10, 18, 34, 50, 101 or 152, got {depth}")
         require(0 <= drop_path < 1, f"drop_path must be in [0, 1), got {drop_path}")
-        if depth == 10:
-            self.net = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1])
-        else:
-            self.net = models.get_model(f"resnet{depth}")
+        basic, name = models.resnet.BasicBlock, f"resnet{depth}"
+        self.net = models.ResNet(basic, [1, 1, 1, 1]) if depth == 10 else models.get_model(name)
         if small_images:
             self.net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
             self.net.maxpool = nn.Identity()
@@ -52,7 +47,7 @@ class ResNet(nn.Module):
             self.net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.net.fc = nn.Linear(self.net.fc.in_features, num_outputs)
         if weights is not None:
-            self.load(read_weights(f"resnet{depth}", weights), weights)
+            self.load(read_weights(name, weights), weights)
         self.net.avgpool = nn.Sequential(self.net.avgpool, nn.Dropout(dropout))
         if drop_path:
             add_stochastic_depth(self.net, drop_path)

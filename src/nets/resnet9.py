@@ -9,8 +9,8 @@ from src import require
 class ResNet9(nn.Module):
     """Eight convolutions, four of them in two residual blocks, then a linear layer.
 
-    David Page, "How to train your ResNet", 2018, part 4. Pooling comes before batch norm here, which is faster and
-    changes the accuracy little.
+    For images of at least 8x8 pixels; David Page, "How to train your ResNet", 2018, part 4. Pooling comes before batch
+    norm here, which is faster and changes the accuracy little.
 
     Args:
         num_outputs: number of outputs K.
@@ -19,9 +19,6 @@ class ResNet9(nn.Module):
         drop_path: probability of dropping a sample from the second residual branch in training, in [0, 1); half of it
             for the first branch (stochastic depth, arXiv:1603.09382).
         dropout: probability of zeroing a feature before the last layer in training, in [0, 1); arXiv:1207.0580.
-
-    Shape:
-        images (N, C, H, W) -> logits (N, K), with H and W at least 8.
     """
 
     def __init__(

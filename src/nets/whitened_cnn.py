@@ -14,7 +14,7 @@ class WhitenedCNN(nn.Module):
     """Fixed whitening filters, several stages of convolutions and a scaled head; arXiv:2404.00498, section 3.
 
     Made for large learning rates: convolutions start as the identity, batch norms have no scale, and the logits are
-    divided by the number of features.
+    divided by the number of features. H and W must be at least 2 ** (stages + 1).
 
     Args:
         num_outputs: number of outputs K.
@@ -22,9 +22,6 @@ class WhitenedCNN(nn.Module):
         widths: channels of each stage; a stage halves H and W.
         depth: convolutions per stage, at least 2; from 3 on, all but the first form a residual branch.
         momentum: weight of each batch in the running statistics of batch norm, in (0, 1].
-
-    Shape:
-        images (N, C, H, W) -> logits (N, K), with H and W at least 2 ** (stages + 1).
     """
 
     def __init__(
@@ -49,11 +46,7 @@ class WhitenedCNN(nn.Module):
 
 
 class Whitening(nn.Conv2d):
-    """2x2 filters and their negatives that whiten image patches; only the biases are trained.
-
-    Shape:
-        images (N, C, H, W) -> (N, 8 * C, H - 1, W - 1).
-    """
+    """2x2 filters and their negatives that whiten image patches, (N, 8 * C, H - 1, W - 1); only biases are trained."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, 8 * channels, kernel_size=2)
@@ -72,17 +65,12 @@ class Whitening(nn.Conv2d):
 
 
 class Stage(nn.Module):
-    """Convolutions, each with batch norm and GELU, with pooling after the first.
-
-    Shape:
-        (N, in_channels, H, W) -> (N, out_channels, H // 2, W // 2).
-    """
+    """Convolutions, each with batch norm and GELU, with 2x2 pooling after the first."""
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, momentum: float) -> None:
         super().__init__()
-        self.pooled = nn.Sequential(
-            PooledConv(in_channels, out_channels), UnscaledBatchNorm(out_channels, momentum), nn.GELU()
-        )
+        conv, norm = PooledConv(in_channels, out_channels), UnscaledBatchNorm(out_channels, momentum)
+        self.pooled = nn.Sequential(conv, norm, nn.GELU())
         layers: list[nn.Module] = []
         for _ in range(depth - 1):
             layers += [IdentityConv(out_channels, out_channels), UnscaledBatchNorm(out_channels, momentum), nn.GELU()]
