@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src import UserError
+from src import UserError, require
 
 NAMES = ("pos_weight", "weight")
 
@@ -18,25 +18,24 @@ def set_class_weights(loss: Any, num_classes: int, weights: list[float]) -> None
     Raises:
         UserError: if the loss has neither, or the weights are not K finite non-negative numbers.
     """
-    if len(weights) != num_classes:
-        raise UserError(f"class_weights must be {num_classes} numbers, one for each class, got {len(weights)}")
-    if not (any(weights) and all(0 <= weight < inf for weight in weights)):
-        raise UserError(f"class_weights must be finite numbers of at least 0, at least one above 0, got {weights}")
+    expected = f"{num_classes} numbers, one for each class"
+    require(len(weights) == num_classes, f"class_weights must be {expected}, got {len(weights)}")
+    check_weights("class_weights", weights)
     name = weight_name(loss)
     current = getattr(loss, name)
     setattr(loss, name, torch.tensor(weights, device=None if current is None else current.device))
 
 
+def check_weights(name: str, weights: list[float]) -> None:
+    valid = any(weights) and all(0 <= weight < inf for weight in weights)
+    require(valid, f"{name} must be finite numbers of at least 0, at least one above 0, got {weights}")
+
+
 def balanced_weights(loss: Any, num_classes: int, targets: Tensor) -> list[float]:
-    """Return weights that make all classes count equally.
+    """Return weights that make all classes of the training targets (N,) count equally.
 
     With N_k of N targets in class k, a ``weight`` is N / (K * N_k), which averages one over the samples, and a
     ``pos_weight`` is (N - N_k) / N_k, negatives per positive.
-
-    Args:
-        loss: the loss to be weighted.
-        num_classes: number of classes K.
-        targets: classes of the training split, (N,).
     """
     counts = torch.bincount(targets, minlength=num_classes).clamp(min=1)
     if weight_name(loss) == "pos_weight":
@@ -45,12 +44,9 @@ def balanced_weights(loss: Any, num_classes: int, targets: Tensor) -> list[float
 
 
 def restore_class_weights(states: list[dict[str, Any]], loss: Any, keep_stored: bool) -> None:
-    """Replace the class weights in stored states by the configured ones, so that the config wins.
+    """Replace the class weights in stored state dicts of tasks by those of the configured loss.
 
-    Args:
-        states: state dicts of tasks, changed in place.
-        loss: loss of the task, with the configured class weights.
-        keep_stored: whether stored weights win, as balanced ones do, because only the checkpoint has them.
+    With ``keep_stored``, stored weights win, as balanced ones do, because only the checkpoint has them.
     """
     configured = loss.state_dict(keep_vars=True) if isinstance(loss, nn.Module) else {}
     for state, name in product(states, NAMES):

@@ -1,4 +1,7 @@
-"""Classification losses that torch lacks. Targets are classes (N,) or soft labels (N, K), as mixup produces them."""
+"""Classification losses that torch lacks: logits (N, K) and targets, classes (N,) or soft labels (N, K), give a scalar.
+
+Mixup produces soft labels. Half-precision logits are converted to float32.
+"""
 
 from math import inf
 
@@ -7,20 +10,19 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, multi_margin_loss, one_hot
 
 from src import require
+from src.losses.class_weights import check_weights
 
 
 class ClassWeightedLoss(nn.Module):
-    """Base of losses with one number per class, kept in a buffer; None weights all classes equally.
+    """Base of losses with one number per class, (K,), in a buffer; None weights all classes equally."""
 
-    Args:
-        name: name of the buffer.
-        weight: one number per class, (K,).
-    """
+    weight: Tensor | None
+    pos_weight: Tensor | None
 
     def __init__(self, name: str, weight: list[float] | None) -> None:
         super().__init__()
-        if weight is not None and not (any(weight) and all(0 <= w < inf for w in weight)):
-            raise ValueError(f"{name} must be finite numbers of at least 0, at least one above 0, got {weight}")
+        if weight is not None:
+            check_weights(name, weight)
         self.register_buffer(name, None if weight is None else torch.tensor(weight, dtype=torch.float))
 
 
@@ -35,12 +37,7 @@ class FocalLoss(ClassWeightedLoss):
         gamma: focusing exponent, at least 0; 0 is cross-entropy.
         weight: weight of each class, (K,).
         label_smoothing: fraction of each target spread evenly over all classes, in [0, 1].
-
-    Shape:
-        logits (N, K), targets (N,) or (N, K) -> ().
     """
-
-    weight: Tensor | None
 
     def __init__(self, gamma: float = 2.0, weight: list[float] | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__("weight", weight)
@@ -63,12 +60,7 @@ class BinaryCrossEntropy(ClassWeightedLoss):
     Args:
         pos_weight: weight of each class's positive samples relative to its negative ones, (K,).
         label_smoothing: fraction of each target spread evenly over all classes, in [0, 1].
-
-    Shape:
-        logits (N, K), targets (N,) or (N, K) -> ().
     """
-
-    pos_weight: Tensor | None
 
     def __init__(self, pos_weight: list[float] | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__("pos_weight", pos_weight)
@@ -88,12 +80,7 @@ class Hinge(ClassWeightedLoss):
         margin: margin by which the target's logit must exceed every other logit, above 0.
         p: exponent of margin violations, 1 or 2.
         weight: weight of each class, (K,).
-
-    Shape:
-        logits (N, K), targets (N,) or (N, K) -> ().
     """
-
-    weight: Tensor | None
 
     def __init__(self, margin: float = 1.0, p: int = 1, weight: list[float] | None = None) -> None:
         super().__init__("weight", weight)
@@ -114,8 +101,7 @@ class Hinge(ClassWeightedLoss):
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
-    """Convert half-precision logits to float32."""
-    return logits.float() if logits.dtype in (torch.half, torch.bfloat16) else logits
+    return logits.to(torch.promote_types(logits.dtype, torch.float))
 
 
 def soft_labels(targets: Tensor, logits: Tensor) -> Tensor:

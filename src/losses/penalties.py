@@ -1,6 +1,7 @@
 """Penalties: terms added to the training loss, each called with the net."""
 
 import re
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +12,19 @@ from src import UserError, require
 class Penalty:
     """Base of penalties that sum one term per weight: a trainable parameter with at least two axes.
 
-    Subclasses implement ``term``.
+    Subclasses implement ``term``. A net without a matching weight is a UserError.
 
     Args:
         weight: factor of the sum, at least 0.
         match: regular expression for full parameter names, such as ``features.*``.
-
-    Raises:
-        UserError: when called with a net that has no matching weight.
     """
 
     def __init__(self, weight: float, match: str = ".*") -> None:
-        require(0 <= weight < float("inf"), f"weight must be at least 0, got {weight}")
+        require(0 <= weight < inf, f"weight must be at least 0, got {weight}")
         try:
-            self.pattern = re.compile(match)
+            self.weight, self.pattern = weight, re.compile(match)
         except re.error as error:
-            raise ValueError(f"match must be a regular expression, got {match!r} ({error})") from None
-        self.weight = weight
+            raise UserError(f"match must be a regular expression, got {match!r} ({error})") from None
 
     def term(self, weight: Tensor) -> Tensor:
         """Return the penalty of one weight, ()."""
@@ -36,9 +33,8 @@ class Penalty:
     def __call__(self, net: nn.Module) -> Tensor:
         weights = {name: p for name, p in net.named_parameters() if p.requires_grad and p.ndim > 1}
         terms = [self.term(weight) for name, weight in weights.items() if self.pattern.fullmatch(name)]
-        if not terms:
-            names = ", ".join([*list(weights)[:5], *["..."][: len(weights) > 5]])
-            raise UserError(f"match must match the full name of a weight ({names}), got {self.pattern.pattern!r}")
+        names = ", ".join([*list(weights)[:5], *["..."][: len(weights) > 5]])
+        require(terms, f"match must match the full name of a weight ({names}), got {self.pattern.pattern!r}")
         return self.weight * torch.stack(terms).sum()
 
 
