@@ -15,7 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from src import UserError, require
+from src.optim.layers import layer_ids
 from src.optim.schedules import with_warmup
+
+Rule = dict[str, Any]
 
 
 def optimizer_and_schedule(
@@ -24,38 +27,26 @@ def optimizer_and_schedule(
     schedule: Callable[[Optimizer], LRScheduler] | None,
     warmup_steps: int,
     total_steps: float,
-    groups: list[dict[str, Any]] | None = None,
+    groups: list[Rule] | None = None,
     layer_decay: float = 1.0,
 ) -> tuple[list[Optimizer], list[dict[str, Any]]]:
     """Return what ``configure_optimizers`` returns; ReduceLROnPlateau monitors val/loss after each epoch.
 
-    Args:
-        net: the network to train.
-        optimizer: called with the parameter groups.
-        schedule: called with the optimizer.
-        warmup_steps: steps of linear warm-up.
-        total_steps: length of the run.
-        groups: the ``rules`` of ``param_groups``.
-        layer_decay: see ``param_groups``.
+    The arguments are those of ``with_warmup`` and, with ``groups`` as its ``rules``, of ``param_groups``.
     """
     built = optimizer(param_groups(net, groups, layer_decay))
-    check_settings(built, groups)
+    check_settings(built, groups or [])
     for group in built.param_groups:
         if "lr_scale" in group:
             group["lr"] = group["lr"] * group.pop("lr_scale")  # not in place: groups may share one tensor
-    return [built], [
-        {
-            "scheduler": scheduler,
-            "interval": "epoch" if isinstance(scheduler, ReduceLROnPlateau) else "step",
-            "monitor": "val/loss",
-        }
-        for scheduler in with_warmup(built, schedule, warmup_steps, total_steps)
-    ]
+    configs = []
+    for scheduler in with_warmup(built, schedule, warmup_steps, total_steps):
+        interval = "epoch" if isinstance(scheduler, ReduceLROnPlateau) else "step"
+        configs.append({"scheduler": scheduler, "interval": interval, "monitor": "val/loss"})
+    return [built], configs
 
 
-def param_groups(
-    net: nn.Module, rules: list[dict[str, Any]] | None = None, layer_decay: float = 1.0
-) -> list[dict[str, Any]]:
+def param_groups(net: nn.Module, rules: list[Rule] | None = None, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Split trainable parameters into groups; biases and norms get no weight decay.
 
     Args:
@@ -70,51 +61,49 @@ def param_groups(
         UserError: if a rule is malformed or applies to no parameter.
     """
     require(0 < layer_decay <= 1, f"layer_decay must be in (0, 1], got {layer_decay}")
-    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    rules = rules or []
-    rule_numbers = assign_rules([name for name, _ in named], rules)
-    settings = [{key: value for key, value in rule.items() if key != "match"} for rule in rules]
+    named = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    rule_numbers = assign_rules(list(named), rules or [])
+    settings = [{}, *map(without_match, rules or [])]
     exempt = no_decay_params(net)
-    scales = layer_scales(net, layer_decay, exempt)
-    members: dict[tuple[int, float, bool], list[nn.Parameter]] = defaultdict(list)
-    for name, p in named:
+    layers = layer_ids(net, exempt) if layer_decay < 1 else {}
+    last = max(layers.values(), default=0)
+    members: dict[tuple[int, int, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, p in named.items():
         number = rule_numbers[name]
-        scale = 1.0 if number >= 0 and "lr" in settings[number] else scales.get(p, 1.0)
-        members[number, scale, p in exempt].append(p)
+        later_layers = 0 if "lr" in settings[number] else last - layers.get(p, last)
+        members[number, later_layers, p in exempt].append(p)
     return [
-        {"params": members[number, scale, no_decay]}
+        {"params": members[number, later_layers, no_decay]}
         | ({"weight_decay": 0.0} if no_decay else {})
-        | ({"lr_scale": scale} if scale != 1 else {})
-        | (settings[number] if number >= 0 else {})
-        for number, scale, no_decay in sorted(members, key=lambda member: (member[0], -member[1], member[2]))
+        | ({"lr_scale": layer_decay**later_layers} if later_layers else {})
+        | settings[number]
+        for number, later_layers, no_decay in sorted(members)
     ]
 
 
-def assign_rules(names: list[str], rules: list[dict[str, Any]]) -> dict[str, int]:
-    """Map each parameter name to the number of the first matching rule, or -1."""
-    assigned = dict.fromkeys(names, -1)
-    for number, rule in enumerate(rules):
-        pattern = compile_match(rule)
+def without_match(rule: Rule) -> dict[str, Any]:
+    return {key: value for key, value in rule.items() if key != "match"}
+
+
+def assign_rules(names: list[str], rules: list[Rule]) -> dict[str, int]:
+    """Map each parameter name to the number of the first matching rule, from 1, or to 0."""
+    assigned = dict.fromkeys(names, 0)
+    for number, rule in enumerate(rules, 1):
+        match = rule.get("match")
+        if not isinstance(match, str):
+            raise UserError(f"groups: each rule needs match, a regular expression for parameter names, got {rule}")
+        try:
+            pattern = re.compile(match)
+        except re.error as error:
+            raise UserError(f"groups: {match!r} is not a regular expression: {error}") from None
         matched = [name for name in names if pattern.fullmatch(name)]
         if not matched:
-            closest = ", ".join(difflib.get_close_matches(pattern.pattern, names, n=3, cutoff=0))
-            raise UserError(f"groups: {pattern.pattern!r} matches no trainable parameter; closest: {closest}")
-        unassigned = [name for name in matched if assigned[name] < 0]
-        if not unassigned:
-            raise UserError(
-                f"groups: rule {pattern.pattern!r} is never used, because earlier rules match all its parameters"
-            )
+            closest = ", ".join(difflib.get_close_matches(match, names, n=3, cutoff=0))
+            raise UserError(f"groups: {match!r} matches no trainable parameter; closest: {closest}")
+        unassigned = [name for name in matched if not assigned[name]]
+        require(unassigned, f"groups: rule {match!r} is never used, because earlier rules match all its parameters")
         assigned |= dict.fromkeys(unassigned, number)
     return assigned
-
-
-def compile_match(rule: dict[str, Any]) -> re.Pattern[str]:
-    if not isinstance(rule.get("match"), str):
-        raise UserError(f"groups: each rule needs match, a regular expression for parameter names, got {rule}")
-    try:
-        return re.compile(rule["match"])
-    except re.error as error:
-        raise UserError(f"groups: {rule['match']!r} is not a regular expression: {error}") from None
 
 
 def no_decay_params(net: nn.Module) -> set[nn.Parameter]:
@@ -128,35 +117,17 @@ def no_decay_params(net: nn.Module) -> set[nn.Parameter]:
     return {p for m in net.modules() for name, p in m.named_parameters(recurse=False) if no_decay(m, name, p)}
 
 
-def layer_scales(net: nn.Module, layer_decay: float, no_decay: set[nn.Parameter]) -> dict[nn.Parameter, float]:
-    """Return each parameter's learning-rate factor, ``layer_decay`` to the power of the number of later layers."""
-    if layer_decay == 1:
-        return {}
-    from src.optim.layers import layer_ids
-
-    ids = layer_ids(net, no_decay)
-    last = max(ids.values(), default=0)
-    return {p: layer_decay ** (last - layer) for p, layer in ids.items()}
-
-
-def check_settings(optimizer: Optimizer, rules: list[dict[str, Any]] | None) -> None:
-    """Reject settings of rules that the optimizer lacks or would reject for all parameters; torch checks no group.
-
-    Raises:
-        UserError: with the closest setting that the optimizer has.
-    """
+def check_settings(optimizer: Optimizer, rules: list[Rule]) -> None:
+    """Reject settings of rules that the optimizer lacks or would reject for all parameters; torch checks no group."""
     kind, defaults = type(optimizer), optimizer.defaults
-    for rule in rules or []:
-        settings = {key: value for key, value in rule.items() if key != "match"}
-        for key, value in settings.items():
-            if not isinstance(key, str):
-                raise UserError(f"groups: names of settings must be strings, got {key}")
-            if key not in defaults:
-                near = difflib.get_close_matches(key, defaults, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(defaults)}"
-                raise UserError(f"groups: {kind.__name__} has no setting {key}; {hint}")
-            if not same_kind(defaults[key], value):
-                raise UserError(f"groups: {key} must be {describe_kind(defaults[key])}, got {value!r}")
+    for rule in rules:
+        for key, value in (settings := without_match(rule)).items():
+            require(isinstance(key, str), f"groups: names of settings must be strings, got {key}")
+            near = difflib.get_close_matches(key, defaults, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(defaults)}"
+            require(key in defaults, f"groups: {kind.__name__} has no setting {key}; {hint}")
+            expected = describe_kind(defaults[key])
+            require(same_kind(defaults[key], value), f"groups: {key} must be {expected}, got {value!r}")
         accepted = (defaults | settings).keys() & inspect.signature(kind).parameters
         try:
             with suppress(TypeError):  # an optimizer may store its settings under names that it does not accept

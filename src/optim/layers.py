@@ -8,15 +8,11 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def layer_ids(net: nn.Module, no_decay: set[nn.Parameter]) -> dict[nn.Parameter, int]:
-    """Map each parameter to the number of its layer, from 0.
+    """Map each parameter to the number of its layer, from 0; ``no_decay`` parameters form no layer of their own.
 
     The search descends into the net itself, containers (Sequential, ModuleList, ModuleDict) and modules that hold
     lists of blocks, such as a transformer's encoder. Every other module is one layer. Norms and parameters outside of
     layers, such as a class token or a position embedding, belong to the previous layer, or else to the first.
-
-    Args:
-        net: the network to train.
-        no_decay: its biases and norms, which form no layer of their own.
     """
     ids: dict[nn.Parameter, int] = {}
     while len(children := children_with_parameters(net)) == 1 and not any(True for _ in net.parameters(recurse=False)):
@@ -46,8 +42,5 @@ def children_with_parameters(module: nn.Module) -> list[nn.Module]:
 def holds_blocks(module: nn.Module, no_decay: set[nn.Parameter]) -> bool:
     """Check whether containers inside a module hold several blocks: a stack of layers, not the branches of one."""
     containers = [inner for inner in module.modules() if isinstance(inner, CONTAINERS)]
-    return sum(is_block(child, no_decay) for container in containers for child in container.children()) > 1
-
-
-def is_block(module: nn.Module, no_decay: set[nn.Parameter]) -> bool:
-    return not isinstance(module, CONTAINERS) and len(set(module.parameters()) - no_decay) > 1
+    held = [child for container in containers for child in container.children() if not isinstance(child, CONTAINERS)]
+    return sum(len(set(child.parameters()) - no_decay) > 1 for child in held) > 1
