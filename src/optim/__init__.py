@@ -1,24 +1,11 @@
-"""Optimizers and schedules that torch lacks, and parameter groups.
+"""Optimizers and schedules that torch lacks, and parameter groups. Name a class in a YAML.
 
-Add a schedule: subclass RunLR and implement ``factor``. Add an optimizer: subclass torch.optim.Optimizer. Name the
-class in a YAML.
+Add a schedule: subclass RunLR and implement ``factor``. Add an optimizer: subclass torch.optim.Optimizer.
 """
 
 from src.optim.groups import optimizer_and_schedule, param_groups
 from src.optim.muon import MuonSGD
 from src.optim.schedules import Cosine, Exponential, Linear, MultiStep, OneCycle, Polynomial, RunLR, Step, with_warmup
 
-__all__ = [
-    "Cosine",
-    "Exponential",
-    "Linear",
-    "MultiStep",
-    "MuonSGD",
-    "OneCycle",
-    "Polynomial",
-    "RunLR",
-    "Step",
-    "optimizer_and_schedule",
-    "param_groups",
-    "with_warmup",
-]
+__all__ = ["Cosine", "Exponential", "Linear", "MultiStep", "OneCycle", "Polynomial", "RunLR", "Step"]
+__all__ += ["MuonSGD", "optimizer_and_schedule", "param_groups", "with_warmup"]

@@ -1,4 +1,4 @@
-"""MuonSGD: Muon for matrices and filters, SGD for all other parameters."""
+"""MuonSGD: Muon and SGD in one optimizer."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -50,15 +50,9 @@ class MuonSGD(Optimizer):
         for name, value in (("momentum", momentum), ("sgd_momentum", sgd_momentum)):
             require(0 <= value < 1, f"{name} must be in [0, 1), got {value}")
         require(ns_steps >= 1, f"ns_steps must be at least 1, got {ns_steps}")
-        muon = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "ns_steps": ns_steps,
-            "normalize": normalize,
-        }
-        super().__init__(params, muon | {"sgd_lr": sgd_lr, "sgd_momentum": sgd_momentum, "muon": True})
+        shared = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        own = {"ns_steps": ns_steps, "normalize": normalize, "sgd_lr": sgd_lr, "sgd_momentum": sgd_momentum}
+        super().__init__(params, shared | own | {"muon": True})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, split in two if it mixes both kinds. Its ``lr`` and ``momentum`` apply to both."""
@@ -67,8 +61,8 @@ class MuonSGD(Optimizer):
         kinds: dict[bool, list[Any]] = {True: [], False: []}
         for param in [params] if isinstance(params, Tensor) else params:
             tensor = param[1] if isinstance(param, tuple) else param  # named_parameters() yields (name, tensor)
-            if isinstance(tensor, torch.nn.UninitializedParameter):
-                raise ValueError("MuonSGD needs the shapes of all parameters, got an uninitialized lazy parameter")
+            lazy = isinstance(tensor, torch.nn.UninitializedParameter)
+            require(not lazy, "MuonSGD needs the shapes of all parameters, got an uninitialized lazy parameter")
             kinds[given.get("muon", True) and tensor.ndim > 1 and not tensor.is_complex()].append(param)
         sgd = {key: given.get(f"sgd_{key}", given.get(key, self.defaults[f"sgd_{key}"])) for key in ("lr", "momentum")}
         for muon, members in kinds.items():
@@ -77,10 +71,8 @@ class MuonSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             kinds = defaultdict(list)
             for p in group["params"]:
@@ -119,11 +111,7 @@ class MuonSGD(Optimizer):
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
-    """Bring all singular values near 1 with a quintic Newton-Schulz iteration in bfloat16.
-
-    Shape:
-        matrices (N, rows, columns) -> (N, rows, columns).
-    """
+    """Bring all singular values of (N, rows, columns) near 1 with a quintic Newton-Schulz iteration in bfloat16."""
     x = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x  # for the smaller Gram matrix

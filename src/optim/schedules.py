@@ -126,8 +126,8 @@ class MultiStep(RunLR):
     """
 
     def __init__(self, optimizer: Optimizer, milestones: list[float], gamma: float = 0.1) -> None:
-        if not all(0 <= milestone <= 1 for milestone in milestones):
-            raise ValueError(f"milestones must be fractions of the run in [0, 1], got {milestones}")
+        in_run = all(0 <= milestone <= 1 for milestone in milestones)
+        require(in_run, f"milestones must be fractions of the run in [0, 1], got {milestones}")
         require(gamma > 0, f"gamma must be above 0, got {gamma}")
         self.milestones, self.gamma = milestones, gamma
         super().__init__(optimizer)
@@ -149,8 +149,8 @@ class OneCycle(RunLR):
         self, optimizer: Optimizer, pct_start: float = 0.3, start_ratio: float = 0.04, final_ratio: float = 0.0
     ) -> None:
         require(0 < pct_start < 1, f"pct_start must be in (0, 1), got {pct_start}")
-        if not (0 <= start_ratio <= 1 and 0 <= final_ratio <= 1):
-            raise ValueError(f"start_ratio and final_ratio must be in [0, 1], got {start_ratio} and {final_ratio}")
+        valid = 0 <= start_ratio <= 1 and 0 <= final_ratio <= 1
+        require(valid, f"start_ratio and final_ratio must be in [0, 1], got {start_ratio} and {final_ratio}")
         self.pct_start, self.start_ratio, self.final_ratio = pct_start, start_ratio, final_ratio
         super().__init__(optimizer)
 
@@ -173,14 +173,11 @@ def with_warmup(
     ReduceLROnPlateau, stepped per epoch, runs alongside the warm-up; their factors multiply.
     """
     require(warmup_steps >= 0, f"warmup_steps must be at least 0, got {warmup_steps}")
-    main = schedule(optimizer) if schedule else None
-    start = 1.0
+    main, start = schedule(optimizer) if schedule else None, 1.0
     if isinstance(main, RunLR):
         start = max(main.factor(0), 1e-9)  # LinearLR requires a positive factor
         main.total_steps = max(1, int(min(total_steps, 2**53)) - warmup_steps)
-    if warmup_steps == 0:
-        return [main] if main else []
-    warmup = LinearLR(optimizer, start / (warmup_steps + 1), start, warmup_steps)
-    if main is None or isinstance(main, ReduceLROnPlateau):
-        return [warmup, main] if main else [warmup]
-    return [SequentialLR(optimizer, [warmup, main], milestones=[warmup_steps])]
+    warmup = LinearLR(optimizer, start / (warmup_steps + 1), start, warmup_steps) if warmup_steps else None
+    if warmup and main and not isinstance(main, ReduceLROnPlateau):
+        return [SequentialLR(optimizer, [warmup, main], milestones=[warmup_steps])]
+    return [scheduler for scheduler in (warmup, main) if scheduler]
