@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from src import UserError, require
+from src.protocols import Monitored
 
 
 class PublishedCheckpoint(Checkpoint):
@@ -160,9 +161,9 @@ class BestCheckpoint(PublishedCheckpoint):
 
 
 def own_monitor(module: LightningModule) -> tuple[str, Literal["max", "min"]] | None:
-    """Return name and mode of the metric that a module chooses, if it is ``src.protocols.Monitored``."""
-    own = getattr(module, "monitor", None)
-    return own if isinstance(own, tuple) else None  # other people's modules may use the name for something else
+    """Return name and mode of the metric that a module chooses, or None."""
+    # other people's modules may use the name for something else
+    return module.monitor if isinstance(module, Monitored) and isinstance(module.monitor, tuple) else None
 
 
 def logged_metrics(trainer: Trainer) -> dict[str, Any]:
