@@ -46,7 +46,8 @@ class EpochMeans:
         return self.names, self.sums, [*self.pending]
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        self.names, self.sums, self.pending = snapshot
+        self.names, self.sums, pending = snapshot
+        self.pending = [*pending]
 
     def pending_values(self) -> Tensor:
         """Return the pending means and numbers of samples, (names + 1, steps)."""

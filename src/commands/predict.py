@@ -90,8 +90,8 @@ def files_loader(paths: list[Path], data: DataModule) -> TensorLoader:
 
 def probabilities(outputs: Sequence[Tensor]) -> Tensor:
     """Return what ``predict_step`` returned as probabilities (N, K); rows that do not sum to 1 are taken as logits."""
-    if not outputs or not all(isinstance(output, Tensor) and output.ndim == 2 for output in outputs):
-        raise UserError("predict_step must return one row of class probabilities or logits for each image, (N, K)")
+    if not outputs or not all(isinstance(each, Tensor) and each.ndim == 2 and each.shape[1] > 1 for each in outputs):
+        raise UserError("predict_step must return class probabilities or logits of each image, (N, K) with K > 1")
     rows = torch.cat([output.float().cpu() for output in outputs])
     sums_to_one = bool((rows >= 0).all()) and torch.allclose(rows.sum(1), torch.ones(len(rows)), atol=1e-2)
     return rows if sums_to_one else rows.softmax(1)

@@ -25,12 +25,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from src import UserError
 from src.config.arguments import Options
 from src.config.parser import check_training, make_parser
-from src.engine.checkpoints import BestCheckpoint
+from src.engine.checkpoints import BestCheckpoint, own_monitor
 from src.engine.overhead import LowOverhead, NoOpProfiler
 from src.engine.progress import EpochLine, ProgressBar
 from src.engine.resume import Resume
 from src.engine.signals import Signals, disable_lightning_handlers
-from src.protocols import Monitored
 from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -98,7 +97,7 @@ def build(
     if config.channels_last:
         task.to(memory_format=torch.channels_last)
     saves = command == "fit" and not config.trainer.fast_dev_run and config.trainer.enable_checkpointing is not False
-    progress = EpochLine(task.monitor[0] if isinstance(task, Monitored) else "val/accuracy")
+    progress = EpochLine((own_monitor(task) or ("val/accuracy",))[0])
     signals = Signals(built.last if saves else None)
     callbacks: list[Callback] = [progress, Resume(epochs_done(stored, command), config.seed_everything)]
     callbacks.append(LowOverhead())

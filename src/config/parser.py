@@ -35,7 +35,7 @@ def make_parser(name: str = "run", description: str = "") -> LightningArgumentPa
         description: help text of the command.
     """
     usage = "%(prog)s [--config FILE] [--run DIR] [--key=value ...]"
-    strict = {"allow_abbrev": False, "exit_on_error": False}
+    strict: dict[str, Any] = {"allow_abbrev": False, "exit_on_error": False}
     parser = LightningArgumentParser(
         usage=usage, description=inspect.cleandoc(description), formatter_class=HelpFormatter, **strict
     )

@@ -11,8 +11,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
+from src import require
 from src.metrics import EpochMeans, flatten_per_class
 from src.optim import optimizer_and_schedule
+from src.protocols import ImageData
 from src.tasks.setup import init_from_data
 
 TTA = Literal["plain", "mirror", "mirror_shift"]
@@ -126,7 +128,8 @@ class Task(LightningModule):
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
 
     def log_metrics(self, metrics: MetricCollection) -> None:
-        names = getattr(self.trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        names = data.class_names if isinstance(data, ImageData) else None
         self.log_dict(flatten_per_class(metrics.compute(), names), sync_dist=True)
         metrics.reset()
 
@@ -138,7 +141,7 @@ class Task(LightningModule):
 
 
 def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: TTA | str) -> Tensor:
-    """Return the outputs of a net (N, ...), averaged over augmented views of the images (N, C, H, W).
+    """Return the outputs of a net, (N, K) or (N, K, H, W), averaged over augmented views of the images (N, C, H, W).
 
     Args:
         net: maps images to outputs.
@@ -149,9 +152,17 @@ def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: TTA |
     """
     if tta == "plain":
         return net(images)
+
+    def both(view: Tensor) -> Tensor:
+        """Add the outputs of a view and its mirror image; outputs per pixel, such as masks, are mirrored back."""
+        output, mirrored = net(view), net(view.flip(3))
+        dense = output.ndim > 2
+        require(not dense or tta == "mirror", f"tta must be plain or mirror for outputs per pixel, got {tta}")
+        return output + (mirrored.flip(-1) if dense else mirrored)
+
     views = [(images, 1.0)]
     if tta == "mirror_shift":
         h, w = images.shape[2:]
         padded = pad(images, [1] * 4, mode="reflect")
         views = [(images, 0.5), *((padded[:, :, i : i + h, i : i + w], 0.25) for i in (0, 2))]
-    return torch.stack([weight / 2 * (net(view) + net(view.flip(3))) for view, weight in views]).sum(0)
+    return torch.stack([weight / 2 * both(view) for view, weight in views]).sum(0)

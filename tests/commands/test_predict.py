@@ -61,9 +61,11 @@ def test_probabilities_stay_and_logits_become_probabilities() -> None:
     assert probabilities([torch.tensor([[2.0, -1.0]])])[0, 0] == pytest.approx(1 / (1 + math.exp(-3)))
 
 
-@pytest.mark.parametrize("outputs", [[], [torch.ones(3)], [torch.ones(2, 3, 4)], [("image", ROWS)], [None]])
+@pytest.mark.parametrize(
+    "outputs", [[], [torch.ones(3)], [torch.ones(2, 1)], [torch.ones(2, 3, 4)], [("image", ROWS)], [None]]
+)
 def test_outputs_without_one_row_of_classes_per_image_are_refused(outputs: list) -> None:
-    with pytest.raises(UserError, match="predict_step must return one row"):
+    with pytest.raises(UserError, match="predict_step must return class probabilities"):
         probabilities(outputs)
 
 

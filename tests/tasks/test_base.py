@@ -20,6 +20,7 @@ from torchmetrics import MeanAbsoluteError, MetricCollection
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchvision.transforms.functional import hflip, pad
 
+from src import UserError
 from src.cli import main
 from src.data import Digits
 from src.losses import L1, L2
@@ -49,6 +50,17 @@ def test_tta_mirror_shift_gives_shifts_the_weight_of_the_image():
     views = [IMAGES, hflip(IMAGES)] * 2 + [view for s in shifted for view in (s, hflip(s))]
     expected = torch.stack([NET(view) for view in views]).mean(0)
     torch.testing.assert_close(predict_with_tta(NET, IMAGES, "mirror_shift"), expected)
+
+
+def test_tta_mirrors_outputs_per_pixel_back():
+    def brightness(images: Tensor) -> Tensor:
+        return images * torch.arange(images.shape[3])  # depends on the column, so mirroring matters
+
+    columns = torch.arange(IMAGES.shape[3])
+    expected = IMAGES * (columns + columns.flip(0)) / 2
+    torch.testing.assert_close(predict_with_tta(brightness, IMAGES, "mirror"), expected)
+    with pytest.raises(UserError, match="tta must be plain or mirror for outputs per pixel, got mirror_shift"):
+        predict_with_tta(brightness, IMAGES, "mirror_shift")
 
 
 def test_tta_is_used_in_test_and_predict_but_not_in_validation():
