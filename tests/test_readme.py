@@ -1,114 +1,102 @@
-"""What the README tells people to type works as it stands there."""
+"""The README is short, its commands and blocks of code work as printed, and its numbers were measured."""
 
+import csv
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from PIL import Image
 
 from src.cli import main
+from tests.test_docs import PAGES, ROOT, commands, copy, run, section, table
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-
-
-def copy(folder: Path) -> Path:
-    """Copy the checkout, so that files can be added to it."""
-    names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    return folder
+README = PAGES["README.md"]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def test_the_three_steps_make_a_module_of_ones_own_train_continue_test_and_predict(tmp_path: Path) -> None:
+def test_the_readme_has_at_most_160_lines() -> None:
+    assert len(README.splitlines()) <= 160
+
+
+def test_three_steps_make_a_module_train_resume_test_and_predict(tmp_path: Path) -> None:
     project = copy(tmp_path / "project")
-    section = README[README.index("in three steps") : README.index("## Presets")]
-    module, config, command = (
-        re.sub(r"^   ", "", block, flags=re.M) for block in re.findall(r"```\w*\n(.*?)   ```", section, re.S)
-    )
+    blocks = re.findall(r"```\w*\n(.*?)   ```", section(README, "Your own LightningModule in three steps"), re.S)
+    module, config, command = (re.sub(r"^   ", "", block, flags=re.M) for block in blocks)
     (project / "src/tasks/mine.py").write_text(module)
     (project / "configs/mine.yaml").write_text(config)
-    run = "python -m src.cli {} --run runs/mine/version_0{}"
-    commands = [
-        command,
-        run.format("fit", " --trainer.max_epochs=12"),
-        run.format("test", ""),
-        run.format("predict", ""),
-    ]
-    out = ""
-    for line in commands:
-        args = [sys.executable, *line.split()[1:]]
-        done = subprocess.run(args, cwd=project, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        out += done.stdout
+    out = run(project, *command.split()[1:])
+    for rest in (["fit", "--trainer.max_epochs=12"], ["test"], ["predict"]):
+        out += run(project, "-m", "src.cli", *rest, "--run", "runs/mine/version_0")
     assert "epoch 12/12" in out
-    accuracies = [float(a) for a in re.findall(r"^accuracy +[\d.]+ +([\d.]+)", out, re.M)]
+    accuracies = [float(accuracy) for accuracy in re.findall(r"^accuracy +[\d.]+ +([\d.]+)", out, re.M)]
     assert min(accuracies) > 0.9
     assert (project / "runs/mine/version_0/predictions.csv").is_file()
 
 
-@pytest.mark.parametrize(
-    "line", [line.split("#")[0].strip() for line in README.splitlines() if "python -m src.cli" in line]
-)
-def test_each_command_in_the_readme_is_one(line: str) -> None:
-    Path("photos").mkdir()
-    Path("mine/train").mkdir(parents=True)
-    if "configs/mine.yaml" in line:
-        return  # the three steps above
-    args = line.replace("...", "").split()[3:]
-    if "--run" in args:
-        main(["fit", "--config=configs/digits.yaml", "--trainer.max_epochs=1", "--model.net.width=2", "--test=false"])
-    if "--images" in args:
-        from PIL import Image
+def test_the_notebook_block_predicts_with_a_trained_run(trained: Path) -> None:
+    block = re.findall(r"```python\n(.*?)```", section(README, "Trained runs in a notebook"), re.S)[0]
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert str(trained) in block
+    main(["predict", f"--run={trained}"])
+    rows = csv.DictReader((trained / "predictions.csv").read_text().splitlines())
+    predicted = [str(each) for each in names["predicted"].tolist()]
+    assert len(predicted) > 50
+    assert predicted == [row["prediction"] for row in rows][: len(predicted)]
 
-        Image.new("L", (8, 8)).save("photos/black.png")
-    if "mine" in line:
-        with pytest.raises(SystemExit) as stop:  # the folder is empty: understood, then refused
-            main(args)
-        assert stop.value.code == 2
+
+def write_photos() -> None:
+    for split in ("train", "test"):
+        for name in "abc":
+            Path(f"photos/{split}/{name}").mkdir(parents=True)
+            for i in range(20):
+                Image.new("L", (12, 10), 10 * i).save(f"photos/{split}/{name}/{i}.png")
+
+
+@pytest.mark.parametrize("command", [each for each in commands(README, "src.cli") if "mine.yaml" not in each])
+@pytest.mark.usefixtures("trained")
+def test_a_command_of_the_readme_runs(command: str) -> None:
+    write_photos()
+    args = command.split()[1:]
+    if args[0] != "fit":
+        main(args)
+    elif "--run" in args or "--resume" in args:
+        assert main([*args, "--trainer.max_epochs=2"]).trainer.global_step == 42
+    else:
+        assert main([*args, "--trainer.fast_dev_run=2"]).trainer.global_step == 2
+    written = {"show": "show.png", "schedule": "schedule.png", "predict": "runs/digits/version_0/predictions.csv"}
+    assert Path(written.get(args[0], "configs")).exists()
+
+
+def test_every_config_is_in_the_table_of_results() -> None:
+    rows = table(section(README, "Measured results"))
+    assert {name for row in rows for name in re.findall(r"`(\w+\.yaml)`", row[0])} == {file.name for file in CONFIGS}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_the_header_of_a_config_states_the_result_of_the_readme(file: Path) -> None:
+    header = "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
+    (row,) = [row for row in table(section(README, "Measured results")) if f"`{file.name}`" in row[0]]
+    assert f"python -m src.cli fit --config configs/{file.name}" in header
+    if "not measured" in row:
+        assert "no accuracy measured" in header
         return
-    main(
-        [
-            *args,
-            *(["--trainer.max_epochs=2", "--model.net.width=2"] if args[0] == "fit" and "--run" not in args else []),
-        ]
-    )
+    accuracy, std, time = re.fullmatch(r"([\d.]+)( ± [\d.]+)? % \| ([\d.]+ \w+).*", " | ".join(row[2:])).groups()
+    stated = re.search(rf"([\d.]+){std or ''} % test accuracy", header)[1]
+    assert f"{float(stated) + 1e-9:.{len(accuracy.split('.')[1])}f}" == accuracy
+    assert f"in {time}" in header
 
 
-def test_the_presets_table_is_complete() -> None:
-    table = README[README.index("## Presets") : README.index("## Measured")]
-    named = {name for row in re.findall(r"^\| ([\w, ]+) \|", table, re.M)[1:] for name in row.split(", ")}
-    assert named == {file.stem for file in (ROOT / "configs/presets").glob("*.yaml")}
+def test_the_effects_of_recipes_in_the_readme_were_measured() -> None:
+    stated = re.findall(r"\s([+-]\d\.\d\d)\b", section(README, "Recipes and presets"))
+    measured = re.findall(r"% \| ([+-]\d\.\d\d) \|", PAGES["recipes.md"])
+    assert len(stated) == 8
+    assert sorted(abs(float(each)) for each in stated) == sorted(abs(float(each)) for each in measured)
 
 
-def test_what_a_recipe_did_is_what_was_measured() -> None:
-    points = re.findall(r"^\| .* \| `.*` \| ([+-][\d.]+) \|$", README, re.M)
-    measured = re.findall(r"^\| .* % \| ([+-][\d.]+) \|", (ROOT / "docs/recipes.md").read_text(), re.M)
-    assert sorted(abs(float(each)) for each in points) == sorted(abs(float(each)) for each in measured)
-
-
-def test_every_named_run_is_in_the_measured_table() -> None:
-    assert set(re.findall(r"^\| `(\w+\.yaml)`", README, re.M)) == {
-        file.name for file in (ROOT / "configs").glob("*.yaml")
-    }
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda file: file.stem)
-def test_a_config_tells_what_it_reaches(file: Path) -> None:
-    lines = file.read_text().splitlines()
-    header = "\n".join(line for line in lines if line.startswith("#"))
-    assert re.search(r"\d % test accuracy", header)
-    assert f"configs/{file.name}" in header
-    assert re.search(r"\d+ (s|min)", header)
-    assert len(lines) <= 40
-    assert next(iter(yaml.safe_load(file.read_text()))) == "seed_everything"
+def test_the_summaries_of_docs_in_the_readme_repeat_their_numbers() -> None:
+    ratio, low, high, tries = re.findall(r"\d\.\d\d|\d{3}", section(README, "More"))
+    rows = table(PAGES["performance.md"])
+    assert [row[4] for row in rows if row[:2] == ["step, almost empty net", "defaults"]] == [ratio]
+    assert sorted(row[4] for row in rows if "MLP" in row[0] and row[1] == "bare") == [low, high]
+    assert table(PAGES["reliability.md"])[0][1:] == [tries, tries]
