@@ -1,100 +1,74 @@
-"""A mistake of the user's is answered in one line with exit code 2, before anything is trained or written."""
+"""The user's error is one line with exit code 2, before anything is trained or written; a bug keeps its traceback."""
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from scripts.bad_inputs import COMMANDS, FILES, SETTINGS, commands
+from src import UserError
 from src.cli import main
+from src.config.errors import as_user_error
+from src.data import MNIST
+from src.nets import SmallCNN
+from tests.conftest import refused
+from tools.bad_inputs import COMMANDS, FILES, commands
+from tools.bad_settings import SETTINGS
 
 DIGITS = ["fit", "--config", "configs/digits.yaml"]
 
 
-def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        main(list(args))
-    out, err = capsys.readouterr()
-    assert stop.value.code == 2
-    assert err.startswith("error: ")
-    assert len(err.strip().splitlines()) == 1
-    assert len(err) < 500
-    assert "Traceback" not in out + err
-    assert "usage:" not in out + err
-    return err
+def write_image(content: bytes | None) -> list[str]:
+    """Write a class folder with one image file, or none; return the settings that name it."""
+    Path("images/train/cat").mkdir(parents=True)
+    if content is not None:
+        Path("images/train/cat/1.png").write_bytes(content)
+    return ["--data=src.data.ImageFolder", "--data.root=images"]
 
 
 @pytest.mark.parametrize("name", [*SETTINGS, *FILES, *COMMANDS])
-def test_a_mistake_is_named(capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_invalid_input_is_refused_in_one_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
     if name == "contradiction" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    typed, told = commands(Path())[name]
-    assert told in refused(capsys, *typed)
+    args, message = commands(Path())[name]
+    assert message in refused(capsys, *args)
     assert not list(Path().glob("runs/*/*"))
 
 
-def test_absent_data_without_network_tells_what_to_put_where(
+def test_missing_data_without_network_says_what_to_put_where(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from src.data import MNIST
-
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(MNIST, "source", unreachable)
     unreachable.__name__ = "MNIST"
-    told = refused(capsys, "fit", "--config", "configs/mnist.yaml", "--data.root=nowhere")
-    assert str(Path("nowhere").absolute()) in told
-    assert "MNIST/raw" in told
-    assert "configs/digits.yaml" in told
+    monkeypatch.setattr(MNIST, "dataset", unreachable)
+    error = refused(capsys, "fit", "--config", "configs/mnist.yaml", "--data.root=nowhere")
+    assert str(Path("nowhere").absolute()) in error
+    assert "MNIST/raw" in error
+    assert "configs/digits.yaml" in error
     assert not list(Path().glob("runs/*/*"))
 
 
 def test_a_class_folder_without_images_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("pictures/train/cat").mkdir(parents=True)
-    told = refused(capsys, *DIGITS, "--data=src.data.ImageFolder", "--data.root=pictures")
-    assert "class folder pictures/train/cat has no images" in told
+    assert "class folder images/train/cat has no images" in refused(capsys, *DIGITS, *write_image(None))
 
 
 def test_an_image_that_cannot_be_decoded_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("pictures/train/cat").mkdir(parents=True)
-    Path("pictures/train/cat/1.png").write_text("no picture")
-    told = refused(capsys, *DIGITS, "--data=src.data.ImageFolder", "--data.root=pictures")
-    assert "cannot decode pictures/train/cat/1.png" in told
-    assert "--data.on_bad_image=skip" in told
-
-
-def test_an_error_while_another_is_handled_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.nets import SmallCNN
-
-    def broken(*_: object) -> None:
-        try:
-            torch.optim.SGD([torch.zeros(1)], lr=-1)  # refused by a constructor, but that is not what goes wrong
-        except ValueError:
-            raise KeyError("a bug") from None
-
-    monkeypatch.setattr(SmallCNN, "forward", broken)
-    with pytest.raises(KeyError, match="a bug"):
-        main([*DIGITS, "--trainer.fast_dev_run=1"])
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one epoch."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = Path(__file__).parents[1] / "configs/digits.yaml"
-    main(["fit", "--config", str(config), "--trainer.max_epochs=1", f"--trainer.default_root_dir={folder}"])
-    return folder / "digits/version_0"
+    error = refused(capsys, *DIGITS, *write_image(b"no image"))
+    assert "cannot decode images/train/cat/1.png" in error
+    assert "--data.on_bad_image=skip" in error
 
 
 def test_a_checkpoint_of_another_net_is_refused(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
-    told = refused(capsys, "test", "--run", str(trained), "--model.net=src.nets.MLP", "--model.net.image_shape=[1,8,8]")
-    assert "the checkpoint is of another net" in told
-    assert "missing (net.1.weight, net.1.bias, net.4.weight, net.4.bias, net.7.weight, ...)" in told
-    assert "unexpected (net.features.0.0.weight" in told
-    told = refused(capsys, "fit", "--run", str(trained), "--model.net.width=8")
-    assert "of another shape (net.features.0.0.weight (32, 1, 3, 3), now (8, 1, 3, 3)" in told
+    error = refused(capsys, "test", "--run", str(trained), "--model.net=src.nets.SmallCNN")
+    assert "the checkpoint does not match this net: " in error
+    assert "missing keys (net.features.0.0.weight, " in error
+    assert ", ...); 4 unexpected keys (net.1.weight, net.1.bias, net.4.weight, net.4.bias)" in error
+    error = refused(capsys, "fit", "--run", str(trained), "--model.net.hidden_sizes=[8]")
+    assert "3 differently shaped keys (net.1.weight (16, 64), now (8, 64), " in error
 
 
 def test_a_run_folder_without_a_checkpoint_is_refused(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
@@ -103,57 +77,65 @@ def test_a_run_folder_without_a_checkpoint_is_refused(capsys: pytest.CaptureFixt
     assert "empty has no checkpoint" in refused(capsys, "test", "--run", "empty")
 
 
-def damage(file: Path) -> bytes:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    return bytes(content)
-
-
 @pytest.mark.filterwarnings("default")
-def test_an_older_checkpoint_takes_the_place_of_a_damaged_one_or_none(
-    capsys: pytest.CaptureFixture[str], trained: Path
-) -> None:
-    shutil.copytree(trained, "damaged")
-    file, other = (Path(f"damaged/checkpoints/{name}.ckpt") for name in ("best", "last"))
-    content = damage(file)
-    main(["test", "--run", "damaged"])
+def test_an_older_checkpoint_replaces_a_damaged_one(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    best, last = (trained / f"checkpoints/{name}.ckpt" for name in ("best", "last"))
+    content = bytearray(best.read_bytes())
+    content[len(content) // 2] ^= 1
+    best.write_bytes(content)
+    main(["test", "--run", str(trained)], owns_process=True)
     out, err = capsys.readouterr()
-    assert f"{file} is damaged" in err
-    assert err.endswith(f"; taking {other} instead\n")
-    assert str(other) in out
-    assert file.read_bytes() == content
-    other.unlink()
-    assert "damaged/checkpoints/best.ckpt is damaged" in refused(capsys, "test", "--run", "damaged")
+    assert err.startswith(f"warning: checkpoint {best} is damaged")
+    assert err.endswith(f"; using {last} instead\n")
+    assert str(last) in out
+    assert best.read_bytes() == content
+    last.unlink()
+    assert f"{best} is damaged" in refused(capsys, "test", "--run", str(trained))
 
 
-def test_a_folder_where_no_run_can_be_written_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("runs").write_text("a file where a folder should be")
-    assert "cannot make a run folder" in refused(capsys, *DIGITS)
+def test_a_folder_in_which_no_run_can_be_created_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs").write_text("a file instead of a folder")
+    assert "cannot create a run folder in " in refused(capsys, *DIGITS)
 
 
-def test_another_validation_fold_is_refused_for_a_trained_run(
-    capsys: pytest.CaptureFixture[str], trained: Path
-) -> None:
-    assert "trained on another split" in refused(
-        capsys, "fit", "--run", str(trained), "--data.fold=3", "--trainer.max_epochs=2"
-    )
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("as it is"), "as it is"),
+        (MisconfigurationException("two\n  lines"), "two lines"),
+        (MemoryError(), "out of memory: use a smaller --data.batch_size"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "Existing checkpoints are intact."),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), "cannot write a/b: No space left on device"),
+        (ImportError("Requirement 'mlflow>=1.0' not met"), None),
+        (ValueError("Requirement 'mlflow>=1.0' not met"), "mlflow is not installed: run make extras"),
+        (OSError(errno.ENOENT, "No such file or directory", "a/b"), None),
+        (ValueError("a bug"), None),
+        (KeyError("a bug"), None),
+    ],
+    ids=str,
+)
+def test_an_exception_becomes_a_user_error_unless_it_is_a_bug(error: Exception, message: str | None) -> None:
+    converted = as_user_error(error)
+    assert (converted is None) == (message is None)
+    assert message is None or message in str(converted)
 
 
-def test_images_that_are_not_there_are_refused(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
-    assert "--images absent.png does not exist" in refused(
-        capsys, "predict", "--run", str(trained), "--images", "absent.png"
-    )
-    Path("none").mkdir()
-    assert "no image files there" in refused(capsys, "predict", "--run", str(trained), "--images", "none")
-
-
-def test_an_error_in_the_code_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.nets import SmallCNN
-
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ValueError("a bug")
 
     monkeypatch.setattr(SmallCNN, "forward", broken)
     with pytest.raises(ValueError, match="a bug"):
+        main([*DIGITS, "--trainer.fast_dev_run=1"])
+
+
+def test_a_bug_while_another_error_is_handled_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        try:
+            torch.optim.SGD([torch.zeros(1)], lr=-1)  # refused by a constructor, but that is not what is wrong
+        except ValueError:
+            raise KeyError("a bug") from None
+
+    monkeypatch.setattr(SmallCNN, "forward", broken)
+    with pytest.raises(KeyError, match="a bug"):
         main([*DIGITS, "--trainer.fast_dev_run=1"])

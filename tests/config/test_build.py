@@ -1,0 +1,155 @@
+"""build: the same config gives the same experiment, and the process keeps its state."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+
+from src import UserError
+from src.callbacks import EMA
+from src.cli import main
+from src.config.arguments import read
+from src.config.build import Experiment, build, random_seed
+from src.config.parser import parse
+from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
+from src.engine.skip_non_finite import SkipNonFinite
+from tests.conftest import FIT, SMALL, process_state, same
+
+LAUNCHER = ("PL_GLOBAL_SEED", "LOCAL_RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")
+
+
+def built(*args: str, command: str = "fit") -> Experiment:
+    return build(parse(read(["fit", *args])[0]), command)
+
+
+def kinds(x: Experiment) -> set[type]:
+    return {type(callback) for callback in x.trainer.callbacks}
+
+
+def test_two_builds_in_one_process_are_equal_to_the_bit() -> None:
+    config = parse(read(["fit", *SMALL, "--trainer.fast_dev_run=3"])[0])
+    first, second = build(config), build(config)
+    assert first.task is not second.task
+    assert same(first.task.state_dict(), second.task.state_dict())
+    assert not same(first.task.state_dict(), built(*SMALL, "--seed_everything=1").task.state_dict())
+    for x in (first, second):
+        x.trainer.fit(x.task, datamodule=x.data)
+        assert x.trainer.global_step == 3
+    assert same(first.task.state_dict(), second.task.state_dict())
+
+
+def test_main_twice_in_one_process_gives_equal_results() -> None:
+    first, second = (main([*FIT, "--trainer.max_epochs=1"]) for _ in range(2))
+    assert same(first.task.state_dict(), second.task.state_dict())
+    assert first.trainer.callback_metrics == second.trainer.callback_metrics
+
+
+def test_build_changes_nothing_in_the_process_but_the_random_state() -> None:
+    before = process_state()
+    x = built(*SMALL)
+    assert process_state() == before
+    drawn = [random.random(), np.random.rand(), float(torch.rand(()))]
+    build(x.config)
+    assert [random.random(), np.random.rand(), float(torch.rand(()))] == drawn
+
+
+def test_an_experiment_holds_task_data_trainer_and_config() -> None:
+    x = built(*SMALL, "--seed_everything=3")
+    assert (x.config.seed_everything, x.data.seed) == (3, 3)
+    assert x.trainer.max_epochs == 3
+    assert x.best in x.trainer.callbacks
+    assert x.progress in x.trainer.callbacks
+    assert x.run is None
+    assert not x.stored
+    assert not Path("runs").exists()
+    assert not x.data.splits  # nothing is loaded
+
+
+def test_only_fit_saves_stops_and_averages() -> None:
+    settings = ["--config=configs/presets/ema.yaml", "--config=configs/presets/early_stopping.yaml"]
+    settings += ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint"]
+    fit = {BestCheckpoint, LastCheckpoint, SkipNonFinite, ModelCheckpoint, EMA}
+    assert fit | {EarlyStopping} <= kinds(built(*SMALL, *settings))
+    assert not fit & kinds(built(*SMALL, *settings, command="test"))
+    assert not {BestCheckpoint, LastCheckpoint} & kinds(built(*SMALL, "--trainer.fast_dev_run=1"))
+    assert not {BestCheckpoint, LastCheckpoint} & kinds(built(*SMALL, "--trainer.enable_checkpointing=false"))
+
+
+def test_max_time_becomes_a_timer_that_stops_after_epochs() -> None:
+    x = built(*SMALL, "--trainer.max_time=00:00:10:00")
+    (timer,) = [callback for callback in x.trainer.callbacks if isinstance(callback, Timer)]
+    assert timer._duration == 600
+    assert timer._interval == "epoch"
+
+
+def test_two_kinds_of_averaging_are_refused() -> None:
+    with pytest.raises(UserError, match="two kinds of weight averaging, which cannot be combined: remove one"):
+        built(*SMALL, "--config=configs/presets/ema.yaml", "--config=configs/presets/swa.yaml")
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set environment variables, of which none is left from a launcher."""
+    for name in LAUNCHER:
+        monkeypatch.delenv(name, raising=False)
+
+    def set_variables(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
+def test_seeds_drawn_by_a_single_process_differ(environment: Any) -> None:
+    environment()
+    seeds = {random_seed() for _ in range(5)}
+    assert len(seeds) == 5
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_a_drawn_seed_does_not_depend_on_the_seed_of_the_process(environment: Any) -> None:
+    environment()
+    random.seed(0)
+    first = random_seed()
+    random.seed(0)
+    assert random_seed() != first
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a", "MASTER_PORT": "29500"},
+        {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"},
+    ],
+    ids=["torchrun", "slurm"],
+)
+def test_ranks_of_a_job_draw_the_same_seed(environment: Any, job: dict[str, str]) -> None:
+    seeds = []
+    for rank in ("0", "1"):
+        environment(**job, LOCAL_RANK=rank, RANK=rank, SLURM_PROCID=rank)
+        seeds.append(random_seed())
+    assert seeds[0] == seeds[1]
+    environment(MASTER_PORT="29501", SLURM_STEP_ID="1")  # another job draws another seed
+    assert random_seed() != seeds[0]
+
+
+def test_a_launched_rank_takes_the_seed_of_its_launcher(environment: Any) -> None:
+    environment(PL_GLOBAL_SEED="12", LOCAL_RANK="1", WORLD_SIZE="2")
+    assert random_seed() == 12
+
+
+def test_a_drawn_seed_is_written_into_the_config_and_used(environment: Any) -> None:
+    environment()
+    fit = ["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"]
+    x = main([*fit, "--seed_everything=true"])
+    seed = yaml.safe_load(x.run.config.read_text())["seed_everything"]
+    assert type(seed) is int
+    assert seed == x.config.seed_everything == x.data.seed == int(os.environ["PL_GLOBAL_SEED"])
+    again = main([*fit, f"--seed_everything={seed}"])
+    assert same(x.task.state_dict(), again.task.state_dict())
