@@ -1,4 +1,4 @@
-"""Every recipe of docs/recipes.md runs as it stands there."""
+"""Every recipe of docs/recipes.md runs as it is printed there."""
 
 import re
 from importlib import import_module
@@ -7,20 +7,27 @@ from pathlib import Path
 import pytest
 
 from src.cli import main
+from tests.conftest import ROOT
 
-TEXT = (Path(__file__).parents[1] / "docs/recipes.md").read_text()
+TEXT = (ROOT / "docs/recipes.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: " ".join(re.findall(r"[\w.]+", block)[3:6]))
+def title(block: str) -> str:
+    return " ".join(re.findall(r"[\w.]+", block)[3:6])
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=title)
 def test_a_recipe_trains_validates_and_tests(block: str) -> None:
+    if "kornia" in block.lower():
+        pytest.importorskip("kornia")
     Path("recipe.yaml").write_text(block)
-    cli = main(["fit", "--config=configs/digits.yaml", "--config=recipe.yaml", "--trainer.fast_dev_run=2"])
-    assert cli.trainer.global_step == 2
+    x = main(["fit", "--config=configs/digits.yaml", "--config=recipe.yaml", "--trainer.fast_dev_run=2"])
+    assert x.trainer.global_step == 2
 
 
-@pytest.mark.parametrize("room", ["src.data.augment", "src.losses", "src.optim.schedules", "src.penalties"])
-def test_whatever_a_config_can_name_is_on_the_page(room: str) -> None:
+@pytest.mark.parametrize("room", ["src.data.augment", "src.losses", "src.optim.schedules"])
+def test_every_class_that_a_config_can_name_is_on_the_page(room: str) -> None:
     module = import_module(room.removesuffix(".augment"))
     public = {
         name: kind for name, kind in vars(module).items() if isinstance(kind, type) and kind.__module__.startswith(room)
