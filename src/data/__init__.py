@@ -3,12 +3,10 @@
 from src.data.augment.color import ColorJitter, GaussianNoise
 from src.data.augment.erasing import Cutout, RandomErasing
 from src.data.augment.flip_crop import AlternatingFlip, RandomCrop, RandomFlip
-from src.data.augment.geometry import RandomAffine, RandomResizedCrop
-from src.data.augment.kornia import Kornia
+from src.data.augment.geometry import ProgressiveResize, RandomAffine, RandomResizedCrop
 from src.data.augment.mix import CutMix, MixUp
-from src.data.augment.per_sample import PerSample
 from src.data.augment.policy import RandAugment, TrivialAugment
-from src.data.augment.progressive import ProgressiveResize
+from src.data.augment.wrappers import Kornia, PerSample
 from src.data.base import DataModule
 from src.data.digits import Digits
 from src.data.downloads import CIFAR10, CIFAR100, MNIST, FashionMNIST

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from src import require
-from src.data.augment.batch import cast_like, uniform
+from src.data.augment.base import cast_like, uniform
 
 
 class ColorJitter(nn.Module):
@@ -33,14 +33,10 @@ class ColorJitter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.float()
-        adjustments = (
-            (adjust_brightness, self.brightness),
-            (adjust_contrast, self.contrast),
-            (adjust_saturation, self.saturation),
-        )
-        for adjust, max_change in adjustments:
-            if max_change > 0:
-                pixels = adjust(pixels, uniform(images, max(0.0, 1 - max_change), 1 + max_change))
+        adjustments = (adjust_brightness, adjust_contrast, adjust_saturation)
+        for adjust, change in zip(adjustments, (self.brightness, self.contrast, self.saturation), strict=True):
+            if change > 0:
+                pixels = adjust(pixels, uniform(images, max(0.0, 1 - change), 1 + change))
         if self.hue > 0:
             pixels = adjust_hue(pixels, uniform(images, -self.hue, self.hue))
         return cast_like(pixels, images)
@@ -61,8 +57,7 @@ class GaussianNoise(nn.Module):
         self.std = std
 
     def forward(self, images: Tensor) -> Tensor:
-        noise = torch.randn(images.shape, device=images.device)
-        return (images + noise * (255 * self.std)).clamp(0, 255)
+        return (images + torch.randn(images.shape, device=images.device) * (255 * self.std)).clamp(0, 255)
 
 
 def blend(pixels: Tensor, others: Tensor, factor: Tensor) -> Tensor:

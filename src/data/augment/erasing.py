@@ -1,11 +1,14 @@
-"""Erase rectangles: fill them with the mean color of the batch, about 0 after normalization."""
+"""Rectangles of pixels, one per sample, filled with the mean color of the batch, about 0 after normalization."""
+
+from math import log
 
 import torch
 from torch import Tensor, nn
 
 from src import require
-from src.data.augment.batch import cast_like, check_range, uniform
-from src.data.augment.boxes import box_mask, draw_boxes
+from src.data.augment.base import cast_like, check_range, uniform
+
+Boxes = tuple[Tensor, Tensor, Tensor, Tensor]  # top, left, height and width, each (N,), in pixels
 
 
 class RandomErasing(nn.Module):
@@ -58,3 +61,24 @@ def fill_boxes(images: Tensor, inside: Tensor) -> Tensor:
     """Set the pixels inside boxes, (N, 1, H, W), to each channel's mean over the batch."""
     mean = images.mean((0, 2, 3), keepdim=True, dtype=torch.float32)  # (1, C, 1, 1)
     return torch.where(inside, cast_like(mean, images), images)
+
+
+def draw_boxes(images: Tensor, area: tuple[float, float], ratio: tuple[float, float]) -> Boxes:
+    """Draw a rectangle inside each image, in whole pixels, with bounds of its relative area and of width / height.
+
+    The logarithm of the ratio is uniform. A side longer than the image is cut to it; torchvision draws again instead.
+    """
+    rows, columns = images.shape[2:]
+    pixels, aspect = uniform(images, *area) * rows * columns, uniform(images, log(ratio[0]), log(ratio[1])).exp()
+    height = (pixels / aspect).sqrt().round().clamp(1, rows)
+    width = (pixels * aspect).sqrt().round().clamp(1, columns)
+    top, left = uniform(images) * (rows - height + 1), uniform(images) * (columns - width + 1)
+    return top.floor(), left.floor(), height, width
+
+
+def box_mask(top: Tensor, left: Tensor, height: Tensor, width: Tensor, shape: torch.Size) -> Tensor:
+    """Return True inside each box, (N, 1, H, W), for images of a shape (N, C, H, W); boxes may exceed the image."""
+    rows, columns = torch.arange(shape[2], device=top.device), torch.arange(shape[3], device=top.device)
+    inside_rows = (rows >= top[:, None]) & (rows < (top + height)[:, None])  # (N, H)
+    inside_columns = (columns >= left[:, None]) & (columns < (left + width)[:, None])  # (N, W)
+    return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]

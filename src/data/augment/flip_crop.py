@@ -1,12 +1,28 @@
 """Flips and shifts, which copy pixels of any dtype."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src import require
+from src.data.augment.base import MovePixels
 
 
-class RandomFlip(nn.Module):
+class Flip(MovePixels):
+    """Base of flips left to right; ``make_params`` returns which images to flip, (N,)."""
+
+    def transform(self, images: Tensor, flipped: Tensor, _mode: str) -> Tensor:
+        columns = source_columns(flipped, images.shape[3])[:, None, None]
+        return images.gather(3, columns.expand(images.shape))
+
+
+@torch.compiler.disable  # compiled, the columns would be computed again for each pixel
+def source_columns(flipped: Tensor, width: int) -> Tensor:
+    """Return the source column of each column, (N, width)."""
+    columns = torch.arange(width, device=flipped.device)
+    return torch.where(flipped[:, None], columns.flip(0), columns)
+
+
+class RandomFlip(Flip):
     """Flip images left to right.
 
     Args:
@@ -18,40 +34,31 @@ class RandomFlip(nn.Module):
         require(0 <= p <= 1, f"p must be in [0, 1], got {p}")
         self.p = p
 
-    def forward(self, images: Tensor) -> Tensor:
-        return flip(images, self.draw(images))
-
-    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Flip images (N, C, H, W) and masks (N, H, W) together."""
-        flipped = self.draw(images)
-        return flip(images, flipped), flip(masks[:, None], flipped)[:, 0]
-
-    def draw(self, images: Tensor) -> Tensor:
+    def make_params(self, images: Tensor) -> Tensor:
         return torch.rand(len(images), device=images.device) < self.p
 
 
-class AlternatingFlip(nn.Module):
+class AlternatingFlip(Flip):
     """Flip half of the samples left to right in even epochs, the other half in odd epochs.
 
     Two consecutive epochs show each image both ways; random flips do so for only half of the images. arXiv:2404.00498,
     section 3.6.
     """
 
-    by_position = True  # also called with the samples' indices in the dataset, (N,), and the epoch
+    by_position = True
 
-    def forward(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        return flip(images, self.is_flipped(images, index, epoch))
-
-    def with_masks(self, images: Tensor, masks: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Flip images (N, C, H, W) and masks (N, H, W) together."""
-        flipped = self.is_flipped(images, index, epoch)
-        return flip(images, flipped), flip(masks[:, None], flipped)[:, 0]
-
-    def is_flipped(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+    def make_params(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
         return (hash_index(index.to(images.device)) + epoch) % 2 == 1
 
 
-class RandomCrop(nn.Module):
+def hash_index(index: Tensor) -> Tensor:
+    """Return 31 pseudorandom bits per index, the same under any seed: the finalizer of MurmurHash3."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        index = ((index ^ (index >> shift)) * factor) & 0xFFFFFFFF
+    return index >> 1
+
+
+class RandomCrop(MovePixels):
     """Pad by reflection and crop at the original size: a shift by up to ``padding`` pixels.
 
     Args:
@@ -63,50 +70,20 @@ class RandomCrop(nn.Module):
         require(padding >= 1, f"padding must be at least 1, got {padding}")
         self.padding = padding
 
-    def forward(self, images: Tensor) -> Tensor:
-        return gather_pixels(images, *self.draw(images))
-
-    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Crop images (N, C, H, W) and masks (N, H, W) at the same place."""
-        rows, columns = self.draw(images)
-        return gather_pixels(images, rows, columns), gather_pixels(masks[:, None], rows, columns)[:, 0]
-
-    def draw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def make_params(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the source row of each row, (N, H), and the source column of each column, (N, W)."""
         n, _, h, w = images.shape
         return self.draw_source(n, h, images.device), self.draw_source(n, w, images.device)
 
-    @torch.compiler.disable  # like source_columns below
+    @torch.compiler.disable  # like source_columns
     def draw_source(self, n: int, size: int, device: torch.device) -> Tensor:
-        """Return the source row (or column) of each row (or column) of each image, (N, size)."""
         shift = torch.randint(-self.padding, self.padding + 1, (n, 1), device=device)
         last = size - 1
         position = (torch.arange(size, device=device) + shift).abs() % max(1, 2 * last)
         return last - (last - position).abs()  # reflected at both ends, as often as needed
 
-
-def gather_pixels(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Take the pixels of images (N, C, H, W) at rows (N, H) and columns (N, W)."""
-    n, c, h, w = images.shape
-    pixels = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, h * w)  # (N, 1, H * W)
-    return images.reshape(n, c, h * w).gather(2, pixels.expand(n, c, h * w)).view(n, c, h, w)
-
-
-def flip(images: Tensor, flipped: Tensor) -> Tensor:
-    """Flip those images (N, C, H, W) left to right for which ``flipped`` (N,) is True."""
-    columns = source_columns(flipped, images.shape[3])[:, None, None]
-    return images.gather(3, columns.expand(images.shape))
-
-
-@torch.compiler.disable  # compiled, the columns would be computed again for each pixel
-def source_columns(flipped: Tensor, width: int) -> Tensor:
-    """Return the source column of each column, (N, width)."""
-    columns = torch.arange(width, device=flipped.device)
-    return torch.where(flipped[:, None], columns.flip(0), columns)
-
-
-def hash_index(index: Tensor) -> Tensor:
-    """Return 31 pseudorandom bits per index, the same under any seed: the finalizer of MurmurHash3."""
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
-        index = ((index ^ (index >> shift)) * factor) & 0xFFFFFFFF
-    return index >> 1
+    def transform(self, images: Tensor, source: tuple[Tensor, Tensor], _mode: str) -> Tensor:
+        n, c, h, w = images.shape
+        rows, columns = source
+        pixels = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, h * w)  # (N, 1, H * W)
+        return images.reshape(n, c, h * w).gather(2, pixels.expand(n, c, h * w)).view(n, c, h, w)

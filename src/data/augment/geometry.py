@@ -1,19 +1,19 @@
-"""Rotate, shift, scale, shear and crop images, by one matrix per sample."""
+"""Rotate, shift, scale, shear, crop and resize images."""
 
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import grid_sample
+from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate
 
 from src import require
-from src.data.augment.batch import cast_like, check_range, uniform
-from src.data.augment.boxes import draw_boxes
+from src.data.augment.base import MovePixels, cast_like, check_range, uniform
+from src.data.augment.erasing import Boxes, draw_boxes
 
 PaddingMode = Literal["reflection", "zeros", "border"]
 
 
-class RandomAffine(nn.Module):
+class RandomAffine(MovePixels):
     """Rotate, shift, scale and shear about the image center, with bilinear interpolation.
 
     Args:
@@ -38,29 +38,23 @@ class RandomAffine(nn.Module):
         require(0 <= translate <= 1, f"translate must be in [0, 1], got {translate}")
         check_range("scale", scale)
         require(0 <= shear < 90, f"shear must be in [0, 90), got {shear}")
-        if padding_mode not in get_args(PaddingMode):
-            raise ValueError(f"padding_mode must be one of {', '.join(get_args(PaddingMode))}, got {padding_mode}")
+        modes = get_args(PaddingMode)
+        require(padding_mode in modes, f"padding_mode must be one of {', '.join(modes)}, got {padding_mode}")
         self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear
         self.padding_mode = padding_mode
 
-    def forward(self, images: Tensor) -> Tensor:
-        return warp(images, affine_matrices(*self.draw(images)), padding_mode=self.padding_mode)
-
-    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Warp images (N, C, H, W) and masks (N, H, W) together."""
-        matrix = affine_matrices(*self.draw(images))
-        moved = warp(images, matrix, padding_mode=self.padding_mode)
-        return moved, warp_masks(masks, matrix, self.padding_mode)
-
-    def draw(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def make_params(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw the arguments of ``affine_matrices``."""
         rows, columns = images.shape[2:]
         bounds = (self.degrees, self.translate * columns, self.translate * rows, self.shear)
         angle, right, down, shear = (uniform(images, -bound, bound) for bound in bounds)
         return angle, torch.stack([right, down], 1).round(), uniform(images, *self.scale), shear
 
+    def transform(self, images: Tensor, params: tuple[Tensor, ...], mode: str) -> Tensor:
+        return warp(images, affine_matrices(*params), mode, self.padding_mode)
 
-class RandomResizedCrop(nn.Module):
+
+class RandomResizedCrop(MovePixels):
     """Crop a random rectangle and resize it to the image's size, bilinearly; arXiv:1409.4842, section 6.
 
     Args:
@@ -74,17 +68,42 @@ class RandomResizedCrop(nn.Module):
         check_range("ratio", ratio)
         self.scale, self.ratio = scale, ratio
 
-    def forward(self, images: Tensor) -> Tensor:
-        return warp(images, self.draw(images), padding_mode="border")
+    def make_params(self, images: Tensor) -> Boxes:
+        return draw_boxes(images, self.scale, self.ratio)
 
-    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Crop and resize images (N, C, H, W) and masks (N, H, W) together."""
-        matrix = self.draw(images)
-        return warp(images, matrix, padding_mode="border"), warp_masks(masks, matrix, "border")
+    def transform(self, images: Tensor, boxes: Boxes, mode: str) -> Tensor:
+        return warp(images, crop_matrices(*boxes, images.shape), mode, "border")
 
-    def draw(self, images: Tensor) -> Tensor:
-        """Draw the matrix of each image's crop, (N, 2, 3)."""
-        return crop_matrices(*draw_boxes(images, self.scale, self.ratio), images.shape)
+
+class ProgressiveResize(MovePixels):
+    """Shrink images in the first epochs to speed them up; for nets that accept any image size.
+
+    Progressive resizing, arXiv:2104.00298, section 4, without its growing regularization.
+
+    Args:
+        sizes: longer side of the images, in pixels, in epochs 0, 1, ...; later epochs use the original size.
+    """
+
+    by_position = True
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        require(sizes and min(sizes) >= 1, f"sizes must be a list of numbers of at least 1, got {sizes}")
+        self.sizes, self.resizes = sizes, len(sizes)
+
+    def make_params(self, images: Tensor, _index: Tensor, epoch: int) -> list[int]:
+        """Return height and width of the epoch."""
+        sides = images.shape[2:]
+        if epoch >= len(self.sizes) or self.sizes[epoch] >= max(sides):
+            return list(sides)
+        return [max(1, round(side * self.sizes[epoch] / max(sides))) for side in sides]
+
+    def transform(self, images: Tensor, size: list[int], mode: str) -> Tensor:
+        if [*images.shape[2:]] == size:
+            return images
+        if mode == "nearest":
+            return cast_like(interpolate(images.float(), size, mode="nearest-exact"), images, clip=False)
+        return cast_like(interpolate(images.float(), size, mode=mode, antialias=True), images)
 
 
 def affine_matrices(angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
@@ -103,7 +122,7 @@ def affine_matrices(angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) 
 
 
 def crop_matrices(top: Tensor, left: Tensor, height: Tensor, width: Tensor, shape: torch.Size) -> Tensor:
-    """Return matrices (N, 2, 3) with which ``warp`` resizes a box, in pixels, (N,) each, to the image shape."""
+    """Return matrices (N, 2, 3) with which ``warp`` resizes boxes to the image shape."""
     rows, columns = shape[2:]
     matrix = identity_matrices(top)
     matrix[:, 0, 0], matrix[:, 1, 1] = width / columns, height / rows
@@ -116,34 +135,21 @@ def identity_matrices(images: Tensor) -> Tensor:
     return torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
 
 
-def warp(
-    images: Tensor, matrix: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear", padding_mode: str = "reflection"
-) -> Tensor:
-    """Sample each pixel of the result at another position of its image.
+def warp(images: Tensor, matrix: Tensor, mode: str = "bilinear", padding_mode: str = "reflection") -> Tensor:
+    """Sample each pixel of the result at another position of its image, (N, C, H, W).
 
     Args:
-        images: (N, C, H, W).
+        images: images or masks; nearest neighbor is exact for class numbers below 2 ** 24, negative ones too.
         matrix: (N, 2, 3), maps a pixel's (x, y, 1), relative to the image center, to the (x, y) that it is sampled at.
-        mode: interpolation.
+        mode: interpolation, "bilinear" or "nearest".
         padding_mode: values outside the image.
     """
-    grid = sampling_grid(matrix, images.shape)
-    return cast_like(grid_sample(images.float(), grid, mode, padding_mode, align_corners=False), images)
-
-
-def warp_masks(masks: Tensor, matrix: Tensor, padding_mode: str) -> Tensor:
-    """Sample masks (N, H, W) at the pixels nearest to the positions where ``warp`` samples images."""
-    grid = sampling_grid(matrix, masks[:, None].shape)
-    moved = grid_sample(masks[:, None].float(), grid, "nearest", padding_mode, align_corners=False)
-    return moved[:, 0].to(masks.dtype)  # exact for class numbers below 2 ** 24, negative ones too
-
-
-def sampling_grid(matrix: Tensor, shape: torch.Size) -> Tensor:
-    """Return the positions at which ``grid_sample`` samples images of a shape (N, C, H, W), (N, H, W, 2)."""
-    rows, columns = shape[2:]
+    rows, columns = images.shape[2:]
     x = torch.arange(columns, device=matrix.device) - (columns - 1) / 2
     y = torch.arange(rows, device=matrix.device)[:, None] - (rows - 1) / 2
     # Not affine_grid: its matrix product is off by hundredths of a pixel on GPUs with TF32
     per_x, per_y, offset = matrix[..., None, None].unbind(2)  # (N, 2, 1, 1) each
     source_x, source_y = (per_x * x + per_y * y + offset).unbind(1)  # (N, H, W) each
-    return torch.stack([source_x * (2 / columns), source_y * (2 / rows)], 3)
+    grid = torch.stack([source_x * (2 / columns), source_y * (2 / rows)], 3)
+    sampled = grid_sample(images.float(), grid, mode, padding_mode, align_corners=False)
+    return cast_like(sampled, images, clip=mode == "bilinear")

@@ -1,10 +1,10 @@
-"""Mix images and targets within a batch, with one partner and one lambda per sample."""
+"""Mix images and targets within a batch. Each sample has its own draws; torchvision draws once per batch."""
 
 import torch
 from torch import Tensor, nn
 
 from src import require
-from src.data.augment.boxes import box_mask
+from src.data.augment.erasing import box_mask
 
 
 class Mix(nn.Module):
@@ -27,10 +27,7 @@ class Mix(nn.Module):
 
 
 class MixUp(Mix):
-    """Average each image and its target with those of another sample; arXiv:1710.09412, section 2.
-
-    Each sample draws its own lambda; torchvision's MixUp draws one per batch.
-    """
+    """Average each image and target with another sample's, with one lambda per sample; arXiv:1710.09412, section 2."""
 
     def __init__(self, alpha: float = 0.2) -> None:
         super().__init__(alpha)
@@ -38,17 +35,12 @@ class MixUp(Mix):
     def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         lam = self.sample_lambda(len(images), images.device)
         partner = torch.randperm(len(images), device=images.device)
-        return (
-            torch.lerp(images[partner], images, lam.view(-1, 1, 1, 1)),
-            torch.lerp(targets[partner], targets, lam.view(-1, 1)),
-        )
+        mixed = torch.lerp(images[partner], images, lam[:, None, None, None])
+        return mixed, torch.lerp(targets[partner], targets, lam[:, None])
 
 
 class CutMix(Mix):
-    """Paste a rectangle of another image; targets are weighted by area; arXiv:1905.04899, section 3.1.
-
-    Each sample draws its own lambda and rectangle; torchvision's CutMix draws one of each per batch.
-    """
+    """Paste one rectangle per sample from another image; area weights the targets; arXiv:1905.04899, section 3.1."""
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__(alpha)

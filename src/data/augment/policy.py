@@ -1,7 +1,6 @@
-"""TrivialAugment and RandAugment, with operations drawn per sample.
+"""TrivialAugment and RandAugment, with operations drawn per sample; masks are not supported.
 
-Geometric operations use nearest neighbor and fill with black, torchvision's defaults: interpolation would blur small
-images. Masks are not supported.
+Geometric operations use nearest neighbor and fill with black, as in torchvision: interpolation would blur small images.
 """
 
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from torch.nn.functional import avg_pool2d
 from torchvision.transforms.v2 import functional
 
 from src import require
-from src.data.augment.batch import cast_like, uniform
+from src.data.augment.base import cast_like, uniform
 from src.data.augment.color import adjust_brightness, adjust_contrast, adjust_saturation, blend
 from src.data.augment.geometry import affine_matrices, identity_matrices, warp
 
@@ -65,12 +64,7 @@ def apply_operations(images: Tensor, strength: Tensor, limits: list[float]) -> T
     """Apply one random operation to each image; images with the same operation are processed together.
 
     The number of images per operation is drawn on the CPU, their order on the device, so that neither waits for the
-    other.
-
-    Args:
-        images: (N, C, H, W).
-        strength: fraction of the largest magnitude, (N,), in [0, 1]; its sign is drawn.
-        limits: largest magnitude of each operation.
+    other. ``strength`` (N,) is a fraction of ``limits``, the largest magnitudes; its sign is drawn.
     """
     counts = torch.randint(len(OPERATIONS), (len(images),)).bincount(minlength=len(OPERATIONS)).tolist()
     order = torch.randperm(len(images), device=images.device)

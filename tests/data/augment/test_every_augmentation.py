@@ -9,8 +9,8 @@ from src.data.augment.color import ColorJitter, GaussianNoise
 from src.data.augment.erasing import Cutout, RandomErasing
 from src.data.augment.flip_crop import RandomCrop, RandomFlip
 from src.data.augment.geometry import RandomAffine, RandomResizedCrop
-from src.data.augment.per_sample import PerSample
 from src.data.augment.policy import RandAugment, TrivialAugment
+from src.data.augment.wrappers import PerSample
 
 AUGMENTATIONS = [
     RandomFlip(),

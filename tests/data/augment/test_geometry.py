@@ -1,11 +1,12 @@
-"""Rotation, shift, scale, shear and crop agree with torchvision, with one draw per sample."""
+"""Rotation, shift, scale, shear, crop and resizing agree with torchvision, with one draw per sample."""
 
 import pytest
 import torch
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from src.data.augment.boxes import draw_boxes
+from src.data.augment.erasing import draw_boxes
 from src.data.augment.geometry import (
+    ProgressiveResize,
     RandomAffine,
     RandomResizedCrop,
     affine_matrices,
@@ -24,7 +25,7 @@ def noise(n: int, height: int, width: int) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(16, 16), (13, 20)])
 def test_each_sample_equals_torchvisions_affine(size, mode):
     images = noise(12, *size).float()
-    drawn = RandomAffine(170, 0.3, (0.5, 2), 50).draw(images)
+    drawn = RandomAffine(170, 0.3, (0.5, 2), 50).make_params(images)
     results = warp(images, affine_matrices(*drawn), mode, "zeros")
     for image, result, angle, shift, scale, shear in zip(
         images, results, *(values.tolist() for values in drawn), strict=True
@@ -37,7 +38,7 @@ def test_each_sample_equals_torchvisions_affine(size, mode):
 
 def test_parameters_are_uniform_between_their_bounds():
     torch.manual_seed(0)
-    angle, shift, scale, shear = RandomAffine(30, 0.25, (0.5, 1.5), 10).draw(torch.empty(4000, 1, 200, 400))
+    angle, shift, scale, shear = RandomAffine(30, 0.25, (0.5, 1.5), 10).make_params(torch.empty(4000, 1, 200, 400))
     right, down = shift.unbind(1)
     for values, low, high in (
         (angle, -30, 30),
@@ -108,6 +109,21 @@ def test_crops_have_the_given_area():
     assert 15 < len(result[:, 0, 0, 32].round().unique()) < 34  # at one of 33 positions
 
 
+def test_images_are_resized_as_in_torchvision_in_the_first_epochs():
+    images = torch.randint(256, (2, 3, 32, 16), dtype=torch.uint8)
+    resize = ProgressiveResize([20, 24])
+    for epoch, size in ((0, [20, 10]), (1, [24, 12])):
+        resized = resize(images, torch.arange(2), epoch)
+        assert resized.dtype == torch.uint8
+        torch.testing.assert_close(resized, functional.resize(images, size, antialias=True), atol=1, rtol=0)
+    assert resize(images, torch.arange(2), 2).equal(images)
+
+
+def test_images_are_never_enlarged():
+    images = torch.rand(2, 1, 8, 8)
+    assert ProgressiveResize([9])(images, torch.arange(2), 0).equal(images)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -117,6 +133,8 @@ def test_crops_have_the_given_area():
         (lambda: RandomAffine(shear=90), r"shear must be in \[0, 90\), got 90"),
         (lambda: RandomAffine(padding_mode="wrap"), "padding_mode must be one of reflection, zeros, border, got wrap"),
         (lambda: RandomResizedCrop((0.5, 1.1)), r"scale must be two numbers 0 < low <= high <= 1, got \(0.5, 1.1\)"),
+        (lambda: ProgressiveResize([]), r"sizes must be a list of numbers of at least 1, got \[\]"),
+        (lambda: ProgressiveResize([8, 0]), r"sizes must be a list of numbers of at least 1, got \[8, 0\]"),
         (lambda: RandomResizedCrop(ratio=(2, 1)), r"ratio must be two numbers 0 < low <= high <= inf, got \(2, 1\)"),
     ],
 )

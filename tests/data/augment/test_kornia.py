@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from src import UserError
-from src.data.augment.kornia import Kornia
+from src.data.augment.wrappers import Kornia
 from src.data.loading.transform import augment_batch
 
 N, SIZE = 64, 16

@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 from torchvision.transforms import v2
 
-from src.data.augment.per_sample import PerSample
+from src.data.augment.wrappers import PerSample
 
 
 def batch() -> torch.Tensor:

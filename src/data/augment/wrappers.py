@@ -1,9 +1,37 @@
-"""Augmentations of kornia, an optional package."""
+"""Augmentations of torchvision and kornia."""
 
+import torch
 from torch import Tensor, nn
+from torchvision.tv_tensors import Image, Mask
 
 from src import UserError
-from src.data.augment.batch import cast_like
+from src.data.augment.base import cast_like
+
+
+class PerSample(nn.Module):
+    """Apply a ``torchvision.transforms.v2`` transform, or a similar one, to one image after the other; slow.
+
+    Args:
+        transform: called with an image (C, H, W), uint8, or float32 in [0, 1]; returns an image of the same shape. If
+            targets are masks, called with a ``tv_tensors.Image`` and a ``tv_tensors.Mask`` (H, W); returns both.
+    """
+
+    def __init__(self, transform: nn.Module) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, images: Tensor) -> Tensor:
+        inputs, scale = (images / 255, 255) if images.is_floating_point() else (images, 1)
+        return torch.stack([self.transform(image) for image in inputs]) * scale if len(images) else images
+
+    def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform images (N, C, H, W) and masks (N, H, W) together."""
+        if len(images) == 0:
+            return images, masks
+        inputs, scale = (images / 255, 255) if images.is_floating_point() else (images, 1)
+        pairs = [self.transform(Image(image), Mask(mask)) for image, mask in zip(inputs, masks, strict=True)]
+        moved, moved_masks = map(torch.stack, zip(*pairs, strict=True))
+        return moved * scale, moved_masks
 
 
 class Kornia(nn.Module):
@@ -29,11 +57,7 @@ class Kornia(nn.Module):
         return cast_like(self.transforms(images.float() / 255, data_keys=["input"]) * 255, images)
 
     def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform images (N, C, H, W) and masks (N, H, W) together, masks with nearest neighbor.
-
-        Raises:
-            UserError: if one of the transforms does not support masks.
-        """
+        """Transform images (N, C, H, W) and masks (N, H, W) together, masks with nearest neighbor."""
         inputs = images.float() / 255, masks[:, None]
         try:
             moved, moved_masks = self.transforms(*inputs, data_keys=["input", "mask"])
