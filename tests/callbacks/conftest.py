@@ -1,4 +1,4 @@
-"""Fixtures for tests of callbacks."""
+"""What several tests of callbacks use."""
 
 import os
 from collections.abc import Iterator
@@ -7,11 +7,19 @@ from unittest import mock
 import pytest
 import torch
 
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
 
 @pytest.fixture
 def one_ddp_process() -> Iterator[dict[str, object]]:
-    """Trainer settings for DDP in this process, which Lightning would leave set up for later tests."""
+    """Return Trainer settings for DDP in this process, and undo what Lightning leaves behind."""
     with mock.patch.dict(os.environ):
-        yield {"accelerator": "cpu", "strategy": "ddp", "devices": 1}
+        yield {"strategy": "ddp", "devices": 1}
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

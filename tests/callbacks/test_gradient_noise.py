@@ -1,4 +1,4 @@
-"""Gradients get normal noise whose variance fades with the steps, the same in all processes."""
+"""Gradients get normal noise whose variance decays with the steps, the same in all processes."""
 
 from types import SimpleNamespace
 
@@ -9,10 +9,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from src.callbacks import GradientNoise
+from src.cli import main
+from tests.callbacks.conftest import QUIET
+from tests.conftest import SMALL
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 
 class Walk(LightningModule):
-    """Steps of size 1 against gradients that are 0: what it does is minus the noise."""
+    """Takes steps of size 1 along gradients of zero, so that each step is the negative noise."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,13 +34,10 @@ class Walk(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_variance_falls_with_the_steps_of_the_optimizer(accumulate):
-    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(
-        accelerator="cpu", max_steps=20, accumulate_grad_batches=accumulate, callbacks=[GradientNoise(0.3, 0.8)], **off
-    )
+def test_the_variance_decays_with_optimizer_steps(accumulate):
+    noise = GradientNoise(0.3, 0.8)
+    trainer = Trainer(max_steps=20, accumulate_grad_batches=accumulate, callbacks=[noise], **QUIET)
     torch.manual_seed(0)
     model = Walk()
     trainer.fit(model, DataLoader(torch.zeros(40), batch_size=1))
@@ -48,36 +50,61 @@ def test_the_variance_falls_with_the_steps_of_the_optimizer(accumulate):
     assert model.idle.grad is None
 
 
-def noise(step: int = 3, dtype: torch.dtype = torch.float) -> Tensor:
-    """Return the noise that a process adds."""
+def add_noise(callback: GradientNoise, step: int = 3, dtype: torch.dtype = torch.float) -> Tensor:
+    """Return the noise of a step."""
     p = nn.Parameter(torch.zeros(50, dtype=dtype))
     p.grad = torch.zeros_like(p)
-    task, optimizer = SimpleNamespace(device="cpu"), torch.optim.SGD([p], lr=1)
-    GradientNoise().on_before_optimizer_step(SimpleNamespace(global_step=step), task, optimizer)
+    module, optimizer = SimpleNamespace(device="cpu"), torch.optim.SGD([p], lr=1)
+    callback.on_before_optimizer_step(SimpleNamespace(global_step=step), module, optimizer)
     assert p.grad.dtype == dtype
     return p.grad
 
 
-def test_noise_depends_on_seed_and_step_alone_and_so_is_the_same_in_all_processes(monkeypatch):
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
-    torch.manual_seed(1)
-    first = noise()
-    torch.manual_seed(2)
-    assert noise().equal(first)
-    assert not noise(step=4).isclose(first).any()
-    monkeypatch.setenv("PL_GLOBAL_SEED", str(2**32 - 1))  # the largest that Lightning takes
-    assert not noise().isclose(first).any()
-    assert noise(dtype=torch.bfloat16).isfinite().all()
+def set_up(seed: int, rank_zero_seed: int | None = None) -> GradientNoise:
+    """Return the callback of a process, whose generators have a seed, in a run with another seed in process 0."""
+    torch.manual_seed(seed)
+    strategy = SimpleNamespace(broadcast=lambda own: own if rank_zero_seed is None else rank_zero_seed)
+    callback = GradientNoise()
+    callback.setup(SimpleNamespace(strategy=strategy), None, "fit")
+    return callback
+
+
+def test_noise_depends_on_the_seed_and_the_step_alone():
+    callback = set_up(1)
+    noise = add_noise(callback)
+    torch.rand(3)
+    assert add_noise(callback).equal(noise)
+    assert add_noise(set_up(1)).equal(noise)
+    assert not add_noise(callback, step=4).isclose(noise).any()
+    callback = set_up(2**32 - 1)  # the largest seed that Lightning accepts
+    assert not add_noise(callback).isclose(noise).any()
+    assert add_noise(callback, dtype=torch.bfloat16).isfinite().all()
+
+
+def test_a_run_from_a_config_uses_its_seed():
+    args = ["--trainer.callbacks+=src.callbacks.GradientNoise", "--trainer.fast_dev_run=1", "--seed_everything=7"]
+    callbacks = main(["fit", *SMALL, *args]).trainer.callbacks
+    assert [callback.seed for callback in callbacks if isinstance(callback, GradientNoise)] == [7]
+
+
+def test_every_process_adds_the_noise_of_process_zero():
+    assert add_noise(set_up(2, rank_zero_seed=1)).equal(add_noise(set_up(1)))
+
+
+def test_a_resumed_run_keeps_the_seed_of_its_noise():
+    callback = set_up(2)
+    callback.load_state_dict(set_up(1).state_dict())
+    assert add_noise(callback).equal(add_noise(set_up(1)))
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("arguments", "message"),
     [
         ({"eta": -1}, "eta must be at least 0, got -1"),
         ({"gamma": -0.5}, "gamma must be at least 0, got -0.5"),
         ({"gamma": float("nan")}, "gamma must be at least 0, got nan"),
     ],
 )
-def test_invalid_arguments_are_refused(settings, message):
+def test_an_invalid_argument_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        GradientNoise(**settings)
+        GradientNoise(**arguments)
