@@ -1,25 +1,26 @@
-"""Freeze: layers that are not trained in some of the epochs."""
+"""Freeze: layers that are not trained in some epochs."""
 
 import difflib
 import re
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from src import UserError
 
 
 class Freeze(Callback):
-    """Leave parameters as they are from one epoch on or until one; gradients that only they need are not computed.
+    """Freeze matching parameters for a range of epochs and skip their gradients.
 
-    Batch norms whose parameters are all frozen keep their statistics too. The optimizer neither moves nor decays what
-    is frozen, and trains it later with the learning rate of then. Of several, each holds what it matches.
+    Batch norms whose parameters are all frozen do not update their statistics. The optimizer neither updates nor decays
+    frozen parameters; afterwards they train with the current learning rate. A parameter that several of these callbacks
+    match is frozen while one of them freezes it.
 
     Args:
-        match: regular expression for the whole names of parameters in the LightningModule, as in ``net.features.*``.
+        match: regular expression for the full names of parameters in the LightningModule, such as ``net.features.*``.
         start: first epoch in which they are frozen, counted from 0.
-        stop: the epoch from which on they are trained again; none if None.
+        stop: first epoch in which they are trained again; None for never.
     """
 
     def __init__(self, match: str, start: int = 0, stop: int | None = None) -> None:
@@ -37,37 +38,40 @@ class Freeze(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        named = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
-        self.params = {p for name, p in named.items() if self.pattern.fullmatch(name)}
+        trainable = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
+        self.params = {p for name, p in trainable.items() if self.pattern.fullmatch(name)}
         self.all = [callback for callback in trainer.callbacks if isinstance(callback, Freeze)]  # type: ignore[attr-defined]
+        setting = f"Freeze.match {self.pattern.pattern!r}"
         if not self.params:
-            near = ", ".join(difflib.get_close_matches(self.pattern.pattern, named, n=3, cutoff=0))
-            raise UserError(f"match of Freeze: {self.pattern.pattern!r} is no trained parameter; nearest are {near}")
-        strategy = trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
-            raise UserError("Freeze in several processes needs --trainer.strategy=ddp_find_unused_parameters_true")
-        for epoch in {each.start for each in self.all}:
-            if all(self.holds(p, epoch) for p in named.values()):
-                raise UserError(f"match of Freeze: {self.pattern.pattern!r} leaves nothing to train in epoch {epoch}")
+            closest = ", ".join(difflib.get_close_matches(self.pattern.pattern, trainable, n=3, cutoff=0))
+            raise UserError(f"{setting} matches no trainable parameter; closest: {closest}")
+        for epoch in {callback.start for callback in self.all}:
+            if all(self.is_frozen(p, epoch) for p in trainable.values()):
+                raise UserError(f"{setting} leaves no parameter to train in epoch {epoch}")
         norms = (module for module in pl_module.modules() if hasattr(module, "running_mean"))
         self.norms = [norm for norm in norms if self.params.intersection(norm.parameters(recurse=False))]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        ddp: Any = trainer.strategy.model
+        if isinstance(ddp, nn.parallel.DistributedDataParallel) and not ddp.find_unused_parameters:
+            raise UserError("Freeze with several processes needs --trainer.strategy=ddp_find_unused_parameters_true")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.begin(trainer.current_epoch)
 
-    on_train_start = on_train_epoch_start  # a run that goes on amid an epoch does not start it
+    on_train_start = on_train_epoch_start  # a run that resumes within an epoch does not start that epoch again
 
     def begin(self, epoch: int) -> None:
-        """Freeze, or train again, as an epoch wants it."""
+        """Freeze and unfreeze the matching parameters for an epoch."""
         for p in self.params:
-            p.requires_grad_(not self.holds(p, epoch))
+            p.requires_grad_(not self.is_frozen(p, epoch))
         for norm in self.norms:
             norm.train(any(p.requires_grad for p in norm.parameters(recurse=False)))
 
-    def holds(self, p: nn.Parameter, epoch: int) -> bool:
-        """Tell whether this or another Freeze wants a parameter frozen."""
-        wanting = (each for each in self.all if epoch >= each.start and (each.stop is None or epoch < each.stop))
-        return any(p in each.params for each in wanting)
+    def is_frozen(self, p: nn.Parameter, epoch: int) -> bool:
+        """Return whether this or another Freeze freezes a parameter in an epoch."""
+        active = (each for each in self.all if epoch >= each.start and (each.stop is None or epoch < each.stop))
+        return any(p in each.params for each in active)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         for p in self.params:
