@@ -1,4 +1,4 @@
-"""GradientCheckpointing: less memory for more computing."""
+"""GradientCheckpointing: less memory for more computation."""
 
 import re
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from src import UserError
 
 
 class GradientCheckpointing(Callback):
-    """Keep only the inputs of blocks of a net and compute what is inside again in backward; arXiv:1604.06174.
+    """Keep only the inputs of a net's blocks and recompute their activations in the backward pass (arXiv:1604.06174).
 
-    A step takes about a third longer; what is learned is the same to the bit.
+    A step takes about a third longer; the trained weights are the same bit for bit.
 
     Args:
-        blocks: regular expression that the whole name of a class must match for its modules to be blocks; blocks
-            within a block are part of it.
+        blocks: regular expression for the full class names of the modules to use as blocks; a match inside a block
+            belongs to that block.
     """
 
-    def __init__(self, blocks: str = ".*(Block|Bottleneck|Residual)") -> None:
+    def __init__(self, blocks: str = ".*(Block|Bottleneck|Residual|NormActivation)") -> None:
         try:
             self.pattern = re.compile(blocks)
         except re.error as error:
@@ -34,7 +34,7 @@ class GradientCheckpointing(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         if stage != "fit":
             return
-        self.blocks = list(dict.fromkeys(self.outermost(pl_module)))
+        self.blocks = list(dict.fromkeys(self.outermost_matches(pl_module)))
         if not self.blocks:
             inner = [m for m in pl_module.modules() if len([*m.children()]) and len([*m.parameters()])][1:]
             names = dict.fromkeys(type(module).__name__ for module in inner)
@@ -42,16 +42,16 @@ class GradientCheckpointing(Callback):
         for block in self.blocks:
             block.forward = partial(forward, block)  # type: ignore[method-assign]
 
-    def outermost(self, module: nn.Module) -> Iterator[nn.Module]:
+    def outermost_matches(self, module: nn.Module) -> Iterator[nn.Module]:
         for child in module.children():
             if self.pattern.fullmatch(type(child).__name__):
                 yield child
             else:
-                yield from self.outermost(child)
+                yield from self.outermost_matches(child)
 
     def undo(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         for block in self.blocks:
-            vars(block).pop("forward", None)  # of another one of these
+            vars(block).pop("forward", None)  # a second such callback may have removed it
         self.blocks = []
 
     teardown = on_exception = undo
@@ -61,26 +61,27 @@ def forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     plain = partial(type(block).forward, block)
     if not torch.is_grad_enabled():
         return plain(*args, **kwargs)
-    if torch.compiler.is_compiling():  # there buffers change once by themselves
+    if torch.compiler.is_compiling():  # the compiler already updates buffers only once
         return checkpoint(plain, *args, use_reentrant=False, **kwargs)
-    return checkpoint(plain, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), Buffers(block)), **kwargs)
+    recompute = SavedBuffers(block)
+    return checkpoint(plain, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), recompute), **kwargs)
 
 
-class Buffers:
-    """Lets a block compute with copies of the buffers that it has now: batch norms must not count a batch twice."""
+class SavedBuffers:
+    """Recompute a block with copies of its present buffers, so that batch norm does not count a batch twice."""
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
-        self.then = {name: buffer.clone() for name, buffer in block.named_buffers()}
+        self.saved = {name: buffer.clone() for name, buffer in block.named_buffers()}
 
     def __enter__(self) -> None:
-        self.now = dict(self.block.named_buffers())
-        self.put({name: buffer.clone() for name, buffer in self.then.items()})
+        self.current = dict(self.block.named_buffers())
+        self.assign({name: buffer.clone() for name, buffer in self.saved.items()})
 
     def __exit__(self, *args: object) -> None:
-        self.put(self.now)
+        self.assign(self.current)
 
-    def put(self, buffers: dict[str, Tensor]) -> None:
+    def assign(self, buffers: dict[str, Tensor]) -> None:
         for name, buffer in buffers.items():
-            owner, _, last = name.rpartition(".")
-            setattr(self.block.get_submodule(owner), last, buffer)
+            owner, _, attribute = name.rpartition(".")
+            setattr(self.block.get_submodule(owner), attribute, buffer)

@@ -1,4 +1,4 @@
-"""Blocks are computed again in backward, and nothing but memory tells."""
+"""Blocks are recomputed in the backward pass, and only memory changes."""
 
 import copy
 from typing import Any
@@ -15,12 +15,14 @@ from torchvision.models.resnet import BasicBlock
 from src import UserError
 from src.callbacks import GradientCheckpointing
 from src.cli import main
+from tests.callbacks.conftest import QUIET
+from tests.conftest import FIT, same, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 
 class DropBlock(nn.Sequential):
-    """A block with all that could differ when it is computed again."""
+    """A block with everything that could differ when it is recomputed."""
 
     def __init__(self, in_channels: int, out_channels: int, momentum: float | None = 0.1) -> None:
         super().__init__(
@@ -63,8 +65,7 @@ class Net(LightningModule):
 
 
 def fit(model: LightningModule, *callbacks: GradientCheckpointing, **settings: Any) -> None:
-    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=list(callbacks), **off, **settings)
+    trainer = Trainer(max_epochs=1, callbacks=list(callbacks), **QUIET, **settings)
     torch.manual_seed(1)
     samples = list(zip(torch.randn(12, 1, 16, 16), torch.randint(3, (12,)), strict=True))
     trainer.fit(model, DataLoader(samples, batch_size=4), DataLoader(samples, batch_size=4))
@@ -72,21 +73,19 @@ def fit(model: LightningModule, *callbacks: GradientCheckpointing, **settings: A
 
 @pytest.mark.parametrize("settings", [{}, {"precision": "bf16-mixed"}, {"accumulate_grad_batches": 2}], ids=str)
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_weights_buffers_and_losses_are_the_same_to_the_bit_in_half_the_memory(momentum, settings):
+def test_state_and_losses_are_the_same_bit_for_bit_in_half_the_memory(momentum, settings):
     plain, frugal = Net(momentum), Net(momentum)
     fit(plain, **settings)
     fit(frugal, GradientCheckpointing(), **settings)
     assert len(plain.losses) == 2 + 3 + 3
     assert torch.equal(torch.stack(plain.losses), torch.stack(frugal.losses))
-    plain_state, frugal_state = plain.state_dict(), frugal.state_dict()
-    assert list(plain_state) == list(frugal_state)
-    assert plain_state["net.0.1.num_batches_tracked"] == 3
-    for name, value in plain_state.items():
-        assert torch.equal(value, frugal_state[name]), name
+    assert plain.state_dict()["net.0.1.num_batches_tracked"] == 3
+    assert list(plain.state_dict()) == list(frugal.state_dict())
+    assert same(dict(plain.state_dict()), dict(frugal.state_dict()))
     assert 0 < frugal.mib_saved < plain.mib_saved / 2
 
 
-def test_a_graph_that_is_used_twice_gives_the_same_gradients_twice():
+def test_a_retained_graph_gives_the_same_gradients_twice():
     nets = [Net().net, Net().net]
     GradientCheckpointing().setup(None, nn.ModuleList(nets[:1]), "fit")
     found = []
@@ -99,7 +98,7 @@ def test_a_graph_that_is_used_twice_gives_the_same_gradients_twice():
         assert torch.equal(twice, expected)
 
 
-def test_compiled_nets_are_the_same_too():
+def test_compiled_nets_have_the_same_gradients_and_buffers():
     nets = [Net().net[1], Net().net[1]]
     GradientCheckpointing().setup(None, nn.ModuleList([nn.Sequential(nets[0])]), "fit")
     images = torch.randn(4, 8, 8, 8)
@@ -119,7 +118,7 @@ class Outer(nn.Sequential):
     pass
 
 
-def test_the_outermost_modules_that_match_are_wrapped_once_and_only_while_training():
+def test_only_outermost_matches_are_wrapped_and_only_in_training():
     inner = DropBlock(1, 1)
     outer = Outer(inner, inner, DropBlock(1, 1))
     model = nn.Sequential(outer, inner, nn.Conv2d(1, 1, 1))
@@ -140,7 +139,7 @@ def test_the_outermost_modules_that_match_are_wrapped_once_and_only_while_traini
     assert wrapped(model) == []
 
 
-def test_a_copy_computes_with_its_own_weights():
+def test_a_deep_copy_computes_with_its_own_weights():
     model = nn.Sequential(DropBlock(1, 2))
     GradientCheckpointing().setup(None, model, "fit")
     twin = copy.deepcopy(model)
@@ -149,7 +148,7 @@ def test_a_copy_computes_with_its_own_weights():
     assert all(p.grad is not None for p in twin.parameters())
 
 
-def test_without_gradients_nothing_is_kept_or_computed_again(monkeypatch):
+def test_blocks_are_not_checkpointed_without_gradients(monkeypatch):
     model = nn.Sequential(DropBlock(1, 2))
     GradientCheckpointing().setup(None, model, "fit")
     monkeypatch.delattr("src.callbacks.gradient_checkpointing.checkpoint")
@@ -157,7 +156,7 @@ def test_without_gradients_nothing_is_kept_or_computed_again(monkeypatch):
         model(torch.randn(2, 1, 4, 4))
 
 
-def test_after_an_error_the_net_is_as_it_was(monkeypatch):
+def test_blocks_are_unwrapped_after_an_error(monkeypatch):
     model = Net()
     monkeypatch.setattr(model, "training_step", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -165,24 +164,19 @@ def test_after_an_error_the_net_is_as_it_was(monkeypatch):
     assert wrapped(model) == []
 
 
-def test_a_net_without_such_blocks_is_refused_with_the_names_of_those_it_has():
+def test_blocks_that_match_nothing_are_refused_with_the_class_names():
     with pytest.raises(UserError, match=r"blocks must match one of the net's \(Sequential, DropBlock, .*\), got Foo"):
         fit(Net(), GradientCheckpointing("Foo"))
 
 
-def test_an_invalid_expression_is_refused():
+def test_an_invalid_regular_expression_is_refused():
     with pytest.raises(ValueError, match=r"blocks must be a regular expression, got '\('"):
         GradientCheckpointing("(")
 
 
-def test_a_run_from_a_config_learns_the_same(capsys):
-    command = ["fit", "--config=configs/digits.yaml", "--model.net.width=4", "--trainer.limit_train_batches=3"]
-    command += ["--trainer.max_epochs=1", "--test=false"]
+def test_a_run_from_a_config_has_the_same_weights(capsys):
+    command = [*FIT, "--trainer.limit_train_batches=3", "--trainer.max_epochs=1"]
     main(command)
     main([*command, "--trainer.callbacks+=src.callbacks.GradientCheckpointing"])
-    plain, frugal = (
-        torch.load(f"runs/digits/version_{i}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for i in (0, 1)
-    )
-    assert plain.keys() == frugal.keys()
-    assert all(torch.equal(plain[name], frugal[name]) for name in plain)
+    assert same(weights("runs/digits/version_0"), weights("runs/digits/version_1"))
     assert capsys.readouterr().err == ""
