@@ -1,4 +1,4 @@
-"""EMA and SWA: averages of the weights of a run, which are validated and saved in place of the weights."""
+"""EMA and SWA: averages of the weights, validated and saved in place of the weights."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Average(WeightAveraging):
-    """An average that lies where the weights do; Lightning's is made before they are moved, and so lies on the CPU."""
+    """An average on the device of the weights; Lightning creates it before it moves them, so on the CPU."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._device = trainer.strategy.root_device
@@ -16,13 +16,14 @@ class Average(WeightAveraging):
 
 
 class EMA(Average):
-    """An exponential moving average of weights and batch-norm statistics, over about the last 1 / (1 - decay) steps.
+    """Keep an exponential moving average of weights and batch-norm statistics, and validate and save it.
 
-    After t steps it decays by (1 + t) / (10 + t) where that is less, so that a short run is not held back by its
-    beginnings, as it is in Lightning's EMAWeightAveraging; TensorFlow's tf.train.ExponentialMovingAverage.
+    It spans about the last 1 / (1 - decay) steps. After t steps the decay is (1 + t) / (10 + t) if that is smaller, as
+    in TensorFlow's tf.train.ExponentialMovingAverage, so that the initial weights do not dominate a short run as they
+    do in Lightning's EMAWeightAveraging.
 
     Args:
-        decay: what the average keeps of itself in each step, in [0, 1).
+        decay: weight of the old average in each step, in [0, 1).
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -32,44 +33,45 @@ class EMA(Average):
         super().__init__(multi_avg_fn=self.average)
 
     def average(self, averages: list[Tensor], values: list[Tensor], steps: Tensor) -> None:
-        """Move the averages towards the values after a number of steps that is a tensor, to spare a GPU the wait."""
-        kept = ((1 + steps) / (10 + steps)).clamp(max=self.decay)
+        """Update the averages; ``steps`` stays a tensor so that the GPU is not synchronized."""
+        decay = ((1 + steps) / (10 + steps)).clamp(max=self.decay)
         for average, value in zip(averages, values, strict=True):
             if average.is_floating_point():
-                average.lerp_(value.to(average.dtype), (1 - kept).to(average.dtype))
+                average.lerp_(value.to(average.dtype), (1 - decay).to(average.dtype))
             else:
                 average.copy_(value)
 
 
 class SWA(Average):
-    """The mean of the weights at the ends of the last epochs (stochastic weight averaging, arXiv:1803.05407).
+    """Average the weights at the ends of the last epochs, and validate and save the mean.
 
-    Batch-norm statistics are averaged too. Until it begins, the weights themselves are validated and saved. Goes with
-    a learning rate that stays high: no schedule, or one with a ``final`` of 0.1 or more. Lightning's
-    StochasticWeightAveraging neither validates nor saves the averages before the run is over.
+    Stochastic weight averaging (arXiv:1803.05407); batch-norm statistics are averaged too. Until averaging starts, the
+    weights themselves are validated and saved. Use a learning rate that stays high: no schedule, or one with a
+    ``final_ratio`` of at least 0.1. Lightning's StochasticWeightAveraging neither validates nor saves the mean before
+    training ends.
 
     Args:
-        start: share of the run that is over when it begins, in [0, 1).
+        start: progress of the run at which averaging starts, in [0, 1).
     """
 
     def __init__(self, start: float = 0.75) -> None:
         if not 0 <= start < 1:
             raise ValueError(f"start must be in [0, 1), got {start}")
-        self.start, self.begun = start, False
+        self.start, self.started = start, False
         super().__init__()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
         average: Any = self._average_model
-        if not self.begun:
-            average.n_averaged.zero_()  # so that the weights take its place
-        due = trainer.is_last_batch and trainer.global_step > self.start * trainer.estimated_stepping_batches
-        if due or not self.begun:
+        if not self.started:
+            average.n_averaged.zero_()  # makes the update below copy the weights
+        epoch_counts = trainer.is_last_batch and trainer.global_step > self.start * trainer.estimated_stepping_batches
+        if epoch_counts or not self.started:
             average.update_parameters(pl_module)
-        self.begun |= due
+        self.started |= epoch_counts
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"begun": self.begun}
+        return super().state_dict() | {"begun": self.started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.begun = state_dict["begun"]
+        self.started = state_dict["begun"]

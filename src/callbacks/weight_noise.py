@@ -1,4 +1,4 @@
-"""WeightNoise: weights are noisy while gradients are computed, and only then."""
+"""WeightNoise: noisy weights while gradients are computed."""
 
 from typing import Any
 
@@ -8,34 +8,34 @@ from torch import Tensor
 
 
 class WeightNoise(Callback):
-    """Add Gaussian noise to weights, parameters with two or more axes, for forward and backward of a training batch.
+    """Add Gaussian noise to the weights for the forward and backward pass of each training batch.
 
-    Optimizer, validation and checkpoints see the weights without it. Each process of several draws its own.
-    arXiv:1308.0850, section 3.1, where the deviation is absolute.
+    Weights are parameters of at least two dimensions. The optimizer, validation and checkpoints see them without noise.
+    Each process draws its own noise. From arXiv:1308.0850, section 3.1, where the standard deviation is absolute.
 
     Args:
-        std: deviation of the noise, relative to the root mean square of each weight, at least 0.
+        std: standard deviation of the noise relative to the root mean square of each weight tensor, at least 0.
     """
 
     def __init__(self, std: float) -> None:
         if not 0 <= std < float("inf"):
             raise ValueError(f"std must be at least 0, got {std}")
         self.std = std
-        self.true: list[tuple[Tensor, Tensor]] = []  # parameters that are noisy now, and what they were
+        self.originals: list[tuple[Tensor, Tensor]] = []  # noisy parameters and their values without noise
 
     @torch.no_grad()
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
         weights = [p for p in pl_module.parameters() if p.requires_grad and p.ndim > 1]
-        self.true = [(p, p.clone()) for p in weights]
+        self.originals = [(p, p.clone()) for p in weights]
         for p in weights:
             p.add_(torch.randn_like(p) * p.square().mean().sqrt(), alpha=self.std)
 
     @torch.no_grad()
     def restore(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        for p, value in self.true:
+        for p, value in self.originals:
             p.copy_(value)
-        self.true = []
+        self.originals = []
 
     on_after_backward = restore
-    # where there was no backward: a skipped step, a skipped epoch, an error
+    # without a backward pass: a skipped step, a skipped epoch, an error
     on_before_optimizer_step = on_train_batch_end = on_train_epoch_end = on_exception = restore

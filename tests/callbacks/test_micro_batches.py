@@ -20,11 +20,9 @@ from torch.utils.data import DataLoader
 
 from src import UserError
 from src.callbacks import MicroBatches, WeightNoise
+from tests.callbacks.conftest import QUIET
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*Checkpoint directory"
-)
-OFF = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 BATCH_SIZE, BATCHES = 14, 6
 CLASS_WEIGHTS = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
 IGNORED = -100
@@ -140,7 +138,7 @@ def fit(
     ckpt_path: Any = None,
     **settings: Any,
 ) -> Trainer:
-    settings = {"accelerator": "cpu", "max_epochs": 2, **OFF, **settings}
+    settings = QUIET | {"max_epochs": 2} | settings
     trainer = Trainer(callbacks=list(callbacks), **settings)
     trainer.fit(model, DataLoader(batches or make_batches(), batch_size=None), ckpt_path=ckpt_path)
     return trainer
@@ -434,10 +432,10 @@ class OfRank(ClassWeighted):
 
 def fit_two_processes(folder: Path) -> None:
     for accumulate in (1, 3):
-        settings = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
+        settings = QUIET | {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
         settings |= {"max_epochs": 1, "accumulate_grad_batches": accumulate}
         model = OfRank()
-        Trainer(callbacks=[MicroBatches(3)], **OFF, **settings).fit(model)
+        Trainer(callbacks=[MicroBatches(3)], **settings).fit(model)
         torch.save(model.net.state_dict(), folder / f"{accumulate}.pt")
 
 

@@ -1,4 +1,4 @@
-"""Weights are noisy while gradients are computed, true whenever anything else looks at them."""
+"""Weights have noise while gradients are computed, and no noise whenever anything else reads them."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ from torch.utils.data import DataLoader
 
 from src.callbacks import WeightNoise
 from src.cli import main
+from tests.callbacks.conftest import QUIET
+from tests.conftest import SMALL, same
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*LeafSpec", "ignore:.*returned `None`"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*returned `None`")
 LR = 0.1
 
 
-class CutOffError(Exception):
+class SwitchedOffError(Exception):
     """Stands for a machine that is switched off."""
 
 
 class Net(LightningModule):
-    """Remembers the weights that it saw, and the gradients that it got at them."""
+    """Records the weights in each training and validation step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Net(LightningModule):
 
 
 class Steps(Callback):
-    """Remembers weights before and after each step, and the gradients between."""
+    """Records the weights before and after each step, and its gradients."""
 
     def __init__(self) -> None:
         self.before: list[dict[str, Tensor]] = []
@@ -70,20 +70,15 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
 
 
 def fit(model: Net, *callbacks: Callback, **settings: Any) -> Trainer:
-    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=list(callbacks), **off | settings)
+    trainer = Trainer(max_epochs=1, callbacks=list(callbacks), **QUIET | settings)
     torch.manual_seed(1)
     batches = DataLoader(torch.randn(12, 6), batch_size=3)
     trainer.fit(model, batches, batches)
     return trainer
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_gradients_are_those_at_noisy_weights_and_steps_start_from_the_true_ones(precision):
+def test_gradients_use_noisy_weights_and_steps_start_from_the_originals(precision):
     model, steps = Net(), Steps()
     start = copied(model)
     fit(model, steps, WeightNoise(0.1), precision=precision)
@@ -103,7 +98,7 @@ def test_gradients_are_those_at_noisy_weights_and_steps_start_from_the_true_ones
         torch.testing.assert_close(p.grad, steps.gradients[0][f"net.{name}"])
 
 
-def test_each_batch_of_an_accumulation_has_noise_of_its_own():
+def test_each_accumulated_batch_has_its_own_noise():
     model, steps = Net(), Steps()
     start = copied(model)
     fit(model, WeightNoise(0.1), steps, accumulate_grad_batches=2)
@@ -115,7 +110,7 @@ def test_each_batch_of_an_accumulation_has_noise_of_its_own():
 
 
 @pytest.mark.parametrize("skipped", [0, 1])
-def test_a_batch_without_loss_leaves_the_step_to_the_others(monkeypatch, skipped):
+def test_a_batch_without_loss_does_not_disturb_accumulation(monkeypatch, skipped):
     model, steps = Net(), Steps()
     start, step = copied(model), model.training_step
     monkeypatch.setattr(
@@ -127,7 +122,7 @@ def test_a_batch_without_loss_leaves_the_step_to_the_others(monkeypatch, skipped
         assert p.equal(start[name].add(steps.gradients[0][name], alpha=-LR))
 
 
-def test_noise_is_normal_and_relative_to_the_size_of_each_weight():
+def test_noise_is_normal_and_relative_to_the_size_of_each_tensor():
     model = nn.Sequential(nn.Linear(200, 200), nn.Linear(200, 200)).requires_grad_()
     nn.init.constant_(model[0].weight, 2.0)
     nn.init.normal_(model[1].weight, std=0.01)
@@ -144,7 +139,7 @@ def test_noise_is_normal_and_relative_to_the_size_of_each_weight():
     assert same(copied(model), before)
 
 
-def test_frozen_weights_stay():
+def test_frozen_weights_get_no_noise():
     model = Net()
     model.net[0].requires_grad_(False)
     start = copied(model)
@@ -153,7 +148,7 @@ def test_frozen_weights_stay():
     assert not model.seen[0]["net.2.weight"].equal(start["net.2.weight"])
 
 
-def test_no_noise_changes_nothing():
+def test_a_std_of_zero_changes_nothing():
     plain, silent = Net(), Net()
     fit(plain)
     fit(silent, WeightNoise(0))
@@ -161,21 +156,21 @@ def test_no_noise_changes_nothing():
 
 
 @pytest.mark.parametrize("where", ["training_step", "on_before_zero_grad", "backward"])
-def test_after_an_error_the_weights_are_true_and_nothing_noisy_is_saved(monkeypatch, where):
+def test_an_error_restores_the_weights_before_they_are_saved(monkeypatch, where):
     def fail(*_: Any) -> None:
-        raise CutOffError
+        raise SwitchedOffError
 
     model = Net()
     start = copied(model)
     monkeypatch.setattr(model, where, fail)
-    with pytest.raises(CutOffError):
+    with pytest.raises(SwitchedOffError):
         fit(model, SavedOnError(), WeightNoise(0.1), enable_checkpointing=True)
     assert same(copied(model), start)
     saved = torch.load("last.ckpt", weights_only=True)["state_dict"]
-    assert same(start, saved)
+    assert same(start, {name: saved[name] for name in start})
 
 
-def test_where_no_step_is_made_the_weights_are_true_again(monkeypatch):
+def test_a_skipped_step_or_epoch_restores_the_weights(monkeypatch):
     skipped, ended = Net(), Net()
     start = copied(skipped)
     monkeypatch.setattr(skipped, "training_step", lambda *_: None)
@@ -187,46 +182,33 @@ def test_where_no_step_is_made_the_weights_are_true_again(monkeypatch):
 
 
 @pytest.mark.parametrize("std", [-0.1, float("nan"), float("inf")])
-def test_invalid_arguments_are_refused(std):
+def test_an_invalid_std_is_refused(std):
     with pytest.raises(ValueError, match=f"std must be at least 0, got {std}"):
         WeightNoise(std)
 
 
-def test_noisy_runs_repeat_and_continue_to_the_bit(monkeypatch):
-    command = [
-        "fit",
-        "--config=configs/digits.yaml",
-        "--model.net=src.nets.MLP",
-        "--model.net.image_shape=[1,8,8]",
-        "--model.net.hidden_sizes=[8]",
-        "--trainer.max_epochs=2",
-        "--trainer.callbacks+=src.callbacks.WeightNoise",
-        "--trainer.callbacks.std=0.1",
-        "--trainer.callbacks+=src.callbacks.GradientNoise",
-        "--last.every_n_steps=5",
-        "--test=false",
-    ]
+def test_noisy_runs_repeat_and_resume_bit_for_bit(monkeypatch):
+    noise = ["--trainer.callbacks+=src.callbacks.WeightNoise", "--trainer.callbacks.std=0.1"]
+    noise += ["--trainer.callbacks+=src.callbacks.GradientNoise"]
+    command = ["fit", *SMALL, "--trainer.max_epochs=2", "--last.every_n_steps=5", "--test=false"]
     for _ in range(2):
-        main(command)
+        main([*command, *noise])
 
-    def cut(self: LightningModule, *_: Any) -> None:
+    def interrupt(self: LightningModule, *_: Any) -> None:
         if self.global_step == 28:
-            raise CutOffError
+            raise SwitchedOffError
 
     with monkeypatch.context() as patch:
-        patch.setattr("src.tasks.Task.on_before_zero_grad", cut)
-        with pytest.raises(CutOffError):
-            main(command)
+        patch.setattr("src.tasks.Task.on_before_zero_grad", interrupt)
+        with pytest.raises(SwitchedOffError):
+            main([*command, *noise])
     main(["fit", "--run=runs/digits/version_2", "--test=false"])
-    whole, again, continued = (
-        torch.load(f"runs/digits/version_{i}/checkpoints/last.ckpt", weights_only=True) for i in range(3)
+    main(command)
+    one, two, resumed, without = (
+        torch.load(f"runs/digits/version_{i}/checkpoints/last.ckpt", weights_only=True) for i in range(4)
     )
-    assert whole["global_step"] == 42
-    for other in (again, continued):
-        assert same(whole["state_dict"], other["state_dict"])
-        assert whole["optimizer_states"][0]["state"][0]["exp_avg"].equal(
-            other["optimizer_states"][0]["state"][0]["exp_avg"]
-        )
-    main([setting for setting in command if "callbacks" not in setting])
-    without = torch.load("runs/digits/version_3/checkpoints/last.ckpt", weights_only=True)
-    assert not same(whole["state_dict"], without["state_dict"])
+    assert one["global_step"] == 42
+    for other in (two, resumed):
+        assert same(one["state_dict"], other["state_dict"])
+        assert same(one["optimizer_states"][0]["state"], other["optimizer_states"][0]["state"])
+    assert not same(one["state_dict"], without["state_dict"])
