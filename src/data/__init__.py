@@ -8,32 +8,10 @@ from src.data.augment.mix import CutMix, MixUp
 from src.data.augment.policy import RandAugment, TrivialAugment
 from src.data.augment.wrappers import Kornia, PerSample
 from src.data.base import DataModule
-from src.data.digits import Digits
-from src.data.downloads import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from src.data.datasets import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST
 from src.data.folder import ImageFolder
 
-__all__ = [
-    "CIFAR10",
-    "CIFAR100",
-    "MNIST",
-    "AlternatingFlip",
-    "ColorJitter",
-    "CutMix",
-    "Cutout",
-    "DataModule",
-    "Digits",
-    "FashionMNIST",
-    "GaussianNoise",
-    "ImageFolder",
-    "Kornia",
-    "MixUp",
-    "PerSample",
-    "ProgressiveResize",
-    "RandAugment",
-    "RandomAffine",
-    "RandomCrop",
-    "RandomErasing",
-    "RandomFlip",
-    "RandomResizedCrop",
-    "TrivialAugment",
-]
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "DataModule", "Digits", "FashionMNIST", "ImageFolder"]
+__all__ += ["AlternatingFlip", "ColorJitter", "CutMix", "Cutout", "GaussianNoise", "Kornia", "MixUp", "PerSample"]
+__all__ += ["ProgressiveResize", "RandAugment", "RandomAffine", "RandomCrop", "RandomErasing", "RandomFlip"]
+__all__ += ["RandomResizedCrop", "TrivialAugment"]

@@ -1,17 +1,19 @@
-"""The datasets of torchvision: how they are read, and the error if they are missing."""
+"""Digits have a fixed test set; datasets of torchvision are read as they are, with an error if they are missing."""
 
 import pickle
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torchvision.datasets import cifar
 
 from src import UserError
-from src.data import CIFAR10, CIFAR100, MNIST, FashionMNIST
+from src.data import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST
 
 REAL_MNIST = Path(__file__).parents[2].parent / "shared/data/mnist"
 
@@ -75,3 +77,28 @@ def test_cifar_is_read_as_color_planes(tmp_path, monkeypatch, kind, label):
     assert (images.dtype, images.is_contiguous(), targets.dtype) == (torch.uint8, True, torch.int64)
     assert targets[:3].tolist() == [0, 1, 0]
     assert data.class_names == ["apple", "aquarium_fish"]
+
+
+def test_training_and_test_set_together_are_all_digits():
+    sets = [Digits().load(train) for train in (True, False)]
+    assert [tuple(images.shape) for images, _ in sets] == [(1437, 1, 8, 8), (360, 1, 8, 8)]
+    assert all((images.dtype, targets.dtype) == (torch.uint8, torch.int64) for images, targets in sets)
+    ours = Counter(
+        (image.numpy().tobytes(), int(target))
+        for images, targets in sets
+        for image, target in zip(images, targets, strict=True)
+    )
+    theirs = Counter(
+        (bytes(int(level * 255 / 16 + 0.5) for level in pixels), int(target))
+        for pixels, target in zip(*load_digits(return_X_y=True), strict=True)
+    )
+    assert ours == theirs
+
+
+def test_the_test_set_is_stratified_and_fixed():
+    first, second = Digits(), Digits(split_seed=7)
+    torch.manual_seed(3)
+    (images, targets), (again, _) = first.load(train=False), second.load(train=False)
+    assert images.equal(again)
+    assert set(targets.bincount().tolist()) <= {34, 35, 36, 37}  # a fifth of 174 to 183
+    assert first.class_names == [str(digit) for digit in range(10)]

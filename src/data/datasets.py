@@ -1,13 +1,28 @@
-"""The classic image datasets, downloaded and verified by torchvision."""
+"""Digits, which needs no download, and classic image datasets, downloaded and verified by torchvision."""
 
 from typing import Any, ClassVar
 
 import torch
-import torchvision.datasets as datasets
 from torch import Tensor
+from torchvision import datasets
 
 from src import UserError
 from src.data.base import DataModule
+
+
+class Digits(DataModule):
+    """1,797 digits of 8x8 pixels from scikit-learn, doi:10.24432/C50P49; a stratified fifth is the test set."""
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        from sklearn.datasets import load_digits  # slow to import
+        from sklearn.model_selection import train_test_split
+
+        pixels, classes = load_digits(return_X_y=True)  # 17 gray levels, 0 to 16
+        images, targets = torch.tensor(pixels * 255 / 16).round().byte().view(-1, 1, 8, 8), torch.tensor(classes)
+        self.class_names = [str(digit) for digit in range(10)]
+        sets = train_test_split(torch.arange(1797), test_size=0.2, random_state=0, stratify=targets)
+        index = sets[0 if train else 1]
+        return images[index], targets[index]
 
 
 class TorchvisionData(DataModule):
@@ -19,7 +34,7 @@ class TorchvisionData(DataModule):
     def prepare_data(self) -> None:
         try:
             for train in (True, False):
-                self.open(train, download=True)
+                self.dataset(self.root, train=train, download=True)
         except (OSError, RuntimeError) as error:  # URLError is an OSError; torchvision raises RuntimeError
             name, reason = self.dataset.__name__, " ".join(str(error).split())[:200]
             raise UserError(
@@ -27,11 +42,8 @@ class TorchvisionData(DataModule):
                 f"{self.required_files} there, set --data.root, or use configs/digits.yaml, which needs no download"
             ) from error
 
-    def open(self, train: bool, download: bool = False) -> Any:
-        return self.dataset(self.root, train=train, download=download)
-
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        data = self.open(train)
+        data = self.dataset(self.root, train=train)
         self.class_names = [name.split(" - ")[-1] for name in data.classes]
         images = torch.as_tensor(data.data)
         images = images[:, None] if images.ndim == 3 else images.movedim(3, 1).contiguous()  # (N, C, H, W)
@@ -41,26 +53,22 @@ class TorchvisionData(DataModule):
 class MNIST(TorchvisionData):
     """60,000 + 10,000 handwritten digits, 1x28x28; LeCun et al., 1998, doi:10.1109/5.726791."""
 
-    dataset = datasets.MNIST
-    required_files = "MNIST/raw/*-ubyte"
+    dataset, required_files = datasets.MNIST, "MNIST/raw/*-ubyte"
 
 
 class FashionMNIST(TorchvisionData):
     """60,000 + 10,000 images of clothes, 1x28x28; arXiv:1708.07747."""
 
-    dataset = datasets.FashionMNIST
-    required_files = "FashionMNIST/raw/*-ubyte"
+    dataset, required_files = datasets.FashionMNIST, "FashionMNIST/raw/*-ubyte"
 
 
 class CIFAR10(TorchvisionData):
     """50,000 + 10,000 photos of 10 classes, 3x32x32; Krizhevsky, 2009, "Learning multiple layers of features"."""
 
-    dataset = datasets.CIFAR10
-    required_files = "cifar-10-python.tar.gz"
+    dataset, required_files = datasets.CIFAR10, "cifar-10-python.tar.gz"
 
 
 class CIFAR100(TorchvisionData):
     """50,000 + 10,000 photos of 100 classes, 3x32x32; Krizhevsky, 2009, "Learning multiple layers of features"."""
 
-    dataset = datasets.CIFAR100
-    required_files = "cifar-100-python.tar.gz"
+    dataset, required_files = datasets.CIFAR100, "cifar-100-python.tar.gz"
