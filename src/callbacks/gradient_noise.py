@@ -26,8 +26,8 @@ class GradientNoise(Callback):
         self.seed = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        # gradients are equal in all processes, so the noise must be too; later their generators differ
-        self.seed = trainer.strategy.broadcast(torch.initial_seed())
+        if stage == "fit":  # all processes need the same noise, because they have the same gradients
+            self.seed = trainer.strategy.broadcast(torch.initial_seed())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         std = (self.eta / (1 + trainer.global_step) ** self.gamma) ** 0.5
