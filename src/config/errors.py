@@ -19,6 +19,7 @@ def as_user_error(error: Exception) -> UserError | None:
 
     Bad input is what this project or Lightning says is one, and any value that a constructor refuses.
     """
+    import torch
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     if isinstance(error, UserError):
@@ -26,7 +27,8 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, MisconfigurationException):
         hint = "; choose another with --best.monitor" if "ModelCheckpoint(monitor" in str(error) else ""
         return UserError(" ".join(str(error).split()) + hint)
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "DefaultCPUAllocator" in str(error):
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    if out_of_memory or "out of memory" in str(error):
         return UserError(
             "out of memory: use a smaller --data.batch_size, or add --config configs/presets/micro_batches.yaml, "
             "bf16.yaml or checkpointing.yaml of the same folder. Existing checkpoints are intact."

@@ -28,8 +28,9 @@ class PublishedCheckpoint(Checkpoint):
         return Path(self.dirpath or ".") / f"{self.name}.{suffix}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if trainer.is_global_zero:  # a killed process may have left one
-            self.file("next").unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            self.file().parent.mkdir(parents=True, exist_ok=True)
+            self.file("next").unlink(missing_ok=True)  # a killed process may have left one
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.publish(trainer)

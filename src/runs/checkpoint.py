@@ -53,7 +53,7 @@ def save_checkpoint(content: dict[str, Any], file: Path) -> str:
     """Write a checkpoint atomically; return why the disk refused it, or an empty string."""
     part = file.with_name(f"{file.name}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(exist_ok=True)  # not its parents: a deleted run folder must not come back
         with part.open("wb") as stream:
             torch.save(content, stream)
             stream.flush()
