@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src import UserError
+from src import UserError, require
 from src.data.loading.batch_sampler import BatchSampler, derive_seed
 from src.data.loading.splits import Samples
+
+SETTINGS = ("num_samples", "num_batches", "seed", "sampling")  # of the sampler: they define the batches of an epoch
 
 
 class TensorLoader:
@@ -20,14 +22,13 @@ class TensorLoader:
 
     Before each training batch, torch's generators are seeded from (seed, epoch, batch, rank), so augmentation and
     dropout depend only on the position, like the order of samples. The position is therefore the only state, and an
-    interrupted epoch resumes bit for bit.
+    interrupted epoch resumes bit for bit. ``samples.images.num_workers`` processes, if any, read ahead.
 
     Args:
         samples: subset to iterate over.
         batch_sampler: yields the positions in each batch.
         transform: called with images, targets or None, dataset indices (B,) and the epoch; returns the batch.
         device: device of the batches.
-        num_workers: number of processes that read ahead; by default ``samples.images.num_workers``, 0 for a tensor.
     """
 
     def __init__(
@@ -36,25 +37,16 @@ class TensorLoader:
         batch_sampler: BatchSampler,
         transform: Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]],
         device: torch.device | str = "cpu",
-        num_workers: int | None = None,
     ) -> None:
         self.samples, self.transform, self.device = samples, transform, torch.device(device)
         self.sampler = batch_sampler  # Lightning sets its epoch under this name
-        if num_workers is None:
-            num_workers = getattr(samples.images, "num_workers", 0)
-        self.workers: DataLoader | None = None
-        if num_workers > 0:
-            self.workers = DataLoader(
-                samples,
-                batch_size=None,
-                sampler=batch_sampler,
-                num_workers=num_workers,
-                persistent_workers=True,
-                worker_init_fn=ignore_group_signals,
-            )
         self.batch_sampler = None  # Lightning reads it
         self.position = 0
         self.resume_state: dict[str, Any] | None = None
+        self.workers: DataLoader | None = None
+        if num_workers := getattr(samples.images, "num_workers", 0):
+            settings: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": ignore_group_signals}
+            self.workers = DataLoader(samples, None, sampler=batch_sampler, num_workers=num_workers, **settings)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -87,8 +79,8 @@ class TensorLoader:
             torch.cuda.manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
-        state = {name: getattr(self.sampler, name) for name in ("num_samples", "num_batches", "seed", "sampling")}
-        return {"epoch": self.sampler.epoch, "position": self.position, **state}
+        settings = {name: getattr(self.sampler, name) for name in SETTINGS}
+        return {"epoch": self.sampler.epoch, "position": self.position, **settings}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume at the stored position; ``__iter__`` checks that the epoch consists of the same batches."""
@@ -96,10 +88,9 @@ class TensorLoader:
 
     def check_same_batches(self, state: dict[str, Any]) -> None:
         now = self.state_dict()
-        changed = [key for key in now if key not in ("epoch", "position") and state.get(key, now[key]) != now[key]]
-        if changed:
-            details = ", ".join(f"{key} was {state[key]}, is {now[key]}" for key in changed)
-            raise UserError(f"cannot resume in the middle of epoch {state['epoch']}: {details}; restore the setting")
+        changed = [f"{key} was {state[key]}, is {now[key]}" for key in SETTINGS if state.get(key, now[key]) != now[key]]
+        details = f"{', '.join(changed)}; restore the setting"
+        require(not changed, f"cannot resume in the middle of epoch {state['epoch']}: {details}")
 
 
 def ignore_group_signals(worker: int) -> None:  # noqa: ARG001

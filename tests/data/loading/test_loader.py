@@ -135,13 +135,11 @@ def write_images(folder: Path, count: int) -> list[Path]:
 
 
 def test_worker_processes_give_the_same_batches_as_memory(tmp_path):
-    files = ImageFiles(write_images(tmp_path, 20), (3, 2, 2))
+    files = ImageFiles(write_images(tmp_path, 20), (3, 2, 2), num_workers=2)
     everything = torch.arange(20)
     in_memory, on_access = (
-        TensorLoader(
-            Samples(images, everything, everything), BatchSampler(20, 6, shuffle=True), add_noise, num_workers=workers
-        )
-        for images, workers in ((files[everything], 0), (files, 2))
+        TensorLoader(Samples(images, everything, everything), BatchSampler(20, 6, shuffle=True), add_noise)
+        for images in (files[everything], files)
     )
     for epoch in (0, 1):
         assert same(batches(in_memory, epoch), batches(on_access, epoch))
@@ -150,9 +148,9 @@ def test_worker_processes_give_the_same_batches_as_memory(tmp_path):
 def test_a_worker_names_a_bad_file_in_one_line(tmp_path):
     paths = write_images(tmp_path, 2)
     paths[1].write_text("not an image")
-    samples = Samples(ImageFiles(paths, (3, 2, 2)), None, torch.arange(2))
+    samples = Samples(ImageFiles(paths, (3, 2, 2), num_workers=1), None, torch.arange(2))
     with pytest.raises(UserError, match=r"1\.png") as caught:
-        list(TensorLoader(samples, BatchSampler(2, 2), add_noise, num_workers=1))
+        list(TensorLoader(samples, BatchSampler(2, 2), add_noise))
     assert "\n" not in str(caught.value)
 
 
@@ -167,7 +165,8 @@ def pair(images, *rest):
     return images, rest[0]
 
 samples = Samples(torch.rand(6, 1, 2, 2), torch.arange(6), torch.arange(6))
-loader = TensorLoader(samples, BatchSampler(6, 2), pair, num_workers=2)
+samples.images.num_workers = 2
+loader = TensorLoader(samples, BatchSampler(6, 2), pair)
 iterator = iter(loader)
 next(iterator)
 for worker in active_children():
