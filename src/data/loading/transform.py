@@ -1,23 +1,17 @@
 """BatchTransform: from the pixels of a batch to the inputs of a net."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from src import UserError
+from src import UserError, require
 from src.data.loading.splits import Samples
 
 
 class Normalize(nn.Module):
-    """Subtract the mean of each channel and divide by its standard deviation.
-
-    Args:
-        mean: mean of each channel (C,), in pixel values.
-        std: standard deviation of each channel (C,), in pixel values.
-    """
+    """Subtract the mean of each channel and divide by its standard deviation, (C,) each, in pixel values."""
 
     mean: Tensor
     std: Tensor
@@ -53,8 +47,7 @@ class BatchTransform(nn.Module):
     """Augment, normalize and mix a batch, in this order; targets become int64 or float32.
 
     Args:
-        normalize: applied to the augmented pixels.
-        augment: applied in order to pixels in [0, 255]; see ``src.protocols.Augmentation`` and ``augment_batch`` below.
+        augment: applied in order to pixels in [0, 255]; see ``src.protocols.Augmentation``.
         mix: called with normalized images and one-hot targets (N, K); returns images and soft targets.
         num_classes: number of classes K, needed only by ``mix``.
     """
@@ -75,7 +68,7 @@ class BatchTransform(nn.Module):
         images = self.normalize(images)
         if targets is None:
             return (images,)
-        targets = as_loss_dtype(targets)
+        targets = targets.float() if targets.is_floating_point() else targets.long()  # as losses expect
         return (images, targets) if self.mix is None else self.mix(images, one_hot(targets, self.num_classes).float())
 
     def try_out(self, samples: Samples) -> tuple[int, ...]:
@@ -91,65 +84,39 @@ class BatchTransform(nn.Module):
             steps.append(("mix", self.mix, BatchTransform(self.normalize, (), self.mix, self.num_classes)))
         shape = images.shape
         for argument, transform, alone in steps:
-            name = f"data.{argument}: {type(transform).__name__}"
-            if argument == "augment" and type(transform).__module__.startswith("torchvision."):
-                raise UserError(
-                    f"{name} uses the same random parameters for the whole batch; wrap it in src.data.PerSample"
-                )
-            smallest = smallest_output(name, alone, batch, getattr(transform, "resizes", 1))
-            if hasattr(transform, "resizes"):
-                shape = smallest
-            elif smallest != images.shape:
-                raise UserError(f"{name} must keep the shape {tuple(images.shape)}, got {tuple(smallest)}")
+            name, resizes = f"data.{argument}: {type(transform).__name__}", getattr(transform, "resizes", 0)
+            per_batch = argument == "augment" and type(transform).__module__.startswith("torchvision.")
+            remedy = "wrap it in src.data.PerSample"
+            require(not per_batch, f"{name} uses the same random parameters for the whole batch; {remedy}")
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    results = [alone(*batch, epoch)[0] for epoch in range(resizes or 1)]
+            except UserError:
+                raise
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                reason = " ".join(str(error).split())[:150]
+                raise UserError(f"{name} fails on images {tuple(images.shape)}: {reason}") from error
+            smallest, expected = min(results, key=torch.numel).shape, tuple(images.shape)
+            require(resizes or smallest == expected, f"{name} must keep the shape {expected}, got {tuple(smallest)}")
+            shape = smallest if resizes else shape
         return tuple(shape[1:])
 
 
 def augment_batch(
     transform: nn.Module, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Return transformed images and their targets.
+    """Return transformed images (N, C, H, W), in [0, 255], and their targets.
 
-    Classes and numbers stay as they are. Masks move with the images: the transform has
-    ``with_masks(images, masks) -> (images, masks)``, or says ``moves_pixels = False``.
-
-    Args:
-        transform: called with images alone; also with index and epoch if it says ``by_position = True``.
-        images: (N, C, H, W), in [0, 255].
-        targets: classes (N,), numbers (N,) or (N, D), masks (N, H, W), or None.
-        index: positions of the samples in the dataset, (N,).
-        epoch: current epoch, from 0.
-
-    Raises:
-        UserError: if the targets are masks and the transform cannot move them.
+    Masks (N, H, W) move with the images: the transform has ``with_masks``, or says ``moves_pixels = False``. Classes
+    and numbers stay as they are. A transform that says ``by_position = True`` also gets the positions of the samples in
+    the dataset, (N,), and the epoch, from 0.
     """
     position = (index, epoch) if getattr(transform, "by_position", False) else ()
     if targets is None or targets.ndim < 3 or not getattr(transform, "moves_pixels", True):
         return transform(images, *position), targets
     with_masks = getattr(transform, "with_masks", None)
     if targets.ndim > 3 or with_masks is None:
-        raise UserError(
-            f"data.augment: {type(transform).__name__} cannot move masks {tuple(targets.shape)} with the images: "
-            "remove it, or give it with_masks(images, masks)"
-        )
+        reason = f"cannot move masks {tuple(targets.shape)} with the images"
+        remedy = "remove it, or give it with_masks(images, masks)"
+        raise UserError(f"data.augment: {type(transform).__name__} {reason}: {remedy}")
     return with_masks(images, targets, *position)
-
-
-def smallest_output(name: str, transform: BatchTransform, batch: tuple[Any, ...], epochs: int) -> torch.Size:
-    """Return the shape of the smallest images (N, C, H, W) that a transform makes in its first epochs.
-
-    Raises:
-        UserError: with ``name``, if the transform fails.
-    """
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return min((transform(*batch, epoch)[0] for epoch in range(epochs)), key=torch.numel).shape
-    except UserError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise UserError(f"{name} fails on images {tuple(batch[0].shape)}: {reason}") from error
-
-
-def as_loss_dtype(targets: Tensor) -> Tensor:
-    """Return numbers as float32, classes and masks as int64, as losses expect."""
-    return targets.float() if targets.is_floating_point() else targets.long()
