@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,15 @@ from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from src import UserError
 
 
 class ImageFiles:
-    """Images decoded on access: ``files[index]`` is (B, C, H, W), uint8.
+    """Images (C, H, W) decoded on access: ``files[index]`` is (B, C, H, W), uint8; C is 1 or 3.
 
-    Args:
-        paths: image files.
-        shape: shape of each image, (C, H, W); C is 1 or 3.
-        num_workers: number of processes that decode ahead; by default one per core, at most 8.
+    ``num_workers`` processes decode ahead; by default one per core, at most 8.
     """
 
     def __init__(self, paths: Sequence[Path], shape: tuple[int, ...], num_workers: int | None = None) -> None:
@@ -91,28 +89,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-class DecodedImages(Dataset):
-    """What ``decode`` returns for each file: an image or an error message."""
-
-    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
-        self.paths, self.shape = paths, shape
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> Tensor | str:
-        return decode(self.paths[i], self.shape)
+def decode_batch(paths: Sequence[Path], shape: tuple[int, ...]) -> list[Tensor | str]:
+    return [decode(path, shape) for path in paths]
 
 
 def decode_all(paths: Sequence[Path], shape: tuple[int, ...], keep: bool) -> dict[str, Any]:
     """Decode files in parallel, with a progress bar on a terminal.
 
-    Returns:
-        ``images`` (N, C, H, W), empty unless ``keep``; ``good``, the positions (N,) of files that can be decoded;
-        ``bad``, the error messages of the others.
+    Return ``images`` (N, C, H, W), empty unless ``keep``; ``good``, the positions (N,) of files that can be decoded;
+    ``bad``, the error messages of the others.
     """
     workers = min(os.cpu_count() or 1, len(paths) // 500)  # starting one takes as long as decoding some hundred files
-    batches = DataLoader(DecodedImages(paths, shape), 256, num_workers=workers, collate_fn=list)
+    batches: DataLoader = DataLoader(paths, 256, num_workers=workers, collate_fn=partial(decode_batch, shape=shape))  # type: ignore[arg-type]
     images = torch.empty(len(paths) if keep else 0, *shape, dtype=torch.uint8)
     good: list[int] = []
     bad: list[str] = []
