@@ -1,5 +1,6 @@
 """ImageFolder: image files of your own."""
 
+import math
 import os
 import warnings
 from hashlib import sha256
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from src import UserError
+from src import UserError, require
 from src.data.base import DataModule
 from src.data.loading.image_files import ImageFiles, decode_all, find_images, save_atomically
 from src.data.loading.splits import Samples, digest
@@ -48,12 +49,9 @@ class ImageFolder(DataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
-        if not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction must be in (0, 1), got {test_fraction}")
-        if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {num_workers}")
+        require(size >= 1, f"size must be at least 1, got {size}")
+        require(0 < test_fraction < 1, f"test_fraction must be in (0, 1), got {test_fraction}")
+        require(num_workers is None or num_workers >= 0, f"num_workers must be at least 0, got {num_workers}")
         self.shape, self.test_fraction, self.skip_bad = (channels, size, size), test_fraction, on_bad_image == "skip"
         self.in_memory, self.num_workers, self.cache = in_memory, num_workers, Path(cache)
 
@@ -70,13 +68,13 @@ class ImageFolder(DataModule):
         from sklearn.model_selection import train_test_split  # slow to import
 
         images, targets = self.read("train")
-        settings = {"test_size": self.test_fraction, "random_state": 0, "stratify": targets}
         try:
-            sets = train_test_split(torch.arange(len(targets)), **settings)
+            sets = train_test_split(
+                torch.arange(len(targets)), test_size=self.test_fraction, random_state=0, stratify=targets
+            )
         except ValueError as error:
-            raise UserError(
-                f"cannot hold out {self.test_fraction:.0%} of {self.root / 'train'} for testing: {error}"
-            ) from None
+            what = f"{self.test_fraction:.0%} of {self.root / 'train'}"
+            raise UserError(f"cannot hold out {what} for testing: {error}") from None
         train_index, test_index = (index.sort().values for index in sets)
         self.test_hash = digest(self.files["train"], Samples(images, targets, test_index))
         self.files["test"] = [self.files["train"][i] for i in test_index.tolist()]
@@ -88,9 +86,8 @@ class ImageFolder(DataModule):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a checkpoint trained on the same split and classes."""
-        if different := {*(self.class_names or state["class_names"])} ^ {*state["class_names"]}:
-            names = ", ".join(sorted(different))
-            raise UserError(f"{self.root} must have the checkpoint's classes; not in both: {names}")
+        names = state["class_names"]
+        check_same_classes(self.class_names or names, names, f"{self.root} must have the checkpoint's classes")
         super().load_state_dict(state)
 
     def has(self, split: str) -> bool:
@@ -99,40 +96,33 @@ class ImageFolder(DataModule):
     def find_classes(self, split: str) -> list[str]:
         folder = self.root / split
         names = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != ".") if self.has(split) else []
-        if not names:
-            raise UserError(
-                f"no class folders in {folder.absolute()}: put images into root/train/<class>/, set --data.root, or "
-                "use configs/digits.yaml, which needs no download"
-            )
+        remedy = "put images into root/train/<class>/, set --data.root, or use configs/digits.yaml"
+        require(names, f"no class folders in {folder.absolute()}: {remedy}, which needs no download")
         return names
 
     def list_files(self, split: str) -> tuple[list[Path], Tensor]:
         """Return the image files of a split and their classes (N,)."""
         classes, names = self.find_classes("train" if self.has("train") else split), self.find_classes(split)
-        if different := {*names} ^ {*classes}:
-            raise UserError(
-                f"{self.root / split} must have the classes of {self.root / 'train'}; not in both: "
-                f"{', '.join(sorted(different))}"
-            )
-        files: list[Path] = []
-        targets: list[int] = []
-        for target, name in enumerate(names):
-            found = find_images(self.root / split / name)
-            if not found:
-                raise UserError(f"class folder {self.root / split / name} has no images: add some or remove it")
-            files += found
-            targets += [target] * len(found)
-        return files, torch.tensor(targets)
+        check_same_classes(names, classes, f"{self.root / split} must have the classes of {self.root / 'train'}")
+        files = [find_images(self.root / split / name) for name in names]
+        for name, found in zip(names, files, strict=True):
+            require(found, f"class folder {self.root / split / name} has no images: add some or remove it")
+        targets = torch.arange(len(names)).repeat_interleave(torch.tensor([len(found) for found in files]))
+        return [file for found in files for file in found], targets
 
     def read(self, split: str) -> tuple[Any, Tensor]:
         """Return the images of a split that can be decoded, and their classes; names all other files."""
         paths, targets = self.list_files(split)
-        channels, height, width = self.shape
-        fits = len(paths) * channels * height * width < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
-        keep = fits if self.in_memory is None else self.in_memory
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        keep = len(paths) * math.prod(self.shape) < memory / 4 if self.in_memory is None else self.in_memory
         cached = self.decode_cached(split, paths, keep)
         good, bad = cached["good"], cached["bad"]
-        self.check_bad(self.root / split, bad, len(paths))
+        if bad and not self.skip_bad:
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
+        if len(bad) > MAX_BAD * len(paths):
+            limit = f"more than {MAX_BAD:.0%} of those in {self.root / split}"
+            raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded, {limit}; first: {bad[0]}")
         if bad and split not in self.files:  # warn once
             warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=1)
         self.files[split] = [str(paths[i].relative_to(self.root)) for i in good.tolist()]
@@ -150,13 +140,7 @@ class ImageFolder(DataModule):
             save_atomically(decode_all(paths, self.shape, keep), file)
             return torch.load(file, mmap=True, weights_only=True)
 
-    def check_bad(self, folder: Path, bad: list[str], total: int) -> None:
-        """Raise UserError if images cannot be decoded and may not be skipped, or are too many to skip."""
-        if bad and not self.skip_bad:
-            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
-        if len(bad) > MAX_BAD * total:
-            raise UserError(
-                f"{len(bad)} of {total} images cannot be decoded, more than {MAX_BAD:.0%} of those in {folder}; "
-                f"first: {bad[0]}"
-            )
+
+def check_same_classes(names: list[str], expected: list[str], message: str) -> None:
+    different = sorted({*names} ^ {*expected})
+    require(not different, f"{message}; not in both: {', '.join(different)}")
