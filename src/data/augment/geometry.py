@@ -109,11 +109,7 @@ class ProgressiveResize(MovePixels):
 def affine_matrices(angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
     """Return matrices (N, 2, 3) with which ``warp`` does what torchvision's ``affine`` does.
 
-    Args:
-        angle: in degrees, clockwise, (N,).
-        shift: right and down, in pixels, (N, 2).
-        scale: zoom factor, (N,).
-        shear: in degrees, (N,).
+    Angle, clockwise, and shear are in degrees, the shift (N, 2), right and down, in pixels; scale is a zoom factor.
     """
     angle, slope = angle.deg2rad(), shear.deg2rad().tan()
     cos, sin = angle.cos(), angle.sin()
@@ -136,13 +132,10 @@ def identity_matrices(images: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, matrix: Tensor, mode: str = "bilinear", padding_mode: str = "reflection") -> Tensor:
-    """Sample each pixel of the result at another position of its image, (N, C, H, W).
+    """Sample each pixel of images or masks (N, C, H, W) at another position.
 
-    Args:
-        images: images or masks; nearest neighbor is exact for class numbers below 2 ** 24, negative ones too.
-        matrix: (N, 2, 3), maps a pixel's (x, y, 1), relative to the image center, to the (x, y) that it is sampled at.
-        mode: interpolation, "bilinear" or "nearest".
-        padding_mode: values outside the image.
+    The matrix (N, 2, 3) maps a pixel's (x, y, 1), relative to the image center, to the (x, y) that it is sampled at.
+    Mode "nearest" is exact for class numbers below 2 ** 24, negative ones too.
     """
     rows, columns = images.shape[2:]
     x = torch.arange(columns, device=matrix.device) - (columns - 1) / 2
