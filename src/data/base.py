@@ -7,7 +7,7 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor, nn
 
-from src import UserError
+from src import UserError, require
 from src.data.loading.batch_sampler import BatchSampler, Sampling
 from src.data.loading.loader import TensorLoader
 from src.data.loading.splits import Samples, digest, kfold_split, move_to_device
@@ -48,11 +48,9 @@ class DataModule(LightningDataModule):
         sampling: Sampling = "shuffled",
     ) -> None:
         super().__init__()
-        for name, value, minimum in (("batch_size", batch_size, 1), ("folds", folds, 2)):
-            if value < minimum:
-                raise ValueError(f"{name} must be at least {minimum}, got {value}")
-        if not 0 <= fold < folds:
-            raise ValueError(f"fold must be in [0, {folds}), got {fold}")
+        require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
+        require(folds >= 2, f"folds must be at least 2, got {folds}")
+        require(0 <= fold < folds, f"fold must be in [0, {folds}), got {fold}")
         self.root, self.batch_size = Path(root), batch_size
         self.augment, self.mix, self.sampling = augment or [], mix, sampling
         self.folds, self.fold, self.split_seed = folds, fold, split_seed
@@ -98,25 +96,18 @@ class DataModule(LightningDataModule):
             train, val = kfold_split(images, targets, self.folds, self.fold, self.split_seed)
         else:
             train, val = Samples(images, targets), Samples(*separate)
-        if len(train) < self.batch_size:
-            raise UserError(
-                f"batch_size must be at most {len(train)}, the number of training samples, got {self.batch_size}"
-            )
+        limit = f"{len(train)}, the number of training samples"
+        require(len(train) >= self.batch_size, f"batch_size must be at most {limit}, got {self.batch_size}")
         self.splits |= {"train": train, "val": val}
-        self.check_classes()
+        needs = "needs classes as targets, integers (N,)"
+        mixable = self.mix is None or (self.classes is not None and self.class_names)
+        require(mixable, f"data.mix {needs}, and class_names: remove data.mix")
+        balanced = self.sampling == "shuffled" or self.classes is not None
+        require(balanced, f"data.sampling={self.sampling} {needs}: set data.sampling=shuffled")
         self.split_hash = digest([self.files.get(split) for split in ("train", "val")], train, val)
         self.normalize = Normalize.of(train)
         self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
         self.augmented_shape = self.batch_transform("train").try_out(train)
-
-    def check_classes(self) -> None:
-        """Raise UserError if ``mix`` or ``sampling`` needs classes and the targets are not classes."""
-        if self.mix is not None and (self.classes is None or not self.class_names):
-            raise UserError("data.mix needs classes as targets, integers (N,), and class_names: remove data.mix")
-        if self.sampling != "shuffled" and self.classes is None:
-            raise UserError(
-                f"data.sampling={self.sampling} needs classes as targets, integers (N,): set data.sampling=shuffled"
-            )
 
     def train_dataloader(self) -> TensorLoader:
         return self.loader("train", shuffle=True)
@@ -134,15 +125,13 @@ class DataModule(LightningDataModule):
         """Return the batches of a split for this process, on its device."""
         if self.normalize is None:  # neither trained nor restored from a checkpoint
             self.split()
-        trainer, samples = self.trainer, self.splits[split]
+        trainer, subset = self.trainer, self.splits[split]
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        move_to_device(samples, self.splits.values(), device)
-        sampler = BatchSampler(
-            len(samples), self.batch_size, shuffle, self.seed, *ranks, samples.classes, self.sampling
-        )
+        move_to_device(subset, self.splits.values(), device)
+        sampler = BatchSampler(len(subset), self.batch_size, shuffle, self.seed, *ranks, subset.classes, self.sampling)
         sampler.frozen = getattr(trainer, "overfit_batches", 0) > 0  # the same few batches in each epoch
-        return TensorLoader(samples, sampler, self.batch_transform(split), device)
+        return TensorLoader(subset, sampler, self.batch_transform(split), device)
 
     def batch_transform(self, split: str) -> BatchTransform:
         """Return the normalization of a split; for the training split also its augmentation and mixing."""

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from src import require
+
 Sampling = Literal["shuffled", "weighted", "balanced"]
 
 
@@ -20,9 +22,6 @@ class BatchSampler(Sampler):
         num_samples: number of samples in the subset, and per epoch.
         batch_size: maximum number of samples per batch and process.
         shuffle: whether to draw a new order for each epoch.
-        seed: seed of the orders.
-        rank: index of this process.
-        world_size: number of processes.
         classes: class of each sample (N,); needed unless ``sampling`` is ``shuffled``.
         sampling: ``shuffled``: each sample once per epoch; ``weighted``: each class equally likely, which repeats
             samples of small classes and omits some of large ones; ``balanced``: also equal class counts in each batch,
@@ -40,8 +39,8 @@ class BatchSampler(Sampler):
         classes: Tensor | None = None,
         sampling: Sampling = "shuffled",
     ) -> None:
-        if sampling not in get_args(Sampling):
-            raise ValueError(f"sampling must be one of {', '.join(get_args(Sampling))}, got {sampling}")
+        kinds = get_args(Sampling)
+        require(sampling in kinds, f"sampling must be one of {', '.join(kinds)}, got {sampling}")
         self.num_samples, self.shuffle, self.seed = num_samples, shuffle, seed
         self.rank, self.world_size, self.sampling = rank, world_size, sampling
         num_batches = -(-num_samples // (batch_size * world_size))
@@ -72,8 +71,7 @@ class BatchSampler(Sampler):
         """Return positions (N,) with equally likely classes, drawn independently or, if balanced, in rounds."""
         n, num_classes = self.num_samples, len(self.members)
         if self.sampling == "balanced":
-            rounds = torch.rand(-(-n // num_classes), num_classes, generator=generator)
-            drawn = rounds.argsort(1).flatten()[:n]
+            drawn = torch.rand(-(-n // num_classes), num_classes, generator=generator).argsort(1).flatten()[:n]
         else:
             drawn = torch.randint(num_classes, (n,), generator=generator)
         order = torch.empty(n, dtype=torch.long)

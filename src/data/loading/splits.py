@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src import UserError
+from src import require
 
 
 @dataclass
 class Samples(Dataset):
     """A subset of images and (except for prediction) targets, selected by ``index`` (N,); all by default.
 
-    ``images`` is a tensor (M, C, H, W), or anything that returns one when indexed with a tensor, such as
-    ``src.data.loading.image_files.ImageFiles``.
+    ``images`` is a tensor (M, C, H, W), or anything that returns one when indexed with a tensor, such as ImageFiles.
     """
 
     images: Any
@@ -49,21 +48,15 @@ class Samples(Dataset):
 
 
 def has_classes(targets: Tensor | None) -> TypeGuard[Tensor]:
-    """Tell whether targets are classes: integers (N,)."""
     return targets is not None and targets.ndim == 1 and not targets.is_floating_point()
 
 
 def kfold_split(images: Any, targets: Tensor | None, folds: int, fold: int, seed: int) -> tuple[Samples, Samples]:
-    """Return the training and the validation subset for one fold; classes are stratified.
-
-    Raises:
-        UserError: if there are more folds than samples, or than samples of the largest class.
-    """
+    """Return the training and the validation subset for one fold; classes are stratified."""
     limit, meaning = len(images), "number of training samples"
     if has_classes(targets):
         limit, meaning = int(targets.long().bincount().max()), "size of the largest training class"
-    if folds > limit:
-        raise UserError(f"folds must be at most {limit}, the {meaning}, got {folds}")
+    require(folds <= limit, f"folds must be at most {limit}, the {meaning}, got {folds}")
     from sklearn.model_selection import KFold, StratifiedKFold  # slow to import
 
     splitter = (StratifiedKFold if has_classes(targets) else KFold)(folds, shuffle=True, random_state=seed)
@@ -84,5 +77,4 @@ def move_to_device(samples: Samples, others: Iterable[Samples], device: torch.de
 
 def digest(files: Any, *subsets: Samples) -> str:
     """Return a hash of the sample indices of the subsets, and of the names of their files."""
-    indices = b"".join(subset.index.numpy().tobytes() for subset in subsets)
-    return sha256(repr(files).encode() + indices).hexdigest()[:16]
+    return sha256(repr(files).encode() + b"".join(s.index.numpy().tobytes() for s in subsets)).hexdigest()[:16]
