@@ -163,6 +163,8 @@ def random_seed() -> int:
         return int(os.environ["PL_GLOBAL_SEED"])
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
     job = [os.environ.get(name, "") for name in names]
-    launched = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1
-    key = repr([*job, os.getppid()]).encode() if launched else os.urandom(8)
+    size = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
+    one_node = os.environ.get("LOCAL_WORLD_SIZE", size) == size and os.environ.get("SLURM_NNODES", "1") == "1"
+    launcher = os.getppid() if one_node else 0  # each node has a launcher of its own
+    key = repr([*job, launcher]).encode() if int(size) > 1 else os.urandom(8)
     return int.from_bytes(sha256(key).digest()[:4], "big")

@@ -1,5 +1,6 @@
 """build: the same config gives the same experiment, and the process keeps its state."""
 
+import gc
 import os
 import random
 from pathlib import Path
@@ -21,7 +22,8 @@ from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.skip_non_finite import SkipNonFinite
 from tests.conftest import FIT, SMALL, process_state, same
 
-LAUNCHER = ("PL_GLOBAL_SEED", "LOCAL_RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")
+LAUNCHER = ("PL_GLOBAL_SEED", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "MASTER_PORT")
+SLURM = ("SLURM_NTASKS", "SLURM_NNODES", "SLURM_JOB_ID", "SLURM_STEP_ID")
 
 
 def built(*args: str, command: str = "fit") -> Experiment:
@@ -51,6 +53,7 @@ def test_main_twice_in_one_process_gives_equal_results() -> None:
 
 
 def test_build_changes_nothing_in_the_process_but_the_random_state() -> None:
+    gc.unfreeze()  # what other tests froze
     before = process_state()
     x = built(*SMALL)
     assert process_state() == before
@@ -96,7 +99,7 @@ def test_two_kinds_of_averaging_are_refused() -> None:
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Set environment variables, of which none is left from a launcher."""
-    for name in LAUNCHER:
+    for name in LAUNCHER + SLURM:
         monkeypatch.delenv(name, raising=False)
 
     def set_variables(**variables: str) -> None:
@@ -122,21 +125,35 @@ def test_a_drawn_seed_does_not_depend_on_the_seed_of_the_process(environment: An
 
 
 @pytest.mark.parametrize(
-    "job",
+    ("job", "launchers"),
     [
-        {"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a", "MASTER_PORT": "29500"},
-        {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"},
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}, (10, 10)),
+        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "a"}, (10, 20)),
+        ({"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, (10, 10)),
+        ({"SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, (10, 20)),
     ],
-    ids=["torchrun", "slurm"],
+    ids=["torchrun", "torchrun on two nodes", "slurm", "slurm on two nodes"],
 )
-def test_ranks_of_a_job_draw_the_same_seed(environment: Any, job: dict[str, str]) -> None:
+def test_ranks_of_a_job_draw_the_same_seed(
+    environment: Any, monkeypatch: pytest.MonkeyPatch, job: dict[str, str], launchers: tuple[int, int]
+) -> None:
     seeds = []
-    for rank in ("0", "1"):
-        environment(**job, LOCAL_RANK=rank, RANK=rank, SLURM_PROCID=rank)
+    for rank, launcher in zip("01", launchers, strict=True):
+        environment(**job, LOCAL_RANK=rank, RANK=rank, SLURM_PROCID=rank, MASTER_PORT="29500")
+        monkeypatch.setattr(os, "getppid", lambda launcher=launcher: launcher)
         seeds.append(random_seed())
     assert seeds[0] == seeds[1]
-    environment(MASTER_PORT="29501", SLURM_STEP_ID="1")  # another job draws another seed
+    environment(TORCHELASTIC_RUN_ID="b", SLURM_STEP_ID="1")  # another job draws another seed
     assert random_seed() != seeds[0]
+
+
+def test_torchrun_without_a_run_id_draws_another_seed_each_time(
+    environment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", TORCHELASTIC_RUN_ID="none", MASTER_PORT="29500")
+    first = random_seed()
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert random_seed() != first
 
 
 def test_a_launched_rank_takes_the_seed_of_its_launcher(environment: Any) -> None:
