@@ -107,7 +107,7 @@ def process_state() -> dict[str, Any]:
         "filters": [repr(each) for each in warnings.filters],
         "showwarning": warnings.showwarning.__qualname__,
         "levels": [logging.getLogger(name).level for name in names],
-        "gc": [gc.isenabled(), *gc.get_threshold(), gc.get_freeze_count()],
+        "gc": [gc.isenabled(), *gc.get_threshold(), gc.get_freeze_count() > 0],  # frozen objects may be freed,
     }
 
 

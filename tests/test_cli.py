@@ -93,6 +93,7 @@ def test_an_interrupt_while_torch_is_imported_ends_the_process() -> None:  # an 
 
 @pytest.mark.filterwarnings("ignore:look here")
 def test_main_changes_nothing_in_the_process_of_a_caller() -> None:
+    gc.unfreeze()  # what other tests froze
     before = process_state()
     main([*FIT, "--trainer.max_epochs=1", f"--trainer.callbacks+={__name__}.Probe"])
     assert json.loads(Path("state.json").read_text()) == before
@@ -114,7 +115,7 @@ def test_the_command_line_handles_signals_warnings_and_garbage() -> None:
     assert "quiet" in state["showwarning"]
     assert state["levels"][1:3] == [logging.WARNING, logging.WARNING]
     assert state["gc"][0] is True
-    assert state["gc"][-1] > 10_000
+    assert state["gc"][-1] is True
     assert done.stderr == "warning: look here\n"
     assert "epoch 1/1" in done.stdout
 

@@ -97,6 +97,7 @@ def test_a_long_table_ends_with_the_number_of_other_images() -> None:
 
 
 def test_predict_names_the_classes_of_the_test_split(trained: Path) -> None:
+    (trained / "checkpoints/last.ckpt").unlink()  # predict uses the best
     main(["predict", f"--run={trained}"])
     head, *lines = table(trained / "predictions.csv")
     assert head == ["image", "prediction", "probability", *map(str, range(10))]
