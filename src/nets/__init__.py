@@ -4,8 +4,7 @@ Add a net: an nn.Module with first argument num_outputs.
 """
 
 from src.nets.init import Init
-from src.nets.resnet import ResNet
-from src.nets.resnet9 import ResNet9
+from src.nets.resnet import ResNet, ResNet9
 from src.nets.small import MLP, LeNet, SequentialCNN, SmallCNN
 from src.nets.whitened_cnn import WhitenedCNN
 
