@@ -5,8 +5,7 @@ import torchvision
 from torch import nn
 
 from src.nets import MLP, SmallCNN
-from src.optim.groups import no_decay_params
-from src.optim.layers import layer_ids
+from src.optim.groups import layer_ids, no_decay_params
 
 
 def ids_of(net: nn.Module) -> dict[nn.Parameter, int]:
