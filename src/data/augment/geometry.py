@@ -127,7 +127,6 @@ def crop_matrices(top: Tensor, left: Tensor, height: Tensor, width: Tensor, shap
 
 
 def identity_matrices(images: Tensor) -> Tensor:
-    """Return one identity matrix per image, (N, 2, 3)."""
     return torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
 
 

@@ -19,9 +19,8 @@ class BatchSampler(Sampler):
     An epoch is split evenly: 1,000 samples with batch size 300 make 4 batches of 250.
 
     Args:
-        num_samples: number of samples in the subset, and per epoch.
         batch_size: maximum number of samples per batch and process.
-        shuffle: whether to draw a new order for each epoch.
+        shuffle: draw a new order for each epoch.
         classes: class of each sample (N,); needed unless ``sampling`` is ``shuffled``.
         sampling: ``shuffled``: each sample once per epoch; ``weighted``: each class equally likely, which repeats
             samples of small classes and omits some of large ones; ``balanced``: also equal class counts in each batch,
@@ -45,8 +44,9 @@ class BatchSampler(Sampler):
         self.rank, self.world_size, self.sampling = rank, world_size, sampling
         num_batches = -(-num_samples // (batch_size * world_size))
         self.num_batches = min(num_batches, max(1, num_samples // world_size))  # no process gets an empty batch
-        by_class = classes is not None and shuffle and sampling != "shuffled"
-        self.members = [(classes == k).nonzero()[:, 0] for k in classes.unique()] if by_class else []  # type: ignore[union-attr]
+        self.members: list[Tensor] = []  # positions of each class
+        if classes is not None and shuffle and sampling != "shuffled":
+            self.members = [(classes == k).nonzero()[:, 0] for k in classes.unique()]
         self.epoch = self.start = 0
         self.frozen = False  # True: repeat the order of epoch 0
 

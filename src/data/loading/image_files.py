@@ -100,7 +100,8 @@ def decode_all(paths: Sequence[Path], shape: tuple[int, ...], keep: bool) -> dic
     ``bad``, the error messages of the others.
     """
     workers = min(os.cpu_count() or 1, len(paths) // 500)  # starting one takes as long as decoding some hundred files
-    batches: DataLoader = DataLoader(paths, 256, num_workers=workers, collate_fn=partial(decode_batch, shape=shape))  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"num_workers": workers, "collate_fn": partial(decode_batch, shape=shape)}
+    batches: Any = DataLoader(paths, 256, **settings)  # type: ignore[arg-type]
     images = torch.empty(len(paths) if keep else 0, *shape, dtype=torch.uint8)
     good: list[int] = []
     bad: list[str] = []
@@ -118,10 +119,10 @@ def decode_all(paths: Sequence[Path], shape: tuple[int, ...], keep: bool) -> dic
 
 def save_atomically(value: dict[str, Any], file: Path) -> None:
     """Write a file that other processes see either complete or not at all."""
-    partial = file.with_suffix(f".{os.getpid()}")
+    temporary = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(value, partial)
-        partial.replace(file)
+        torch.save(value, temporary)
+        temporary.replace(file)
     except (OSError, RuntimeError) as error:  # torch.save turns some OSErrors into RuntimeErrors
         raise UserError(f"cannot write {file}: {error}; choose another folder with --data.cache") from None

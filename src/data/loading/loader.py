@@ -24,11 +24,7 @@ class TensorLoader:
     dropout depend only on the position, like the order of samples. The position is therefore the only state, and an
     interrupted epoch resumes bit for bit. ``samples.images.num_workers`` processes, if any, read ahead.
 
-    Args:
-        samples: subset to iterate over.
-        batch_sampler: yields the positions in each batch.
-        transform: called with images, targets or None, dataset indices (B,) and the epoch; returns the batch.
-        device: device of the batches.
+    ``transform`` is called with images, targets or None, dataset indices (B,) and the epoch; it returns the batch.
     """
 
     def __init__(

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import one_hot
 
 from src import UserError, require
 from src.data.loading.splits import Samples
 
 
-class Normalize(nn.Module):
+class Normalize(Module):
     """Subtract the mean of each channel and divide by its standard deviation, (C,) each, in pixel values."""
 
     mean: Tensor
@@ -34,16 +35,13 @@ class Normalize(nn.Module):
         mean = total / count
         return cls(mean.tolist(), (square / count - mean.square()).clamp(min=1e-12).sqrt().tolist())
 
-    def as_lists(self) -> dict[str, list[float]]:
-        return {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
-
     def forward(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
             self.to(images.device)
         return (images - self.mean).div_(self.std)
 
 
-class BatchTransform(nn.Module):
+class BatchTransform(Module):
     """Augment, normalize and mix a batch, in this order; targets become int64 or float32.
 
     Args:
@@ -53,11 +51,7 @@ class BatchTransform(nn.Module):
     """
 
     def __init__(
-        self,
-        normalize: Normalize,
-        augment: Sequence[nn.Module] = (),
-        mix: nn.Module | None = None,
-        num_classes: int = 0,
+        self, normalize: Normalize, augment: Sequence[Module] = (), mix: Module | None = None, num_classes: int = 0
     ) -> None:
         super().__init__()
         self.normalize, self.augment, self.mix, self.num_classes = normalize, augment, mix, num_classes
@@ -103,7 +97,7 @@ class BatchTransform(nn.Module):
 
 
 def augment_batch(
-    transform: nn.Module, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int
+    transform: Module, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int
 ) -> tuple[Tensor, Tensor | None]:
     """Return transformed images (N, C, H, W), in [0, 255], and their targets.
 
