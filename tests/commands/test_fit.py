@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -158,6 +159,17 @@ def test_a_checkpoint_callback_of_the_config_does_not_choose_the_best() -> None:
     assert results()["val/accuracy"] == best
     x = main(["validate", f"--run={RUN}"])
     assert x.trainer.callback_metrics["val/accuracy"] == pytest.approx(best)
+
+
+def test_a_run_folder_deleted_during_training_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Task, "on_validation_epoch_end", lambda _: shutil.rmtree("runs", ignore_errors=True))
+    settings = ["--trainer.max_epochs=1", "--trainer.num_sanity_val_steps=0", "--best.monitor=train/loss"]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *SMALL, *settings])
+    assert stop.value.code == 2
+    assert f"error: the run folder {RUN.absolute()} was deleted during training\n" in capsys.readouterr().err
 
 
 def test_ctrl_c_before_the_first_checkpoint_leaves_no_folder(
