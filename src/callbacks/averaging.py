@@ -6,6 +6,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from src import require
+
 
 class Average(WeightAveraging):
     """An average on the device of the weights; Lightning creates it before it moves them, so on the CPU."""
@@ -27,8 +29,7 @@ class EMA(Average):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        require(0 <= decay < 1, f"decay must be in [0, 1), got {decay}")
         self.decay = decay
         super().__init__(multi_avg_fn=self.average)
 
@@ -55,8 +56,7 @@ class SWA(Average):
     """
 
     def __init__(self, start: float = 0.75) -> None:
-        if not 0 <= start < 1:
-            raise ValueError(f"start must be in [0, 1), got {start}")
+        require(0 <= start < 1, f"start must be in [0, 1), got {start}")
         self.start, self.started = start, False
         super().__init__()
 

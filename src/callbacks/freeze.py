@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from src import UserError
+from src import UserError, require
 
 
 class Freeze(Callback):
@@ -28,8 +28,8 @@ class Freeze(Callback):
             self.pattern = re.compile(match)
         except re.error as error:
             raise ValueError(f"match must be a regular expression, got {match!r} ({error})") from None
-        if start < 0 or (stop is not None and stop <= start):
-            raise ValueError(f"start must be at least 0 and stop greater than start, got {start} and {stop}")
+        valid = start >= 0 and (stop is None or stop > start)
+        require(valid, f"start must be at least 0 and stop greater than start, got {start} and {stop}")
         self.start, self.stop = start, stop
         self.params: set[nn.Parameter] = set()
         self.norms: list[nn.Module] = []

@@ -1,10 +1,13 @@
 """GradientNoise: noise on gradients that decays during training."""
 
+from math import inf
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
+
+from src import require
 
 
 class GradientNoise(Callback):
@@ -18,10 +21,8 @@ class GradientNoise(Callback):
     """
 
     def __init__(self, eta: float = 0.01, gamma: float = 0.55) -> None:
-        if not 0 <= eta < float("inf"):
-            raise ValueError(f"eta must be at least 0, got {eta}")
-        if not 0 <= gamma < float("inf"):
-            raise ValueError(f"gamma must be at least 0, got {gamma}")
+        require(0 <= eta < inf, f"eta must be at least 0, got {eta}")
+        require(0 <= gamma < inf, f"gamma must be at least 0, got {gamma}")
         self.eta, self.gamma = eta, gamma
         self.seed = 0
 

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from src import UserError
+from src import UserError, require
 from src.callbacks.micro_batch_log import MicroBatchLog
 from src.callbacks.split_batch import num_samples, split_batch
 from src.protocols import HasEpochMeans, LossWeight
@@ -36,16 +36,15 @@ class MicroBatches(Callback):
     """
 
     def __init__(self, count: int = 1, retry_on_out_of_memory: bool = True) -> None:
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
+        require(count >= 1, f"count must be at least 1, got {count}")
         self.count = self.configured_count = count
         self.retry_on_out_of_memory = retry_on_out_of_memory
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not pl_module.automatic_optimization:
-            raise UserError("MicroBatches needs automatic optimization: remove the callback")
-        if type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):  # others shard or scale gradients
-            raise UserError(f"MicroBatches needs one device or strategy ddp, got {type(trainer.strategy).__name__}")
+        require(pl_module.automatic_optimization, "MicroBatches needs automatic optimization: remove the callback")
+        strategy = type(trainer.strategy)  # not isinstance, because subclasses such as DeepSpeed's shard gradients
+        valid = strategy in (SingleDeviceStrategy, DDPStrategy)
+        require(valid, f"MicroBatches needs one device or strategy ddp, got {strategy.__name__}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.trainer, self.module, self.strategy = trainer, pl_module, trainer.strategy

@@ -1,10 +1,13 @@
 """WeightNoise: noisy weights while gradients are computed."""
 
+from math import inf
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+
+from src import require
 
 
 class WeightNoise(Callback):
@@ -18,8 +21,7 @@ class WeightNoise(Callback):
     """
 
     def __init__(self, std: float) -> None:
-        if not 0 <= std < float("inf"):
-            raise ValueError(f"std must be at least 0, got {std}")
+        require(0 <= std < inf, f"std must be at least 0, got {std}")
         self.std = std
         self.originals: list[tuple[Tensor, Tensor]] = []  # noisy parameters and their values without noise
 

@@ -400,7 +400,7 @@ def test_manual_optimization_is_refused_before_training():
     assert model.lengths == []
 
 
-def test_strategies_that_scale_or_shard_gradients_are_refused_before_training():
+def test_strategies_that_shard_gradients_are_refused_before_training():
     class Sharded(SingleDeviceStrategy):
         pass
 
