@@ -5,15 +5,16 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import get_swa_avg_fn
 
 from src import require
 
 
 class Average(WeightAveraging):
-    """An average on the device of the weights; Lightning creates it before it moves them, so on the CPU."""
+    """An average on the device of the weights; Lightning would create it before it moves them, so on the CPU."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device
+        pl_module.to(trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
 
 
@@ -57,21 +58,25 @@ class SWA(Average):
 
     def __init__(self, start: float = 0.75) -> None:
         require(0 <= start < 1, f"start must be in [0, 1), got {start}")
-        self.start, self.started = start, False
-        super().__init__()
+        self.start, self.epochs, self.due = start, 0, False  # averaged epochs; whether this step ends another one
+        super().__init__(multi_avg_fn=self.average)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
-        average: Any = self._average_model
-        if not self.started:
-            average.n_averaged.zero_()  # makes the update below copy the weights
-        epoch_counts = trainer.is_last_batch and trainer.global_step > self.start * trainer.estimated_stepping_batches
-        if epoch_counts or not self.started:
-            average.update_parameters(pl_module)
-        self.started |= epoch_counts
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.due = trainer.is_last_batch and trainer.global_step > self.start * trainer.estimated_stepping_batches
+        super().on_train_batch_end(trainer, *args)
+        self.epochs += self.due
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:  # noqa: ARG002
+        return step_idx is not None and (self.due or self.epochs == 0)
+
+    def average(self, averages: list[Tensor], values: list[Tensor], steps: Tensor) -> None:  # noqa: ARG002
+        """Add the weights to the mean over epochs; before averaging starts, copy them."""
+        for average, value in zip(averages, values, strict=True):
+            average.copy_(get_swa_avg_fn()(average, value, self.epochs) if self.epochs else value)
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"begun": self.started}
+        return super().state_dict() | {"epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.started = state_dict["begun"]
+        self.epochs = state_dict["epochs"]
