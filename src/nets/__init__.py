@@ -1,6 +1,6 @@
 """Networks, independent of training; all map images (N, C, H, W) to logits (N, K). Name one in a YAML.
 
-Add a net: an nn.Module with first argument num_outputs.
+Add a net: an nn.Module with first argument num_outputs, the number of outputs K.
 """
 
 from src.nets.init import Init

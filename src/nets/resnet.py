@@ -14,7 +14,6 @@ class ResNet(nn.Module):
     """Residual network; arXiv:1512.03385.
 
     Args:
-        num_outputs: number of outputs K.
         in_channels: channels C of the input.
         depth: 10 (one block per stage), 18, 34, 50, 101 or 152 layers.
         small_images: start with one 3x3 convolution instead of a strided 7x7 and pooling; for images below 64 pixels.
@@ -101,7 +100,6 @@ class ResNet9(nn.Module):
     norm here, which is faster and changes the accuracy little.
 
     Args:
-        num_outputs: number of outputs K.
         in_channels: channels C of the input.
         width: channels of the first convolution, 64 in the source; the last one has eight times as many.
         drop_path: probability of dropping a sample from the second residual branch in training, in [0, 1); half of it

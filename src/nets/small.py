@@ -11,7 +11,6 @@ class MLP(nn.Sequential):
     """Linear layers on flattened images, each but the last followed by ReLU.
 
     Args:
-        num_outputs: number of outputs K.
         image_shape: (C, H, W) of the input.
         hidden_sizes: width of each hidden layer; an empty list gives logistic regression.
         dropout: probability of zeroing a hidden unit in training, in [0, 1); arXiv:1207.0580.
@@ -35,7 +34,6 @@ class LeNet(nn.Sequential):
     """LeNet-5 with ReLU and max pooling, for images (N, C, 32, 32); LeCun et al., 1998.
 
     Args:
-        num_outputs: number of outputs K.
         in_channels: channels C of the input.
     """
 
@@ -62,7 +60,6 @@ class SequentialCNN(nn.Sequential):
     For images (N, C, 32, 32).
 
     Args:
-        num_outputs: number of outputs K.
         in_channels: channels C of the input.
     """
 
@@ -86,7 +83,6 @@ class SmallCNN(nn.Module):
     For images of at least 4x4 pixels.
 
     Args:
-        num_outputs: number of outputs K.
         in_channels: channels C of the input.
         width: channels of the first stage; each stage doubles them.
     """

@@ -17,7 +17,6 @@ class WhitenedCNN(nn.Module):
     divided by the number of features. H and W must be at least 2 ** (stages + 1).
 
     Args:
-        num_outputs: number of outputs K.
         in_channels: channels C of the input.
         widths: channels of each stage; a stage halves H and W.
         depth: convolutions per stage, at least 2; from 3 on, all but the first form a residual branch.
