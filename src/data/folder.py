@@ -68,14 +68,13 @@ class ImageFolder(DataModule):
         from sklearn.model_selection import train_test_split  # slow to import
 
         images, targets = self.read("train")
+        index = torch.arange(len(targets))
         try:
-            sets = train_test_split(
-                torch.arange(len(targets)), test_size=self.test_fraction, random_state=0, stratify=targets
-            )
+            sets = train_test_split(index, test_size=self.test_fraction, random_state=0, stratify=targets)
         except ValueError as error:
             what = f"{self.test_fraction:.0%} of {self.root / 'train'}"
             raise UserError(f"cannot hold out {what} for testing: {error}") from None
-        train_index, test_index = (index.sort().values for index in sets)
+        train_index, test_index = (subset.sort().values for subset in sets)
         self.test_hash = digest(self.files["train"], Samples(images, targets, test_index))
         self.files["test"] = [self.files["train"][i] for i in test_index.tolist()]
         index = train_index if train else test_index

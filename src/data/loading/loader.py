@@ -14,6 +14,7 @@ from src import UserError, require
 from src.data.loading.batch_sampler import BatchSampler, derive_seed
 from src.data.loading.splits import Samples
 
+Transform = Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]]
 SETTINGS = ("num_samples", "num_batches", "seed", "sampling")  # of the sampler: they define the batches of an epoch
 
 
@@ -28,11 +29,7 @@ class TensorLoader:
     """
 
     def __init__(
-        self,
-        samples: Samples,
-        batch_sampler: BatchSampler,
-        transform: Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]],
-        device: torch.device | str = "cpu",
+        self, samples: Samples, batch_sampler: BatchSampler, transform: Transform, device: torch.device | str = "cpu"
     ) -> None:
         self.samples, self.transform, self.device = samples, transform, torch.device(device)
         self.sampler = batch_sampler  # Lightning sets its epoch under this name
