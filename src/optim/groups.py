@@ -50,7 +50,7 @@ def param_groups(net: nn.Module, rules: list[Rule] | None = None, layer_decay: f
     """Split trainable parameters into groups; biases and norms get no weight decay.
 
     Args:
-        net: the network to train.
+        net: network to train.
         rules: dictionaries with ``match``, a regular expression for full parameter names, and optimizer settings for
             the matching parameters. The first matching rule applies. Biases and norms still get no weight decay unless
             the rule sets ``weight_decay``.

@@ -25,7 +25,6 @@ class PerSample(nn.Module):
         return torch.stack([self.transform(image) for image in inputs]) * scale if len(images) else images
 
     def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform images (N, C, H, W) and masks (N, H, W) together."""
         if len(images) == 0:
             return images, masks
         inputs, scale = (images / 255, 255) if images.is_floating_point() else (images, 1)
@@ -57,7 +56,6 @@ class Kornia(nn.Module):
         return cast_like(self.transforms(images.float() / 255, data_keys=["input"]) * 255, images)
 
     def with_masks(self, images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform images (N, C, H, W) and masks (N, H, W) together, masks with nearest neighbor."""
         inputs = images.float() / 255, masks[:, None]
         try:
             moved, moved_masks = self.transforms(*inputs, data_keys=["input", "mask"])
