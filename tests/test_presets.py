@@ -204,7 +204,7 @@ def test_gpu_keeps_images_on_the_gpu_and_trains_there() -> None:
 @pytest.mark.filterwarnings("ignore:out of memory", "ignore:.* has no loss_weight")
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_micro_batches_train_a_batch_that_does_not_fit(where: str) -> None:
-    net = ["--model.net=tools.spoilers.Greedy", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"]
+    net = ["--model.net=tests.spoilers.Greedy", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"]
     small = [f"--model.net.where={where}", "--model.net.max_images=20"]
     args = [each for each in FIT if "width" not in each] + net + ["--data.augment=[]", "--last.every_n_steps=5"]
     main(args)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from tools.processes import PICTURES, SMALL, Process, draw_pictures, refusal
+from tests.processes import PICTURES, SMALL, Process, draw_pictures, refusal
 
 
 def bad_pictures() -> dict[str, bytes | None]:

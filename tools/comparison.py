@@ -35,7 +35,7 @@ def differences(folder: Path, reference: Path) -> list[str]:
 
 
 def read_trace(folder: Path) -> dict[str, set[str]]:
-    """Return the different lines that ``tools.spoilers.Trace`` wrote for each step: one unless repeats differed."""
+    """Return the different lines that ``tests.spoilers.Trace`` wrote for each step: one unless repeats differed."""
     steps: dict[str, set[str]] = defaultdict(set)
     for line in (folder / "trace.txt").read_text().splitlines():
         if line.count(" ") == 2:  # a killed process may leave half a line

@@ -9,8 +9,8 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from tests.processes import PICTURES, SMALL, Launched, Process, draw_pictures, obeys
 from tools.comparison import differences
-from tools.processes import PICTURES, SMALL, Launched, Process, draw_pictures, obeys
 
 ACCUMULATE, WITHIN_EPOCHS = "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=0.5"
 PLATEAU = ["--model.schedule=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.schedule.patience=0"]
@@ -36,8 +36,8 @@ VARIANTS = {
     "all of these and 2 workers": [*PICTURES, "--data.num_workers=2", ACCUMULATE, WITHIN_EPOCHS, *PLATEAU, EMA, *MIX],
 }
 GRID = {name: [*SMALL, *settings] for name, settings in VARIANTS.items()}
-OWN_RUN = ["--name=digits", "--model=tools.spoilers.OwnModule", "--data=tools.spoilers.OwnData"]
-OWN_RUN += ["--trainer.accelerator=cpu", "--trainer.max_epochs=8", "--trainer.callbacks=tools.spoilers.Trace"]
+OWN_RUN = ["--name=digits", "--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData"]
+OWN_RUN += ["--trainer.accelerator=cpu", "--trainer.max_epochs=8", "--trainer.callbacks=tests.spoilers.Trace"]
 OWN = {
     "own module and DataLoader": OWN_RUN,
     "own DataLoader with workers": [*OWN_RUN, "--data.num_workers=2"],

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from src.runs.checkpoint import has_nonfinite, load_checkpoint
-from tools.processes import ROOT, SMALL, Process, refusal
+from tests.processes import ROOT, SMALL, Process, refusal
 
 
 def numbers(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     """NaN or infinite pixels, losses or gradients at any step: weights stay finite and learn, or the run stops."""
     for i in range(tries):
         kind, first, count = ("pixels", "loss", "gradient")[i % 3], draw.randrange(40), draw.choice((1, 3, 12))
-        spoil = ["--trainer.callbacks+=tools.spoilers.Spoil", f"--trainer.callbacks.kind={kind}"]
+        spoil = ["--trainer.callbacks+=tests.spoilers.Spoil", f"--trainer.callbacks.kind={kind}"]
         spoil += [f"--trainer.callbacks.first={first}", f"--trainer.callbacks.count={count}"]
         process = Process(["fit", *SMALL, *spoil], folder / str(i))
         code, output = process.wait(), process.log.read_text()
@@ -44,7 +44,7 @@ def accuracy(run: Path) -> float:
 def memory(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     """Out of memory in a step: one line says what to change; MicroBatches resumes it, to the same weights."""
     fit = ["fit", f"--config={ROOT}/configs/digits.yaml", "--trainer.max_epochs=3", "--test=false"]
-    fit += ["--model.net=tools.spoilers.Greedy"]
+    fit += ["--model.net=tests.spoilers.Greedy"]
     assert Process(fit, folder / "reference").wait() == 0
     reference = last_weights(folder / "reference")
     for i in range(tries):

@@ -14,8 +14,8 @@ import torch
 
 from src import UserError
 from src.runs.checkpoint import AtomicCheckpointIO, load_checkpoint
+from tests.processes import SMALL, Process
 from tools.comparison import same
-from tools.processes import SMALL, Process
 
 RUN = "runs/digits/version_0"
 

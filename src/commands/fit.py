@@ -69,7 +69,8 @@ def is_complete(x: Experiment) -> bool:
 
 def nothing_to_do(x: Experiment, changed: bool) -> list[tuple[str, str]]:
     epochs, steps = epochs_done(x.stored), x.stored.get("global_step", 0)
-    rows = [("complete", f"{epochs} epochs, {steps} steps; extend with --trainer.{stop_setting(x, steps)}=N")]
+    done = f"{epochs} epoch{'s' if epochs > 1 else ''}, {steps} steps"
+    rows = [("complete", f"{done}; extend with --trainer.{stop_setting(x, steps)}=N")]
     return rows + ([("note", "the typed settings differ from its config.yaml and were not used")] if changed else [])
 
 

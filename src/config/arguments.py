@@ -78,7 +78,7 @@ def describe(name: str) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def usage() -> str:
-    docs = {name: describe(name)[0] for name in command_names()}
+    docs = {name: describe(name)[0] or name for name in command_names()}
     lines = [f"  {name:<12}{doc[0].lower()}{doc.splitlines()[0][1:].rstrip('.')}" for name, doc in docs.items()]
     examples = [re.findall(r"^ *(python -m src\.cli .*)$", doc, re.M)[:1] for doc in docs.values()]
     return USAGE.format(commands="\n".join(lines), examples="\n".join(f"  {each[0]}" for each in examples if each))

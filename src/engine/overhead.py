@@ -48,7 +48,7 @@ class LowOverhead(Callback):
         LightningModule.__setattr__ = quick_setattr  # type: ignore[method-assign,assignment]
         if not torch.cuda.is_available():
             # Adam asks for GPUs in each step, which takes 0.1 ms the way Lightning configures the question
-            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning sets it to 1
 
     def teardown(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         for owner, name in self.skipped:

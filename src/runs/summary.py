@@ -45,8 +45,8 @@ def start_notes(trainer: Any, resumed: Path | None) -> list[tuple[str, str]]:
         rows += [("note", f"this {lacking} {verb} no mid-epoch state:"), ("", f"an interrupted run resumes {exact}")]
     steps, warmup = trainer.estimated_stepping_batches, getattr(task, "warmup_steps", 0)
     if isinstance(warmup, int) and 0 < steps <= warmup and not trainer.fast_dev_run:
-        text = f"warmup_steps ({warmup}) >= run length ({steps} steps): the learning rate never leaves warm-up"
-        rows += [("note", text)]
+        rows += [("note", f"warmup_steps ({warmup}) >= run length ({steps} steps):")]
+        rows += [("", "the learning rate never leaves warm-up")]
     return rows
 
 
@@ -119,4 +119,5 @@ def save_figure(figure: Any, file: Path) -> None:
     try:
         figure.savefig(file, dpi=120)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot write {file}: {error}; choose another file with --output") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {file}: {reason}; choose another file with --output") from None

@@ -119,7 +119,7 @@ def test_max_time_ends_a_run_at_the_end_of_an_epoch() -> None:
 
 def test_a_warmup_as_long_as_the_run_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", *SMALL, "--trainer.max_steps=5", "--model.warmup_steps=5", "--test=false"])
-    note = "note  warmup_steps (5) >= run length (5 steps): the learning rate never leaves warm-up"
+    note = "note  warmup_steps (5) >= run length (5 steps):\n      the learning rate never leaves warm-up\n"
     assert note in capsys.readouterr().out
 
 

@@ -13,9 +13,9 @@ from src.cli import main
 from src.config.errors import as_user_error
 from src.data import MNIST
 from src.nets import SmallCNN
+from tests.bad_inputs import COMMANDS, FILES, commands
+from tests.bad_settings import SETTINGS
 from tests.conftest import refused
-from tools.bad_inputs import COMMANDS, FILES, commands
-from tools.bad_settings import SETTINGS
 
 DIGITS = ["fit", "--config", "configs/digits.yaml"]
 

@@ -12,8 +12,8 @@ import torch
 
 from src.cli import main
 from src.config.files import check_trusted, needs_trust
+from tests.bad_inputs import DOORS, build
 from tests.conftest import ROOT, refused
-from tools.bad_inputs import DOORS, build
 
 EVIL = "from pathlib import Path\nPath('ran').touch()\nfrom src.nets import MLP as Net\n"
 RAN = Path("ran")

@@ -16,7 +16,7 @@ from src.tasks import Classifier
 from tests.conftest import SMALL, refused, rows
 
 FIT = ["fit", *SMALL, "--test=false"]
-FOREIGN = ["fit", "--model=tools.spoilers.OwnModule", "--data=tools.spoilers.OwnData", "--trainer.max_epochs=1"]
+FOREIGN = ["fit", "--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData", "--trainer.max_epochs=1"]
 RUN = Path("runs/digits/version_0")
 FULL = "No space left on device"
 

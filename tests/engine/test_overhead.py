@@ -18,7 +18,7 @@ from src.tasks import Classifier
 from tests.conftest import FIT
 
 SHORT = [*FIT, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
-FOREIGN = ["fit", "--model=tools.spoilers.OwnModule", "--data=tools.spoilers.OwnData", "--trainer.max_epochs=1"]
+FOREIGN = ["fit", "--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData", "--trainer.max_epochs=1"]
 
 
 class Counting(Callback):

@@ -52,7 +52,7 @@ def test_an_epoch_without_validation_shows_no_old_metrics(capsys: pytest.Capture
 
 
 def test_a_module_of_other_metrics_shows_what_it_logs(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["fit", "--model=tools.spoilers.OwnModule", "--data=tools.spoilers.OwnData", "--trainer.max_epochs=1"])
+    main(["fit", "--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData", "--trainer.max_epochs=1"])
     (line,) = epoch_lines(capsys)
     assert re.match(r"epoch 1/1  val/accuracy -?\d\.\d{4}  lr 1\.00e-02  ", line)
 

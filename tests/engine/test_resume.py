@@ -14,7 +14,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from src.cli import main
 from src.engine.resume import Resume, seed_epoch
 from tests.conftest import FIT, same, weights
-from tools.spoilers import OwnData, OwnModule
+from tests.spoilers import OwnData, OwnModule
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*your dataloader is not resumable"
@@ -23,7 +23,7 @@ RUNS = Path("runs/run")
 
 
 def fit(*args: str) -> None:
-    foreign = ["--model=tools.spoilers.OwnModule", "--data=tools.spoilers.OwnData", "--trainer.accelerator=cpu"]
+    foreign = ["--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData", "--trainer.accelerator=cpu"]
     main(["fit", *foreign, "--trainer.max_epochs=4", "--trainer.log_every_n_steps=2", *args])
 
 

@@ -19,7 +19,7 @@ from src.cli import main
 from src.engine import signals
 from src.engine.signals import LAUNCH
 from tests.conftest import ROOT, SMALL, rows, same, weights
-from tools.processes import Process
+from tests.processes import Process
 
 FIT = ["fit", *SMALL, "--trainer.max_epochs=2", "--test=false"]
 RUN = Path("runs/digits/version_0")
@@ -185,7 +185,7 @@ def wait_for(file: Path, process: Process) -> None:
 
 
 def test_a_signal_that_reaches_workers_too_is_no_error() -> None:
-    foreign = ["--model=tools.spoilers.OwnModule", "--data=tools.spoilers.OwnData", "--data.num_workers=2"]
+    foreign = ["--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData", "--data.num_workers=2"]
     process = Process(["fit", *foreign, "--trainer.accelerator=cpu", "--trainer.max_epochs=500"], Path("own"))
     wait_for(Path("own/runs/run/version_0/checkpoints/last.ckpt"), process)
     process.kill(signal.SIGINT)

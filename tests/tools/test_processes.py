@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import TIMED_OUT, Process, obeys, refusal
 from tools.interruptions import interrupt
-from tools.processes import TIMED_OUT, Process, obeys, refusal
 
 pytestmark = pytest.mark.heavy
 

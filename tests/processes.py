@@ -34,7 +34,7 @@ SMALL = [
     "--trainer.max_epochs=3",
     "--last.every_n_steps=4",
     "--test=false",
-    "--trainer.callbacks+=tools.spoilers.Trace",
+    "--trainer.callbacks+=tests.spoilers.Trace",
 ]
 PICTURES = ["--data=src.data.ImageFolder", "--data.root=../pictures", "--data.size=8", "--data.channels=1"]
 PICTURES += ["--data.in_memory=false", "--data.batch_size=32", "--data.cache=../cache"]
