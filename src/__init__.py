@@ -1,5 +1,6 @@
 """A PyTorch Lightning project: data, nets, tasks, callbacks and the command line that joins them."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,14 @@ def require(valid: object, message: str) -> None:
     """Raise a UserError with the message, which says what, expected and got, unless the input is valid."""
     if not valid:
         raise UserError(message)
+
+
+def compile_pattern(name: str, pattern: str) -> re.Pattern[str]:
+    """Compile the regular expression of an argument; raise a UserError with its name if it is invalid."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{name} must be a regular expression, got {pattern!r} ({error})") from None
 
 
 def load_run(

@@ -151,7 +151,7 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     ),
     "group with an invalid expression": (
         ["--model.groups=[{match: '(', lr: 1}]"],
-        "groups: '(' is not a regular expression",
+        "groups: match must be a regular expression, got '('",
     ),
     "layer decay above 1": (["--model.layer_decay=2"], "layer_decay must be in (0, 1], got 2.0"),
     "negative warm-up": (["--model.warmup_steps=-1"], "warmup_steps must be at least 0, got -1"),

@@ -17,7 +17,7 @@ FILES = sorted(SRC.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"commands", "config", "runs"},
     "commands": {"config", "data", "engine", "runs"},
-    "config": {"engine", "protocols", "runs"},
+    "config": {"engine", "runs"},
     "engine": {"protocols", "runs"},
     "runs": {"protocols"},
     "tasks": {"losses", "metrics", "optim", "protocols"},
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "protocols": set(),
 }
 WITHOUT_TORCH = ("__init__", "cli", "protocols", "config/arguments", "config/files", "runs/folder", "runs/summary")
+ROOT_NAMES = {"UserError", "compile_pattern", "load_run", "require"}  # of src itself, which all may import
 HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "sklearn", "matplotlib", "jsonargparse"}
 PRIVATE = re.compile(r"^_[a-z]")
 
@@ -43,11 +44,7 @@ def imports(file: Path) -> set[str]:
     tree = ast.parse(file.read_text())
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names = {node.module.split(".")[1] for node in froms if (node.module or "").startswith("src.")}
-    names |= {name.name for node in froms if node.module == "src" for name in node.names} - {
-        "UserError",
-        "require",
-        "load_run",
-    }
+    names |= {name.name for node in froms if node.module == "src" for name in node.names} - ROOT_NAMES
     if room(file) == "cli":
         names.add("commands")  # by import_module
     return names - {room(file)}

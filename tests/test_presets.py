@@ -201,7 +201,7 @@ def test_gpu_keeps_images_on_the_gpu_and_trains_there() -> None:
     assert experiment.data.splits["train"].images.device.type == "cuda"
 
 
-@pytest.mark.filterwarnings("ignore:out of memory", "ignore:.* has no loss_weight")
+@pytest.mark.filterwarnings("ignore:out of memory")
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_micro_batches_train_a_batch_that_does_not_fit(where: str) -> None:
     net = ["--model.net=tests.spoilers.Greedy", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1"]

@@ -22,8 +22,7 @@ import torch
 
 from src.cli import keep_freed_memory
 from src.data import RandomCrop, RandomFlip
-from src.data.loading.batch_sampler import BatchSampler
-from src.data.loading.loader import TensorLoader
+from src.data.loading.loader import BatchSampler, TensorLoader
 from src.data.loading.splits import Samples
 from src.data.loading.transform import BatchTransform, Normalize
 from tools import contenders

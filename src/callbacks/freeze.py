@@ -1,13 +1,12 @@
 """Freeze: layers that are not trained in some epochs."""
 
 import difflib
-import re
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from src import UserError, require
+from src import UserError, compile_pattern, require
 
 
 class Freeze(Callback):
@@ -24,10 +23,7 @@ class Freeze(Callback):
     """
 
     def __init__(self, match: str, start: int = 0, stop: int | None = None) -> None:
-        try:
-            self.pattern = re.compile(match)
-        except re.error as error:
-            raise ValueError(f"match must be a regular expression, got {match!r} ({error})") from None
+        self.pattern = compile_pattern("match", match)
         valid = start >= 0 and (stop is None or stop > start)
         require(valid, f"start must be at least 0 and stop greater than start, got {start} and {stop}")
         self.start, self.stop = start, stop

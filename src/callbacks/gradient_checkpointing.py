@@ -1,6 +1,5 @@
 """GradientCheckpointing: less memory for more computation."""
 
-import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -11,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from src import UserError
+from src import UserError, compile_pattern
 
 
 class GradientCheckpointing(Callback):
@@ -25,10 +24,7 @@ class GradientCheckpointing(Callback):
     """
 
     def __init__(self, blocks: str = ".*(Block|Bottleneck|Residual|NormActivation)") -> None:
-        try:
-            self.pattern = re.compile(blocks)
-        except re.error as error:
-            raise ValueError(f"blocks must be a regular expression, got {blocks!r} ({error})") from None
+        self.pattern = compile_pattern("blocks", blocks)
         self.blocks: list[nn.Module] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002

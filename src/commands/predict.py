@@ -14,9 +14,8 @@ from src.commands.test import start
 from src.config.arguments import Options
 from src.config.build import Experiment
 from src.data import DataModule
-from src.data.loading.batch_sampler import BatchSampler
 from src.data.loading.image_files import ImageFiles, decode, find_images
-from src.data.loading.loader import TensorLoader
+from src.data.loading.loader import BatchSampler, TensorLoader
 from src.data.loading.splits import Samples
 from src.data.loading.transform import BatchTransform
 from src.runs.summary import print_rows

@@ -11,29 +11,10 @@ import yaml
 
 from src import UserError
 
-SETTINGS = (
-    "seed_everything",
-    "trainer",
-    "model",
-    "data",
-    "name",
-    "test",
-    "compile",
-    "channels_last",
-    "best",
-    "last",
-    "non_finite",
-)
-TRUSTED = (
-    "src",
-    "scripts",
-    "tools",
-    "torch",
-    "torchvision",
-    "torchmetrics",
-    "lightning",
-    "kornia",
-)  # importing a module runs it
+SETTINGS: tuple[str, ...] = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last")
+SETTINGS += ("best", "last", "non_finite")
+# importing a module runs it, so configs may name only these packages without --trust
+TRUSTED = ("src", "scripts", "tests", "tools", "torch", "torchvision", "torchmetrics", "lightning", "kornia")
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:

@@ -8,8 +8,7 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from src import UserError, require
-from src.data.loading.batch_sampler import BatchSampler, Sampling
-from src.data.loading.loader import TensorLoader
+from src.data.loading.loader import BatchSampler, Sampling, TensorLoader
 from src.data.loading.splits import Samples, digest, kfold_split, move_to_device
 from src.data.loading.transform import BatchTransform, Normalize
 

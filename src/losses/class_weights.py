@@ -1,13 +1,13 @@
 """Class weights of a loss, so that rare classes count as much as frequent ones."""
 
 from itertools import product
-from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from src import UserError, require
+from src.losses.classification import FocalLoss, check_weights
 
 NAMES = ("pos_weight", "weight")
 
@@ -24,11 +24,6 @@ def set_class_weights(loss: Any, num_classes: int, weights: list[float]) -> None
     name = weight_name(loss)
     current = getattr(loss, name)
     setattr(loss, name, torch.tensor(weights, device=None if current is None else current.device))
-
-
-def check_weights(name: str, weights: list[float]) -> None:
-    valid = any(weights) and all(0 <= weight < inf for weight in weights)
-    require(valid, f"{name} must be finite numbers of at least 0, at least one above 0, got {weights}")
 
 
 def balanced_weights(loss: Any, num_classes: int, targets: Tensor) -> list[float]:
@@ -57,6 +52,19 @@ def restore_class_weights(states: list[dict[str, Any]], loss: Any, keep_stored: 
             state.pop(key, None)
         elif not keep_stored or key not in state:
             state[key] = configured[name]
+
+
+def loss_denominator(loss: Any, targets: Tensor) -> Tensor | int:
+    """Return what the mean of a loss divides by: the summed class weights of the targets, or the number of samples.
+
+    The weights count in torch.nn.CrossEntropyLoss for classes (N,), not for soft labels (N, K), and in FocalLoss.
+    """
+    if isinstance(loss, FocalLoss) and loss.weight is not None:
+        return (targets @ loss.weight if targets.is_floating_point() else loss.weight[targets]).sum()
+    if isinstance(loss, nn.CrossEntropyLoss) and not targets.is_floating_point():
+        targets = targets[targets != loss.ignore_index]
+        return len(targets) if loss.weight is None else loss.weight[targets].sum()
+    return len(targets)
 
 
 def weight_name(loss: Any) -> str:

@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, multi_margin_loss, one_hot
 
 from src import require
-from src.losses.class_weights import check_weights
+
+
+def check_weights(name: str, weights: list[float]) -> None:
+    valid = any(weights) and all(0 <= weight < inf for weight in weights)
+    require(valid, f"{name} must be finite numbers of at least 0, at least one above 0, got {weights}")
 
 
 class ClassWeightedLoss(nn.Module):

@@ -1,12 +1,11 @@
 """Penalties: terms added to the training loss, each called with the net."""
 
-import re
 from math import inf
 
 import torch
 from torch import Tensor, nn
 
-from src import UserError, require
+from src import compile_pattern, require
 
 
 class Penalty:
@@ -21,10 +20,7 @@ class Penalty:
 
     def __init__(self, weight: float, match: str = ".*") -> None:
         require(0 <= weight < inf, f"weight must be at least 0, got {weight}")
-        try:
-            self.weight, self.pattern = weight, re.compile(match)
-        except re.error as error:
-            raise UserError(f"match must be a regular expression, got {match!r} ({error})") from None
+        self.weight, self.pattern = weight, compile_pattern("match", match)
 
     def term(self, weight: Tensor) -> Tensor:
         """Return the penalty of one weight, ()."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from src import UserError, require
+from src import UserError, compile_pattern, require
 
 
 class Init:
@@ -30,11 +30,9 @@ class Init:
         match: str = ".*",
     ) -> None:
         self.weight, self.settings, self.bias, self.match = weight, settings or {}, bias, match
+        compile_pattern("match", match)
         try:
-            re.compile(match)
             inspect.signature(weight).bind(None, **self.settings)
-        except re.error as error:
-            raise UserError(f"match must be a regular expression, got {match!r} ({error})") from None
         except TypeError as error:
             raise UserError(f"settings must be arguments of {weight.__name__}: {error}") from None
 

@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from src import UserError, require
+from src import UserError, compile_pattern, require
 from src.optim.schedules import with_warmup
 
 Rule = dict[str, Any]
@@ -92,10 +91,7 @@ def assign_rules(names: list[str], rules: list[Rule]) -> dict[str, int]:
         match = rule.get("match")
         if not isinstance(match, str):
             raise UserError(f"groups: each rule needs match, a regular expression for parameter names, got {rule}")
-        try:
-            pattern = re.compile(match)
-        except re.error as error:
-            raise UserError(f"groups: {match!r} is not a regular expression: {error}") from None
+        pattern = compile_pattern("groups: match", match)
         matched = [name for name in names if pattern.fullmatch(name)]
         if not matched:
             closest = ", ".join(difflib.get_close_matches(match, names, n=3, cutoff=0))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from src import UserError
-from src.losses.class_weights import balanced_weights, restore_class_weights, set_class_weights
+from src.losses.class_weights import balanced_weights, loss_denominator, restore_class_weights, set_class_weights
 from src.metrics import classification_metrics
 from src.protocols import ImageData
 from src.tasks.base import Task
@@ -60,6 +60,9 @@ class Classifier(Task):
         inputs, targets = batch
         logits = self(inputs)
         return self.loss(logits, targets), logits.detach() if self.training else logits.softmax(1), targets
+
+    def loss_weight(self, batch: tuple[Tensor, Tensor]) -> Tensor | int:
+        return loss_denominator(self.loss, batch[1])  # see src.protocols.LossWeight
 
     def step_metrics(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
         predicted = preds.argmax(1)

@@ -9,9 +9,10 @@ from torch import nn
 from src import UserError
 from src.cli import main
 from src.losses import BinaryCrossEntropy, FocalLoss
-from src.losses.class_weights import balanced_weights, restore_class_weights, set_class_weights
+from src.losses.class_weights import balanced_weights, loss_denominator, restore_class_weights, set_class_weights
 
 TARGETS = torch.tensor([0] * 30 + [1] * 9 + [2])
+WEIGHTS = torch.tensor([1.0, 2.0, 0.5])
 FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--model.loss=torch.nn.CrossEntropyLoss"]
 RUN = "--run=runs/digits/version_0"
 
@@ -89,6 +90,32 @@ def test_changed_class_weights_win_over_those_of_the_checkpoint():
     assert resumed.task.loss.weight.tolist() == others
     assert main(["test", RUN]).task.loss.weight.tolist() == others
     assert main(["test", RUN, "--model.class_weights=null"]).task.loss.weight is None
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(weight=WEIGHTS, ignore_index=1),
+        FocalLoss(gamma=1.0),
+        FocalLoss(gamma=1.0, weight=WEIGHTS.tolist()),
+        BinaryCrossEntropy(),
+        nn.MultiMarginLoss(weight=WEIGHTS),
+    ],
+    ids=lambda loss: f"{type(loss).__name__}{'' if getattr(loss, 'weight', None) is None else ' weighted'}",
+)
+def test_means_of_parts_weighted_by_denominators_give_the_mean(loss, soft):
+    if soft and (isinstance(loss, nn.MultiMarginLoss) or getattr(loss, "ignore_index", -100) >= 0):
+        pytest.skip("takes only classes")
+    logits, classes = torch.randn(12, 3), torch.tensor([0, 1, 2, 2, 0, 1, 1, 1, 0, 2, 2, 0])
+    targets = torch.randn(12, 3).softmax(1) if soft else classes
+    parts = [slice(0, 5), slice(5, 6), slice(6, 12)]  # sample 5 alone is of the ignored class
+    weights = torch.tensor([float(loss_denominator(loss, targets[part])) for part in parts])
+    means = torch.stack(
+        [loss(logits[part], targets[part]) for part in parts]
+    ).nan_to_num()  # 0 / 0 where all is ignored
+    torch.testing.assert_close((weights * means).sum() / weights.sum(), loss(logits, targets))
 
 
 def test_class_weights_work_in_half_precision():

@@ -116,7 +116,7 @@ def test_layer_decay_does_not_scale_the_learning_rate_of_a_rule():
     [
         ([{"lr": 0.1}], "each rule needs match, a regular expression for parameter names, got {'lr': 0.1}"),
         ([{"match": 3}], "each rule needs match, a regular expression for parameter names, got {'match': 3}"),
-        ([{"match": "head.(*"}], "'head.(*' is not a regular expression: "),
+        ([{"match": "head.(*"}], "groups: match must be a regular expression, got 'head.(*' ("),
         ([{"match": "haed.*"}], "'haed.*' matches no trainable parameter; closest: head."),
         ([{"match": "head"}], "'head' matches no trainable parameter; closest: head.bias, head.weight"),
         ([{"match": "features.0.0.weight"}], "matches no trainable parameter"),  # frozen

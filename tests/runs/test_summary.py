@@ -136,7 +136,10 @@ def test_a_run_that_never_leaves_its_warmup_is_noted(steps: float, noted: bool) 
     task = SimpleNamespace(warmup_steps=5, train_means=None)
     trainer = SimpleNamespace(lightning_module=task, estimated_stepping_batches=steps, fast_dev_run=False)
     trainer.train_dataloader = Resumable()
-    rows = [("note", f"warmup_steps (5) >= run length ({steps} steps):"), ("", "the learning rate never leaves warm-up")]
+    rows = [
+        ("note", f"warmup_steps (5) >= run length ({steps} steps):"),
+        ("", "the learning rate never leaves warm-up"),
+    ]
     assert start_notes(trainer, None) == (rows if noted else [])
 
 

@@ -1,10 +1,32 @@
-"""Flips and shifts, which copy pixels of any dtype."""
+"""Augmentations that move pixels: their base, and flips and shifts, which copy pixels of any dtype."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from src import require
-from src.data.augment.base import MovePixels
+
+
+class MovePixels(nn.Module):
+    """Base of augmentations that move the pixels of images and masks alike. Subclasses implement both methods below.
+
+    ``make_params(images)`` draws random numbers. ``transform(images, params, mode)`` uses them; ``mode`` is "bilinear"
+    for images, "nearest" for masks (N, 1, H, W). With ``by_position``, ``make_params`` also gets index and epoch.
+    """
+
+    make_params: Callable[..., Any]
+    transform: Callable[..., Tensor]
+
+    def forward(self, images: Tensor, *position: Any) -> Tensor:
+        return self.transform(images, self.make_params(images, *position), "bilinear")
+
+    def with_masks(self, images: Tensor, masks: Tensor, *position: Any) -> tuple[Tensor, Tensor]:
+        """Move images (N, C, H, W) and masks (N, H, W) together."""
+        params = self.make_params(images, *position)
+        moved = self.transform(images, params, "bilinear")
+        return moved, self.transform(masks[:, None], params, "nearest")[:, 0]
 
 
 class Flip(MovePixels):

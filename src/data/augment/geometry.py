@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
 from src import require
-from src.data.augment.base import MovePixels, cast_like, check_range, uniform
+from src.data.augment.base import cast_like, check_range, uniform
 from src.data.augment.erasing import Boxes, draw_boxes
+from src.data.augment.flip_crop import MovePixels
 
 PaddingMode = Literal["reflection", "zeros", "border"]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.data.loading.batch_sampler import BatchSampler
+from src.data.loading.loader import BatchSampler
 
 CLASSES = torch.tensor([0] * 400 + [1] * 80 + [2] * 20)
 

@@ -13,9 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from src import UserError
-from src.data.loading.batch_sampler import BatchSampler
 from src.data.loading.image_files import ImageFiles
-from src.data.loading.loader import TensorLoader
+from src.data.loading.loader import BatchSampler, TensorLoader
 from src.data.loading.splits import Samples
 
 
@@ -157,7 +156,7 @@ def test_a_worker_names_a_bad_file_in_one_line(tmp_path):
 SIGNALED = """
 import os, torch
 from multiprocessing import active_children
-from src.data.loading.batch_sampler import BatchSampler
+from src.data.loading.loader import BatchSampler
 from src.data.loading.loader import TensorLoader
 from src.data.loading.splits import Samples
 
