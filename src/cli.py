@@ -13,8 +13,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
-from src import UserError
 from src.config.arguments import read, usage
+from src.config.errors import as_user_error
 from src.runs.summary import echo
 
 NOISE = (  # warnings of libraries that nobody can act on
@@ -47,47 +47,32 @@ def main(args: list[str] | None = None, owns_process: bool = False) -> Any:
         with fast_import() if owns_process else nullcontext():
             command = import_module(f"src.commands.{options.command}")
         with quiet() if owns_process else nullcontext():
-            return run(command, options, own)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")  # one write: several processes may print it
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def run(command: Any, options: Any, own: dict[str, Any]) -> Any:
-    """Run a command; convert what the user can mend into a UserError."""
-    try:
-        return command.run(options, **own)
-    except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns it into exit code 1
-            raise KeyboardInterrupt from None
+            return command.run(options, **own)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt):
+            sys.exit(130)  # Lightning turns an interrupt into exit code 1
         raise
     except Exception as error:
-        from src.config.errors import as_user_error
-
-        if (converted := as_user_error(error)) is not None and converted is not error:
-            raise converted from error
-        raise
+        if (user_error := as_user_error(error)) is None:
+            raise
+        sys.stderr.write(f"error: {user_error}\n")  # one write: several processes may print it
+        sys.exit(2)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Print warnings in one line each, without those of libraries that nobody can act on, and no log messages."""
-    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
-    levels = [logger.level for logger in loggers]
+    disabled = logging.root.manager.disable
     with warnings.catch_warnings():
         for message in NOISE:
             warnings.filterwarnings("ignore", message)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning|jsonargparse")
         warnings.showwarning = lambda message, *args, **kwargs: echo(f"warning: {message}", sys.stderr)  # noqa: ARG005
+        logging.disable(logging.INFO)
         try:
-            for logger in loggers:
-                logger.setLevel(logging.WARNING)
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(disabled)
 
 
 @contextmanager

@@ -6,5 +6,3 @@ from src.callbacks.gradient_checkpointing import GradientCheckpointing
 from src.callbacks.gradient_noise import GradientNoise
 from src.callbacks.micro_batches import MicroBatches
 from src.callbacks.weight_noise import WeightNoise
-
-__all__ = ["EMA", "SWA", "Freeze", "GradientCheckpointing", "GradientNoise", "MicroBatches", "WeightNoise"]

@@ -19,11 +19,11 @@ def as_user_error(error: Exception) -> UserError | None:
 
     Bad input is what this project or Lightning says is one, and any value that a constructor refuses.
     """
+    if isinstance(error, UserError):
+        return error
     import torch
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-    if isinstance(error, UserError):
-        return error
     if isinstance(error, MisconfigurationException):
         hint = "; choose another with --best.monitor" if "ModelCheckpoint(monitor" in str(error) else ""
         return UserError(" ".join(str(error).split()) + hint)

@@ -1,15 +1,13 @@
 """load_run: a trained module from a run folder, in a notebook or another program."""
 
-import argparse
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from src import UserError
-from src.config.errors import explain
+from src.config.arguments import Options
 from src.config.files import check_trusted, check_yaml
-from src.config.parser import make_parser
+from src.config.parser import make_parser, parse
 from src.runs.checkpoint import check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -36,13 +34,9 @@ def load_run(
         check_trusted(run.config)
     _, stored = load_first_valid(run.checkpoints(checkpoint))
     typed = [] if root is None else [f"--data.root={root}"]
-    parser = make_parser()
-    try:
-        config = parser.parse_args([f"--config={run.config}", *typed])
-    except argparse.ArgumentError as error:
-        raise UserError(f"{run.config}: {explain(error.message)}") from None
+    config = parse(Options("load_run", [str(run.config)], settings=typed))
     with torch.random.fork_rng(devices=[]):  # building the net draws weights, which are then replaced
-        built = parser.instantiate(config)
+        built = make_parser().instantiate(config)
     task, data = built.model, built.get("data")
     if config.channels_last:
         task.to(memory_format=torch.channels_last)

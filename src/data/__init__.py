@@ -10,8 +10,3 @@ from src.data.augment.wrappers import Kornia, PerSample
 from src.data.base import DataModule
 from src.data.datasets import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST
 from src.data.folder import ImageFolder
-
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "DataModule", "Digits", "FashionMNIST", "ImageFolder"]
-__all__ += ["AlternatingFlip", "ColorJitter", "CutMix", "Cutout", "GaussianNoise", "Kornia", "MixUp", "PerSample"]
-__all__ += ["ProgressiveResize", "RandAugment", "RandomAffine", "RandomCrop", "RandomErasing", "RandomFlip"]
-__all__ += ["RandomResizedCrop", "TrivialAugment"]

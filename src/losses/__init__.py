@@ -5,5 +5,3 @@ Add a loss: a function or nn.Module of logits and targets. Add a penalty: subcla
 
 from src.losses.classification import BinaryCrossEntropy, FocalLoss, Hinge
 from src.losses.penalties import L1, L2, Orthogonal
-
-__all__ = ["L1", "L2", "BinaryCrossEntropy", "FocalLoss", "Hinge", "Orthogonal"]

@@ -7,5 +7,3 @@ from src.nets.init import Init
 from src.nets.resnet import ResNet, ResNet9
 from src.nets.small import MLP, LeNet, SequentialCNN, SmallCNN
 from src.nets.whitened_cnn import WhitenedCNN
-
-__all__ = ["MLP", "Init", "LeNet", "ResNet", "ResNet9", "SequentialCNN", "SmallCNN", "WhitenedCNN"]

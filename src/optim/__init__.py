@@ -6,6 +6,3 @@ Add a schedule: subclass RunLR and implement ``factor``. Add an optimizer: subcl
 from src.optim.groups import optimizer_and_schedule, param_groups
 from src.optim.muon import MuonSGD
 from src.optim.schedules import Cosine, Exponential, Linear, MultiStep, OneCycle, Polynomial, RunLR, Step, with_warmup
-
-__all__ = ["Cosine", "Exponential", "Linear", "MultiStep", "OneCycle", "Polynomial", "RunLR", "Step"]
-__all__ += ["MuonSGD", "optimizer_and_schedule", "param_groups", "with_warmup"]

@@ -33,18 +33,20 @@ class ResumedCSVLogger(CSVLogger):
         source = self.backup if self.backup.is_file() else self.file  # a backup: the rewrite below was interrupted
         rows = list(csv.DictReader(source.read_text().splitlines())) if source.is_file() else []
         self.rows = [row for row in rows if (row["step"] or "").isdecimal() and int(row["step"]) < step]
+        self.prepared = False  # whether these rows are in the new file
 
     @property
     @rank_zero_experiment
     def experiment(self) -> object:
-        if self._experiment is None:
+        if not self.prepared:
+            self.prepared = True
             if self.rows and not self.backup.is_file():
                 self.file.replace(self.backup)
             writer = super().experiment
             writer.metrics = [{key: value for key, value in row.items() if value} for row in self.rows]
             writer.save()
             self.backup.unlink(missing_ok=True)
-        return self._experiment
+        return super().experiment
 
 
 def run_loggers(folder: Path, step: int = 0) -> list[Logger]:

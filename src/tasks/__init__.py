@@ -2,5 +2,3 @@
 
 from src.tasks.base import Task
 from src.tasks.classifier import Classifier
-
-__all__ = ["Classifier", "Task"]
