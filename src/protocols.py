@@ -17,6 +17,9 @@ class ImageData(Protocol):
     splits: dict[str, Any]  # train, val, test, predict
     shape: tuple[int, ...]  # of one image, (C, H, W); empty until known
     smallest_shape: tuple[int, ...]  # of the smallest image that augmentation makes
+    files: dict[str, list[str]]  # file name of each image in a split; empty if not read from image files
+    split_hash: str  # identifies the training and validation split
+    seed: int  # of training
     mix: nn.Module | None
     normalize: Any
 
@@ -45,6 +48,13 @@ class Monitored(Protocol):
     """A LightningModule that says which metric selects the best checkpoint."""
 
     monitor: tuple[str, Literal["max", "min"]]
+
+
+@runtime_checkable
+class WarmedUp(Protocol):
+    """A LightningModule whose learning rate warms up."""
+
+    warmup_steps: int
 
 
 @runtime_checkable

@@ -15,7 +15,8 @@ from src.config.build import Experiment, build, epochs_done, exclude, find_start
 from src.config.files import needs_trust
 from src.config.parser import parse, plain_config
 from src.engine.checkpoints import PublishedCheckpoint
-from src.runs.checkpoint import check_hyper_parameters
+from src.protocols import ImageData
+from src.runs.checkpoint import AtomicCheckpointIO, check_hyper_parameters
 from src.runs.folder import Run
 from src.runs.records import provenance, run_loggers
 from src.runs.summary import merge_dataloaders, metrics_table, next_commands, print_rows, run_stats_table, start_notes
@@ -121,25 +122,23 @@ class TrainingStart(Callback):
                 "gradient clipping does not work with a fused optimizer in mixed precision: set "
                 "trainer.gradient_clip_val=0 or model.optimizer.fused=false"
             )
-        self.reached = True
+        self.reached, x = True, self.experiment
         if trainer.is_global_zero:
-            x = self.experiment
             print_rows(start_notes(trainer, x.run.path if x.run and x.stored else None))
-            self.write_records()
+            if x.run is not None and writes_run(x):
+                self.write_records(x, x.run)
 
-    def write_records(self) -> None:
-        x = self.experiment
-        if x.run is None or not writes_run(x):
-            return
+    def write_records(self, x: Experiment, run: Run) -> None:
         config = plain_config(x.config)
         settings = (config["data"] or {}).get("init_args", {})
         if "batch_size" in settings:  # BatchSizeFinder may have changed it
-            samples = getattr(x.data, "splits", {}).get("train", ())
             found = getattr(x.data, "batch_size", settings["batch_size"])
-            settings["batch_size"] = min(found, len(samples) or found)
-        x.run.invalidate_results()
-        x.run.write_config(config)
-        x.run.add_provenance(provenance(x.run.config, getattr(x.data, "split_hash", None), scheduler_job()))
+            limit = len(x.data.splits["train"]) if isinstance(x.data, ImageData) else found
+            settings["batch_size"] = min(found, limit)
+        run.invalidate_results()
+        run.write_config(config)
+        split_hash = x.data.split_hash if isinstance(x.data, ImageData) else None
+        run.add_provenance(provenance(run.config, split_hash, scheduler_job()))
 
 
 def explain_end(x: Experiment, error: BaseException, reached: bool, new_run: bool) -> None:
@@ -195,5 +194,6 @@ def report(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
             x.run.write_results({**metrics, **stats})
         if x.run.has_checkpoint():
             print_rows(next_commands(x.run.path, run_args(x), stop_setting(x, x.trainer.global_step)))
-    if failed := getattr(x.trainer.strategy.checkpoint_io, "failed", ""):
-        raise UserError(f"training has finished, but its last checkpoint was not saved: {failed}")
+    io = x.trainer.strategy.checkpoint_io
+    if isinstance(io, AtomicCheckpointIO) and io.failed:
+        raise UserError(f"training has finished, but its last checkpoint was not saved: {io.failed}")

@@ -18,6 +18,7 @@ from src.data.loading.image_files import ImageFiles, decode, find_images
 from src.data.loading.loader import BatchSampler, TensorLoader
 from src.data.loading.splits import Samples
 from src.data.loading.transform import BatchTransform
+from src.protocols import ImageData
 from src.runs.summary import print_rows
 
 
@@ -41,8 +42,10 @@ def run(options: Options, *, images: list[Path] | None = None, output: Path | No
         loaders, names = {"dataloaders": files_loader(files, data)}, [str(file) for file in files]
     outputs: Any = x.trainer.predict(x.task, **loaders, ckpt_path=x.config.ckpt_path)
     rows = probabilities(outputs or [])
-    names = names or getattr(x.data, "files", {}).get("test") or [f"test/{i}" for i in range(len(rows))]
-    classes = getattr(x.data, "class_names", None) or [str(i) for i in range(rows.shape[1])]
+    if isinstance(x.data, ImageData):
+        names = names or x.data.files.get("test", [])
+    names = names or [f"test/{i}" for i in range(len(rows))]
+    classes = (isinstance(x.data, ImageData) and x.data.class_names) or [str(i) for i in range(rows.shape[1])]
     file = output or (x.run.path if x.run else Path()) / "predictions.csv"
     write_csv(file, names, classes, rows)
     print_rows(predictions_table(names, classes, rows))

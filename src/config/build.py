@@ -30,6 +30,7 @@ from src.engine.overhead import LowOverhead, NoOpProfiler
 from src.engine.progress import EpochLine, ProgressBar
 from src.engine.resume import Resume
 from src.engine.signals import Signals, disable_lightning_handlers
+from src.protocols import ImageData
 from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -90,7 +91,7 @@ def build(
     seed_everything(config.seed_everything, workers=True, verbose=False)
     built = make_parser().instantiate(config)
     task, data = built.model, built.get("data")
-    if hasattr(data, "seed"):
+    if isinstance(data, ImageData):
         data.seed = config.seed_everything
     if stored:
         check_weights(task, stored)

@@ -8,6 +8,7 @@ import torch
 from src.config.arguments import Options
 from src.config.files import check_trusted, check_yaml
 from src.config.parser import make_parser, parse
+from src.protocols import ImageData
 from src.runs.checkpoint import check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -40,7 +41,7 @@ def load_run(
     task, data = built.model, built.get("data")
     if config.channels_last:
         task.to(memory_format=torch.channels_last)
-    if hasattr(data, "seed"):
+    if isinstance(data, ImageData):
         data.seed = config.seed_everything
     key = type(data).__qualname__
     if data is not None and key in stored:

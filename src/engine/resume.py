@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from src import UserError
+from src.protocols import WarmedUp
 
 NEED_STATE = {"amsgrad", "centered"}  # settings for which the optimizer keeps additional state
 CHANGING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # they change in every step, so they are no settings
@@ -55,7 +56,7 @@ class Resume(Callback):
             check_same_kind(self.configured, self.stored)
         for now, then in zip(self.configured, self.stored, strict=False):
             check_same_params(now, then)
-            check_same_warmup(now, then, getattr(pl_module, "warmup_steps", 0))
+            check_same_warmup(now, then, pl_module.warmup_steps if isinstance(pl_module, WarmedUp) else 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         loop = trainer.fit_loop

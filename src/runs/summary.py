@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from src import UserError
-from src.protocols import HasEpochMeans, Resumable
+from src.protocols import HasEpochMeans, Resumable, WarmedUp
 
 
 def echo(text: str, stream: TextIO | None = None) -> None:
@@ -43,7 +43,7 @@ def start_notes(trainer: Any, resumed: Path | None) -> list[tuple[str, str]]:
         exact = f"not exactly, because of its {kept[0]}" if kept else "exactly only from the end of an epoch"
         verb = "have" if " and " in lacking else "has"
         rows += [("note", f"this {lacking} {verb} no mid-epoch state:"), ("", f"an interrupted run resumes {exact}")]
-    steps, warmup = trainer.estimated_stepping_batches, getattr(task, "warmup_steps", 0)
+    steps, warmup = trainer.estimated_stepping_batches, task.warmup_steps if isinstance(task, WarmedUp) else 0
     if isinstance(warmup, int) and 0 < steps <= warmup and not trainer.fast_dev_run:
         rows += [("note", f"warmup_steps ({warmup}) >= run length ({steps} steps):")]
         rows += [("", "the learning rate never leaves warm-up")]
