@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 
 def require(valid: object, message: str) -> None:
-    """Raise a UserError with the message, which says what, expected and got, unless the input is valid."""
+    """Raise a UserError unless the input is valid; the message says what is wrong, expected and given."""
     if not valid:
         raise UserError(message)
 

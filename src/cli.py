@@ -17,7 +17,7 @@ from src.config.arguments import read, usage
 from src.config.errors import as_user_error
 from src.runs.summary import echo
 
-NOISE = (  # warnings of libraries that nobody can act on
+NOISE = (  # library warnings that users cannot act on
     r".*LeafSpec.*is deprecated",
     r"The number of training batches .* is smaller than the logging interval",
     r"Checkpoint directory .* exists and is not empty",
@@ -30,12 +30,12 @@ NOISE = (  # warnings of libraries that nobody can act on
 
 
 def main(args: list[str] | None = None, owns_process: bool = False) -> Any:
-    """Run one command and return its Experiment, if it has one; a user's error prints one line and exits with 2.
+    """Run one command and return its Experiment, if any; a UserError prints one line and exits with code 2.
 
     Args:
         args: the command line; by default that of the process.
-        owns_process: whether the process runs only this command, so that signals, warnings, logging and garbage
-            collection may be handled for the whole process while it runs.
+        owns_process: whether the process runs nothing else, so that the command may change signal handlers, warnings,
+            logging and garbage collection of the process.
     """
     args = sys.argv[1:] if args is None else args
     try:
@@ -61,7 +61,7 @@ def main(args: list[str] | None = None, owns_process: bool = False) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Print warnings in one line each, without those of libraries that nobody can act on, and no log messages."""
+    """Print each warning in one line, hide the warnings in NOISE, and disable log messages."""
     disabled = logging.root.manager.disable
     with warnings.catch_warnings():
         for message in NOISE:
@@ -77,9 +77,9 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def fast_import() -> Iterator[None]:
-    """Pause the garbage collector during imports, which saves a sixth of the start, and freeze what they created.
+    """Pause the garbage collector during imports, which saves a sixth of the start-up time; freeze the new objects.
 
-    Ctrl-C ends the process at once meanwhile, because an interrupted import may raise any error.
+    During imports, Ctrl-C ends the process at once, because an interrupted import may raise any error.
     """
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:

@@ -31,7 +31,7 @@ class EpochMeans:
         self.pending: list[tuple[Any, ...]] = []  # values and number of samples of the steps not yet in the sums
 
     def add(self, samples: int, loss: Tensor, **others: Tensor) -> None:
-        """Add the values of one step: the mean over its samples, or one value per sample."""
+        """Add the values of one step, each a mean over samples or one value per sample."""
         names = ["loss", *others]
         if self.names not in ([], names):
             raise ValueError(f"step_metrics must return the same names in each step: {self.names[1:]}, got {[*others]}")
@@ -42,7 +42,7 @@ class EpochMeans:
             self.sum_pending()
 
     def snapshot(self) -> tuple[Any, ...]:
-        """Return a state for ``restore``, to repeat a step that failed."""
+        """Return the state, so that ``restore`` can undo a failed step."""
         return self.names, self.sums, [*self.pending]
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
@@ -74,7 +74,7 @@ class EpochMeans:
         return dict(zip([*self.names, "samples"], all_gather(state).view(-1, *state.shape).unbind(1), strict=True))
 
     def load_state(self, state: dict[str, Tensor], rank: int) -> None:
-        """Continue with this process's part of what ``gather_state`` returned."""
+        """Restore this process's values from the result of ``gather_state``."""
         self.names = [name for name in state if name != "samples"]
         mine = [(each[rank] if rank < len(each) else torch.zeros_like(each[0])).view(-1) for each in state.values()]
         self.sums, *pending = torch.stack(mine).T if mine else [torch.zeros(())]
@@ -132,7 +132,7 @@ def classification_metrics(num_classes: int, per_class: bool) -> MetricCollectio
 
 
 def flatten_per_class(metrics: dict[str, Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
-    """Return metrics as numbers: one with a value per class, ``recall_each``, becomes ``recall/<class>`` for each."""
+    """Flatten metrics with one value per class: ``recall_each`` becomes ``recall/<class>`` for each class."""
     flat: dict[str, Tensor] = {}
     for name, value in metrics.items():
         labels = zip(names or range(len(value)), value, strict=True) if value.ndim else ()

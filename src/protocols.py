@@ -1,4 +1,4 @@
-"""Names that the project looks up on other people's objects, as ``typing.Protocol``s."""
+"""Optional interfaces of user-defined classes, as ``typing.Protocol``s."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class ImageData(Protocol):
-    """What the project asks of a data module; ``src.data.DataModule`` has all of it, other data modules need none."""
+    """What the project reads from a data module; ``src.data.DataModule`` has all of it, other modules need none."""
 
     class_names: list[str] | None  # None if targets are not classes
     classes: Tensor | None  # class of each training sample, (N,)
@@ -27,7 +27,7 @@ class ImageData(Protocol):
 class Augmentation(Protocol):
     """What a batch augmentation may have besides ``forward(images)``; each name is optional."""
 
-    by_position: bool  # True: called with (images, index, epoch), index being positions in the data set, (N,)
+    by_position: bool  # True: called with (images, index, epoch); index is the dataset index of each sample, (N,)
     resizes: int  # the number of first epochs in which images change their size
     moves_pixels: bool  # False: every pixel stays in its place, so masks need no change
 
@@ -45,7 +45,7 @@ class InitFromData(Protocol):
 
 @runtime_checkable
 class Monitored(Protocol):
-    """A LightningModule that says which metric selects the best checkpoint."""
+    """A LightningModule that chooses the metric for the best checkpoint."""
 
     monitor: tuple[str, Literal["max", "min"]]
 
@@ -62,12 +62,12 @@ class LossWeight(Protocol):
     """A LightningModule whose loss is not a plain mean over samples."""
 
     def loss_weight(self, batch: Any) -> Tensor | float:
-        """Return what the mean of the loss of a batch divides by, such as the summed class weights."""
+        """Return the denominator of a batch's mean loss, for example its summed class weights."""
 
 
 @runtime_checkable
 class HasEpochMeans(Protocol):
-    """A LightningModule that keeps running means of its training steps, which a repeated step must restore."""
+    """A LightningModule with running means of its training steps; repeating a step must first restore them."""
 
     train_means: Any
 

@@ -11,7 +11,7 @@ from src import require
 
 
 class Average(WeightAveraging):
-    """An average on the device of the weights; Lightning would create it before it moves them, so on the CPU."""
+    """Base: keep the average on the device of the weights; Lightning would create it on the CPU."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         pl_module.to(trainer.strategy.root_device)

@@ -14,7 +14,7 @@ class Freeze(Callback):
 
     Batch norms whose parameters are all frozen do not update their statistics. The optimizer neither updates nor decays
     frozen parameters; afterwards they train with the current learning rate. A parameter that several of these callbacks
-    match is frozen while one of them freezes it.
+    match is frozen while any of them freezes it.
 
     Args:
         match: regular expression for the full names of parameters in the LightningModule, such as ``net.features.*``.
@@ -65,7 +65,7 @@ class Freeze(Callback):
             norm.train(any(p.requires_grad for p in norm.parameters(recurse=False)))
 
     def is_frozen(self, p: nn.Parameter, epoch: int) -> bool:
-        """Return whether this or another Freeze freezes a parameter in an epoch."""
+        """Tell whether this or another Freeze freezes a parameter in an epoch."""
         active = (each for each in self.all if epoch >= each.start and (each.stop is None or epoch < each.stop))
         return any(p in each.params for each in active)
 

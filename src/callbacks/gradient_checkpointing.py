@@ -64,7 +64,7 @@ def forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 class SavedBuffers:
-    """Recompute a block with copies of its present buffers, so that batch norm does not count a batch twice."""
+    """Recompute a block with copies of its current buffers, so that batch norm does not count a batch twice."""
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block

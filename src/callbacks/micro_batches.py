@@ -42,7 +42,7 @@ class MicroBatches(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require(pl_module.automatic_optimization, "MicroBatches needs automatic optimization: remove the callback")
-        strategy = type(trainer.strategy)  # not isinstance, because subclasses such as DeepSpeed's shard gradients
+        strategy = type(trainer.strategy)  # not isinstance: subclasses, such as DeepSpeed's, shard gradients
         valid = strategy in (SingleDeviceStrategy, DDPStrategy)
         require(valid, f"MicroBatches needs one device or strategy ddp, got {strategy.__name__}")
 
@@ -74,14 +74,14 @@ class MicroBatches(Callback):
 
     def step(self) -> Any:
         """Call the module's ``training_step`` with the first pending micro-batch."""
-        micro_batch, share = self.pending[0]
-        self.module.log = partial(self.log_of_batch.record, share)  # type: ignore[method-assign]
+        micro_batch, weight = self.pending[0]
+        self.module.log = partial(self.log_of_batch.record, weight)  # type: ignore[method-assign]
         try:
             with self.no_sync():
                 output = self.originals["training_step"](micro_batch, *self.args)
         finally:
             del self.module.log
-        if output is None and share < 1:
+        if output is None and weight < 1:
             raise UserError("MicroBatches needs a loss for each micro-batch, but training_step returned None")
         return output
 
@@ -95,8 +95,8 @@ class MicroBatches(Callback):
             self.pending.pop(0)
             output = self.step()
             loss = (output["loss"] if isinstance(output, Mapping) else output) / self.trainer.accumulate_grad_batches
-        share = self.pending[0][1]
-        return self.originals["backward"](loss if share == 1 else loss * share, optimizer, *args, **kwargs)
+        weight = self.pending[0][1]
+        return self.originals["backward"](loss if weight == 1 else loss * weight, optimizer, *args, **kwargs)
 
     def optimizer_step(self, optimizer: Any, closure: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
         """Step the optimizer; a closure that runs out of memory is repeated, which zeroes the gradients first."""
@@ -130,14 +130,14 @@ class MicroBatches(Callback):
             rank_zero_warn(f"{name} has no loss_weight(batch): MicroBatches assumes a loss that is a mean over samples")
 
     def split(self) -> list[tuple[Any, float]]:
-        """Return (micro-batch, share of the loss); without micro-batches of weight 0, whose mean loss is NaN."""
+        """Return micro-batches and their weights in the loss; leave out those of weight 0, whose mean loss is NaN."""
         if self.count == 1:
             return [(self.batch, 1.0)]
         micro_batches = split_batch(self.batch, self.count)
         weights = [float(self.loss_weight(micro_batch)) for micro_batch in micro_batches]
         total = sum(weights)
-        shares = [(m, weight / total) for m, weight in zip(micro_batches, weights, strict=True) if weight]
-        return shares or [(micro_batches[0], 1.0)]
+        weighted = [(m, weight / total) for m, weight in zip(micro_batches, weights, strict=True) if weight]
+        return weighted or [(micro_batches[0], 1.0)]
 
     def no_sync(self) -> AbstractContextManager[Any]:
         """Let DDP synchronize gradients only with the last micro-batch."""

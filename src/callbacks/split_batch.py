@@ -10,11 +10,7 @@ from src import UserError
 
 
 def num_samples(batch: Any) -> int:
-    """Return the length N that all tensors of a batch have in common.
-
-    Raises:
-        UserError: if the batch has no tensors, or tensors of different lengths.
-    """
+    """Return the length N of all tensors of a batch; refuse a batch without tensors or of several lengths."""
     lengths = set(tensor_lengths(batch))
     if len(lengths) != 1:
         raise UserError(f"MicroBatches needs a batch of tensors of one length, got lengths {sorted(lengths)}")

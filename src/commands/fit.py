@@ -26,7 +26,7 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
     """Train, or resume a run; then test the best checkpoint.
 
     Args:
-        resume: auto: resume the newest run of this name, if there is one; never: not even if a scheduler restarts it.
+        resume: auto: resume the newest run of this name, if any; never: start a new run even if a scheduler restarts.
 
     Examples:
         python -m src.cli fit --config configs/digits.yaml --trainer.max_epochs=3
@@ -62,7 +62,7 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
 
 
 def is_complete(x: Experiment) -> bool:
-    """Tell whether the checkpoint is at the end of the run already."""
+    """Tell whether the checkpoint is already at the end of the run."""
     epochs, steps = epochs_done(x.stored), x.stored.get("global_step", 0)
     reached = 0 < (x.trainer.max_epochs or -1) <= epochs or 0 < x.trainer.max_steps <= steps
     return reached and not x.config.trainer.fast_dev_run
@@ -70,7 +70,7 @@ def is_complete(x: Experiment) -> bool:
 
 def nothing_to_do(x: Experiment, changed: bool) -> list[tuple[str, str]]:
     epochs, steps = epochs_done(x.stored), x.stored.get("global_step", 0)
-    done = f"{epochs} epoch{'s' if epochs > 1 else ''}, {steps} steps"
+    done = f"{epochs} epoch{'s' if epochs != 1 else ''}, {steps} steps"
     rows = [("complete", f"{done}; extend with --trainer.{stop_setting(x, steps)}=N")]
     return rows + ([("note", "the typed settings differ from its config.yaml and were not used")] if changed else [])
 

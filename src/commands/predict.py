@@ -54,7 +54,7 @@ def run(options: Options, *, images: list[Path] | None = None, output: Path | No
 
 
 def restore_data(x: Experiment) -> DataModule:
-    """Return the data module with what the checkpoint knows of it: classes, image shape and normalization."""
+    """Restore class names, image shape and normalization of the data module from the checkpoint."""
     state = x.stored.get(type(x.data).__qualname__)
     if not isinstance(x.data, DataModule) or not state:
         raise UserError("--images needs a run whose data module derives from src.data.DataModule")
@@ -63,11 +63,7 @@ def restore_data(x: Experiment) -> DataModule:
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
-    """Return the image files among the paths and in the folders among them, at any depth.
-
-    Raises:
-        UserError: if a path does not exist or there are no image files.
-    """
+    """Replace each folder among the paths by the image files in it, at any depth."""
     found: list[Path] = []
     for path in paths:
         require(path.exists(), f"--images {path} does not exist")
@@ -91,7 +87,7 @@ def files_loader(paths: list[Path], data: DataModule) -> TensorLoader:
 
 
 def probabilities(outputs: Sequence[Tensor]) -> Tensor:
-    """Return what ``predict_step`` returned as probabilities (N, K); rows that do not sum to 1 are taken as logits."""
+    """Convert outputs of ``predict_step`` to probabilities (N, K); rows that do not sum to 1 are logits."""
     if not outputs or not all(isinstance(each, Tensor) and each.ndim == 2 and each.shape[1] > 1 for each in outputs):
         raise UserError("predict_step must return class probabilities or logits of each image, (N, K) with K > 1")
     rows = torch.cat([output.float().cpu() for output in outputs])

@@ -36,7 +36,7 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
 
 
 class LRRecorder(Callback):
-    """Step the schedules through a complete run in place of training, and record the learning rates."""
+    """Step the schedules through a complete run instead of training, and record the learning rates."""
 
     def __init__(self) -> None:
         self.lrs: list[list[float]] = []  # (steps, parameter groups)
@@ -63,7 +63,7 @@ class LRRecorder(Callback):
         trainer.should_stop = True
 
     def curves(self) -> dict[tuple[float, ...], list[str]]:
-        """Return the names of all parameters that share a curve of learning rates."""
+        """Map each curve of learning rates to the names of its parameters."""
         found: dict[tuple[float, ...], list[str]] = {}
         for lrs, names in zip(zip(*self.lrs, strict=True), self.groups, strict=True):
             found.setdefault(lrs, []).extend(names)

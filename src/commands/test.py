@@ -29,11 +29,7 @@ def evaluate(options: Options, description: str) -> Experiment:
 
 
 def start(options: Options, description: str) -> Experiment:
-    """Build the experiment of a command that needs a checkpoint.
-
-    Raises:
-        UserError: if the options name none.
-    """
+    """Build the experiment of a command that needs a checkpoint; refuse options that name none."""
     config = parse(options, description)
     folder, stored = find_start(options, config)
     require(stored, f"{options.command} needs a trained model: choose a run with --run or a file with --ckpt_path")

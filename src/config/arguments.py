@@ -47,7 +47,7 @@ KINDS: dict[str, dict[str, Any]] = {  # annotation -> argparse
 
 @dataclass
 class Options:
-    """What every command gets from the command line."""
+    """The part of the command line that all commands have in common."""
 
     command: str
     config: list[str] = field(default_factory=list)  # files, the last one wins
@@ -65,7 +65,7 @@ def command_names() -> list[str]:
 
 
 def describe(name: str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """Return the docstring of a command's ``run`` and its keyword-only arguments, as argparse takes them."""
+    """Return the docstring of a command's ``run``, and argparse settings for its keyword-only arguments."""
     tree = ast.parse((COMMANDS / f"{name}.py").read_text(encoding="utf-8"))
     (run,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
     options = {}
@@ -85,9 +85,9 @@ def usage() -> str:
 
 
 def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
-    """Return the options of a command line, and the command's own.
+    """Return the options that all commands have in common, and the command's own.
 
-    A run that SLURM or torchrun restarts resumes as with ``--resume auto``.
+    A job that SLURM or torchrun restarts resumes its run, as with ``--resume auto``.
 
     Raises:
         UserError: for an unknown command or option, or a config that is missing, invalid or not trusted.
@@ -152,7 +152,7 @@ def choose_run(options: Options, resume: str | None) -> None:
 
 
 def run_parent(options: Options) -> Path:
-    """Return the folder of the runs with the name that these options give."""
+    """Return the folder of all runs with the name set by these options."""
     root, name = "runs", run_name(options)
     for layer in (yaml.safe_load(Path(file).read_text(encoding="utf-8")) for file in options.config):
         root, name = (layer.get("trainer") or {}).get("default_root_dir") or root, layer.get("name", name)

@@ -1,4 +1,4 @@
-"""From settings to an experiment: the task, the data module and the Trainer of a config."""
+"""Build the task, the data module and the Trainer of a config."""
 
 import os
 import sys
@@ -53,7 +53,7 @@ class Experiment:
 def find_start(options: Options, config: Namespace) -> tuple[Run | None, dict[str, Any]]:
     """Return the run folder that the options name, and the content of the checkpoint to start from, if any.
 
-    ``config.ckpt_path`` becomes the path of that checkpoint: what is typed, or the run's last for fit, else its best.
+    Set ``config.ckpt_path`` to its path: as typed, or else the run's last checkpoint for fit, its best otherwise.
     """
     run = Run(options.run) if options.run else None
     resumes = options.command == "fit"
@@ -69,7 +69,7 @@ def find_start(options: Options, config: Namespace) -> tuple[Run | None, dict[st
 
 
 def is_first_process() -> bool:
-    """Tell whether this is the process of the run that writes."""
+    """Tell whether this is the process that writes files (global rank 0)."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -79,8 +79,8 @@ def build(
     """Set the random seed; build the task, the data module and the Trainer of a config.
 
     Args:
-        config: what ``parse`` returned; a random seed is drawn here.
-        command: ``fit``, ``validate``, ``test`` or ``predict``, which use different callbacks.
+        config: the result of ``parse``; a random seed is drawn and stored in it.
+        command: each command uses different callbacks.
         run: the existing run folder, if the command names one.
         stored: content of the checkpoint that the command starts from.
     """
@@ -160,7 +160,7 @@ def epochs_done(stored: dict[str, Any], command: str = "fit") -> int:
 
 def random_seed() -> int:
     """Draw a seed that is the same in all processes of a run."""
-    if "PL_GLOBAL_SEED" in os.environ and "LOCAL_RANK" in os.environ:  # launched by a process that drew it
+    if "PL_GLOBAL_SEED" in os.environ and "LOCAL_RANK" in os.environ:  # the parent process drew it
         return int(os.environ["PL_GLOBAL_SEED"])
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
     job = [os.environ.get(name, "") for name in names]

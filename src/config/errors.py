@@ -17,7 +17,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 def as_user_error(error: Exception) -> UserError | None:
     """Convert an exception caused by bad input into a UserError; return None for a bug.
 
-    Bad input is what this project or Lightning says is one, and any value that a constructor refuses.
+    Bad input is whatever this project, Lightning or a constructor rejects; running out of memory or disk counts too.
     """
     if isinstance(error, UserError):
         return error
@@ -65,7 +65,7 @@ def raised_by_constructor(error: BaseException) -> bool:
 
 
 def explain(message: str) -> str:
-    """Return what, expected, got and the closest valid name from jsonargparse's message of many lines."""
+    """Condense jsonargparse's multi-line message: setting, expected, got, and the closest valid name."""
     key = ".".join(re.findall(r'Parser key "([^"]+)":', message))
     prefix = f"{key}: " if key else ""
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
@@ -116,7 +116,7 @@ def closest_attribute(module: str, name: str) -> str:
 
 
 def closest_setting(name: str) -> str:
-    """Return the closest known name: a section, or an argument of any class that a config can name."""
+    """Return a hint with the closest known name: a section, or an argument of a class that a config can name."""
     group, _, last = name.rpartition(".")
     return did_you_mean(last, argument_names(), f"{group}.", 0.75) if group else did_you_mean(last, SETTINGS)
 

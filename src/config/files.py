@@ -1,4 +1,4 @@
-"""Config files: valid YAML, known keys, and no code from elsewhere without ``--trust``. Does not import torch."""
+"""Check config files: valid YAML, known keys, trusted code unless ``--trust`` is set. Does not import torch."""
 
 import difflib
 import re
@@ -24,11 +24,7 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "", cutoff: floa
 
 
 def check_yaml(file: Path) -> None:
-    """Refuse a config that is missing, is not valid YAML, repeats a key or has an unknown section.
-
-    Raises:
-        UserError: with the line, if there is one.
-    """
+    """Refuse a config that is missing, is not valid YAML, repeats a key or has an unknown section."""
     if not file.is_file():
         hint = did_you_mean(str(file), (str(f) for f in Path("configs").glob("**/*.yaml")))
         raise UserError(f"config {file} does not exist{hint}")
@@ -58,7 +54,7 @@ def check_yaml(file: Path) -> None:
 
 
 def check_keys(file: Path, node: yaml.Node) -> None:
-    """Refuse tags that name code, keys that are no words, and keys that appear twice."""
+    """Refuse tags that name code, keys that are not scalars, and duplicate keys."""
     if ":python/" in node.tag:
         raise UserError(f"config {file}, line {node.start_mark.line + 1}: a tag must not name code, got {node.tag}")
     lines: dict[str, int] = {}
@@ -77,15 +73,9 @@ def check_keys(file: Path, node: yaml.Node) -> None:
 
 
 def check_trusted(file: Path, typed: str = "", seen: frozenset[Path] = frozenset()) -> None:
-    """Refuse a config that names code of other packages, directly or in a file that it names.
+    """Refuse a config that names code of untrusted packages, directly or in a file that it names.
 
-    Args:
-        file: the config.
-        typed: names that appear in this text are trusted.
-        seen: the files that led here.
-
-    Raises:
-        UserError: with the line and the name.
+    Names in the text ``typed`` are trusted; ``seen`` are the files that are already being checked.
     """
     for line, value in scalars(yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)):
         if re.fullmatch(r"[^\W\d]\w*(\.\w+)+", value) and is_foreign(value) and value not in typed:
@@ -100,7 +90,6 @@ def check_trusted(file: Path, typed: str = "", seen: frozenset[Path] = frozenset
 
 
 def needs_trust(file: Path) -> bool:
-    """Tell whether a config needs ``--trust``."""
     try:
         check_trusted(file)
     except UserError:
@@ -120,7 +109,7 @@ def named_files(value: str, folder: Path) -> list[Path]:
 def scalars(node: yaml.Node | None, line: int = 0) -> Iterator[tuple[int, str]]:
     """Yield line and text of every value in a tree, except keys and the value of ``name``.
 
-    jsonargparse parses a text that is YAML itself, such as ``"[a.b.C]"``, so its values are yielded too.
+    A value that is YAML itself, such as ``"[a.b.C]"``, also yields its own values, because jsonargparse parses it.
     """
     if isinstance(node, yaml.ScalarNode):
         yield line + node.start_mark.line, node.value
@@ -149,7 +138,7 @@ def is_foreign(path: str) -> bool:
     folder = folders[0]
     while names and has_module(folder, names[0]):
         folder /= names.pop(0)
-    return len(names) > 1 and names[0].lstrip("_")[:1].islower()  # a name in a module that is no file of the package
+    return len(names) > 1 and names[0].lstrip("_")[:1].islower()  # not a name in a module file of the package
 
 
 def has_module(folder: Path, name: str) -> bool:

@@ -22,12 +22,12 @@ def load_run(
 
     Args:
         path: the run folder, such as runs/digits/version_0.
-        checkpoint: which of its checkpoints.
-        root: folder of the data, if it is not where the config says, seen from the working directory.
-        trust: whether the config may name code outside src, scripts, torch, torchvision, torchmetrics and lightning.
+        checkpoint: if it cannot be loaded, another one of the run is used, with a warning.
+        root: data folder to use instead of the config's.
+        trust: whether the config may name code outside the packages of ``src.config.files.TRUSTED``.
 
     Raises:
-        UserError: if the folder is no run, or its config or checkpoint does not load.
+        UserError: if the folder is not a run, or its config or checkpoints cannot be loaded.
     """
     run = Run.find(Path(path))
     check_yaml(run.config)

@@ -1,4 +1,4 @@
-"""The settings: a parser of configs and typed settings, and checks of their values."""
+"""Parse configs and typed settings, and check their values."""
 
 import argparse
 import importlib
@@ -28,12 +28,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 def make_parser(name: str = "run", description: str = "") -> LightningArgumentParser:
-    """Return the parser of all settings.
-
-    Args:
-        name: default of the run's name.
-        description: help text of the command.
-    """
+    """Return the parser of all settings, with the default run name and a command's help text."""
     usage = "%(prog)s [--config FILE] [--run DIR] [--key=value ...]"
     strict: dict[str, Any] = {"allow_abbrev": False, "exit_on_error": False}
     parser = LightningArgumentParser(
@@ -83,11 +78,7 @@ def plain_config(config: Namespace) -> dict[str, Any]:
 
 
 def check_values(settings: Any, key: str = "") -> None:
-    """Refuse NaN and infinity, and null where the class takes none, which jsonargparse accepts.
-
-    Raises:
-        UserError: with the full name of the setting.
-    """
+    """Refuse NaN, infinity, and null for an argument that cannot be None; jsonargparse accepts all three."""
     if isinstance(settings, float) and not isfinite(settings):
         raise UserError(f"{key} must be a finite number, got {settings}")
     if isinstance(settings, list):
@@ -105,12 +96,12 @@ def check_values(settings: Any, key: str = "") -> None:
 
 
 def required_types(class_path: str) -> dict[str, str]:
-    """Return the types of those arguments of a class that must not be None."""
+    """Return the type of each argument of a class that must not be None."""
     module, _, name = class_path.rpartition(".")
     found = getattr(importlib.import_module(module), name)
     constructors = [vars(parent)["__init__"] for parent in getattr(found, "__mro__", ()) if "__init__" in vars(parent)]
     hints: dict[str, str] = {}
-    for constructor in constructors or [found]:  # a function that returns the object has no classes
+    for constructor in constructors or [found]:  # no __mro__: a function that returns the object
         for parameter in inspect.signature(constructor).parameters.values():
             kind = parameter.annotation
             optional = parameter.default is None or kind is Any or NoneType in get_args(kind)
@@ -120,11 +111,7 @@ def required_types(class_path: str) -> dict[str, str]:
 
 
 def check_training(trainer: Namespace, name: str) -> None:
-    """Refuse Trainer settings that it would divide by or that train nothing, and a run name outside runs/.
-
-    Raises:
-        UserError: with the full name of the setting.
-    """
+    """Refuse Trainer settings that train nothing or divide by zero, and a run name outside runs/."""
     for key in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches", "check_val_every_n_epoch"):
         if isinstance(trainer[key], int | float) and trainer[key] <= 0:
             raise UserError(f"trainer.{key} must be more than 0, got {trainer[key]}")

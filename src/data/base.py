@@ -28,8 +28,8 @@ class DataModule(LightningDataModule):
         split_seed: seed of the folds, independent of the training seed.
         augment: transforms of a training batch (N, C, H, W) with uint8 pixels, applied in this order.
         mix: applied next, to normalized images and one-hot targets: ``src.data.MixUp`` or ``CutMix``; needs classes.
-        sampling: whether an epoch uses each sample once, each class equally often, or also each class equally often in
-            each batch; the last two need classes.
+        sampling: ``shuffled``: each sample once per epoch; ``weighted``: each class equally likely; ``balanced``: each
+            class equally often in each batch; the last two need classes.
     """
 
     class_names: list[str] | None = None  # None unless targets are classes

@@ -15,13 +15,13 @@ from src.data.base import DataModule
 from src.data.loading.image_files import ImageFiles, decode_all, find_images, save_atomically
 from src.data.loading.splits import Samples, digest
 
-MAX_BAD = 0.25  # fraction of undecodable images above which the folder itself must be wrong
+MAX_BAD = 0.25  # fraction of undecodable images above which the folder itself is probably wrong
 
 
 class ImageFolder(DataModule):
     """One folder of images per class: ``root/train/<class>/*``, with optional ``val/`` and ``test/``.
 
-    Without ``test/``, a fixed stratified fraction of ``train/`` is held out. Without ``val/``, a fold is used. Images
+    Without ``test/``, a fixed stratified fraction of ``train/`` is held out. Without ``val/``, one fold is. Images
     are decoded once, in parallel, into a file in ``cache``; datasets too large for memory are decoded on access.
 
     Args:
@@ -110,7 +110,7 @@ class ImageFolder(DataModule):
         return [file for found in files for file in found], targets
 
     def read(self, split: str) -> tuple[Any, Tensor]:
-        """Return the images of a split that can be decoded, and their classes; names all other files."""
+        """Return the images of a split that can be decoded, and their classes; name the other files."""
         paths, targets = self.list_files(split)
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         keep = len(paths) * math.prod(self.shape) < memory / 4 if self.in_memory is None else self.in_memory
@@ -128,7 +128,7 @@ class ImageFolder(DataModule):
         return cached["images"] if keep else ImageFiles(paths, self.shape, self.num_workers).subset(good), targets[good]
 
     def decode_cached(self, split: str, paths: list[Path], keep: bool) -> dict[str, Any]:
-        """Return ``decode_all`` of the files from the cache, which any change of names, sizes or times renews."""
+        """Return the cached result of ``decode_all``; changed names, sizes or times of files invalidate it."""
         stats = [(str(path.relative_to(self.root)), path.stat(follow_symlinks=path.exists())) for path in paths]
         content = [keep, self.shape, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
         key = sha256(repr(content).encode()).hexdigest()[:16]

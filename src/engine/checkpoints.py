@@ -12,13 +12,9 @@ from src.protocols import Monitored
 
 
 class PublishedCheckpoint(Checkpoint):
-    """A checkpoint that is renamed to its final name only after everything logged before it is on disk.
+    """A checkpoint that gets its final name only after everything logged before it is on disk.
 
-    So the logs of a killed and resumed run have no gaps. Until then the file is called ``NAME.next``.
-
-    Args:
-        name: file name without suffix.
-        dirpath: folder of the file; by default ``checkpoints`` in the run folder.
+    Otherwise the logs of a killed and resumed run would have gaps. Until then the file is called ``NAME.next``.
     """
 
     def __init__(self, name: str, dirpath: str | None = None) -> None:
@@ -101,12 +97,12 @@ def can_resume_here(trainer: Trainer) -> bool:
 class BestCheckpoint(PublishedCheckpoint):
     """Save ``best.ckpt`` whenever a metric improves, at the end of an epoch or of a validation within it.
 
-    Unlike ModelCheckpoint, it finds its file in the run folder, which may move, and never counts a failed save.
+    Unlike ModelCheckpoint, it finds its file in the run folder, which may move, and a failed save does not count.
 
     Args:
         monitor: name of a logged metric, or ``epoch`` to keep the latest epoch; by default the task's own choice,
             such as ``val/accuracy``.
-        mode: whether higher or lower is better; by default lower for the losses.
+        mode: whether higher or lower is better; by default lower for losses.
         dirpath: folder of the file; by default ``checkpoints`` in the run folder.
     """
 

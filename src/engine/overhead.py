@@ -1,4 +1,4 @@
-"""Less of Lightning's own work in each step, which for a small net is most of the step."""
+"""Reduce Lightning's overhead per step, which for a small net is most of the step."""
 
 import os
 from collections.abc import Callable
@@ -43,11 +43,11 @@ class LowOverhead(Callback):
         for owner, name in self.skipped:
             setattr(owner, name, None)  # Lightning calls only callables
         hooks = trainer._data_connector._datahook_selector
-        hooks.get_instance = cache(hooks.get_instance)  # whether the module or the data module moves a batch
+        hooks.get_instance = cache(hooks.get_instance)  # does the module or the data module move a batch?
         training_epoch_loop.is_param_in_hook_signature = has_param
         LightningModule.__setattr__ = quick_setattr  # type: ignore[method-assign,assignment]
         if not torch.cuda.is_available():
-            # Adam asks for GPUs in each step, which takes 0.1 ms the way Lightning configures the question
+            # Adam looks for GPUs in each step, which takes 0.1 ms with Lightning's setting
             os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # Lightning sets it to 1
 
     def teardown(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
@@ -69,7 +69,7 @@ def empty_hooks(owner: Callback | LightningModule) -> list[str]:
 
 
 def has_param(hook_fx: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    """Answer what Lightning asks in each step, whether ``training_step`` takes ``batch_idx``, from a cache."""
+    """Cache Lightning's per-step check of whether ``training_step`` takes ``batch_idx``."""
     if ismethod(hook_fx):  # caching the function, not the method, lets the module be freed
         return cached_has_param(hook_fx.__func__, *args, **kwargs)
     return is_param_in_hook_signature(hook_fx, *args, **kwargs)

@@ -104,7 +104,7 @@ class EpochLine(Callback):
         self.pending, self.validated = None, False
 
     def speed(self, device: torch.device) -> dict[str, float]:
-        """Return throughput, time per step and the peak memory of this process: of its GPU, or else of the machine."""
+        """Return throughput, time per step and the peak memory of this process, on its GPU if it has one."""
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device) >> 20
         else:

@@ -1,4 +1,4 @@
-"""Resume: what an exact resume needs and Lightning does not do."""
+"""Resume: what Lightning lacks for an exact resume."""
 
 import random
 import sys
@@ -13,7 +13,7 @@ from src import UserError
 from src.protocols import WarmedUp
 
 NEED_STATE = {"amsgrad", "centered"}  # settings for which the optimizer keeps additional state
-CHANGING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # they change in every step, so they are no settings
+CHANGING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # state that changes in every step
 
 
 class Resume(Callback):
@@ -23,9 +23,9 @@ class Resume(Callback):
     (Lightning issues #20310, #20801). Here checkpoints also hold the settings as configured; a setting that differs
     from the current one was changed by the user and is applied. A changed base learning rate scales the current one.
 
-    Lightning also loses the position within an epoch if the number of steps was asked for before, as schedules do; it
-    steps ReduceLROnPlateau only after an epoch's checkpoint is saved, and not at all in a resumed epoch; and under
-    ``max_steps`` it ends a finished epoch a second time.
+    Lightning also loses the position within an epoch if a schedule reads the number of steps before training. It
+    steps ReduceLROnPlateau only after it saves the epoch's checkpoint, and never in a resumed epoch. With ``max_steps``
+    it ends a finished epoch twice.
 
     Random numbers drawn in an epoch depend only on the seed and the epoch, so foreign modules and DataLoaders resume
     exactly from the end of any epoch.
@@ -44,7 +44,7 @@ class Resume(Callback):
         trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if trainer.current_epoch != self.epoch:  # the first order of the loader was drawn before this hook
+        if trainer.current_epoch != self.epoch:  # the loader draws its first order before this hook
             seed_epoch(self.seed, trainer.current_epoch)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Signals: how a run ends when it is asked to end."""
+"""Signals: save and exit when a signal asks the run to stop."""
 
 import os
 import signal
@@ -36,19 +36,15 @@ class Signals(Callback):
 
     @contextmanager
     def handled(self, trainer: Trainer, install: bool = True) -> Iterator[None]:
-        """Handle signals while training.
+        """Handle signals while training, if this process may ``install`` handlers; in a notebook it may not.
 
         Processes that Lightning launches start with these signals blocked, until they can handle them.
-
-        Args:
-            trainer: the Trainer that trains meanwhile.
-            install: whether this process may change its signal handlers; in a notebook it may not.
         """
         self.trainer, self.pid = trainer, os.getpid()
         if not install:
             yield
             return
-        heard = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # see nohup
+        heard = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup
         main_thread = threading.current_thread() is threading.main_thread()
         before = {number: signal.signal(number, self.receive) for number in heard} if main_thread else {}
         mask(signal.SIG_UNBLOCK)
@@ -96,7 +92,7 @@ class Signals(Callback):
         vars(self).pop("on_train_batch_end", None)
 
     def all_asked(self, trainer: Trainer) -> bool:
-        """Tell, the same on all ranks, whether the run is to end now."""
+        """Tell whether the run should end now; the answer is the same on all ranks."""
         device, pause = trainer.strategy.root_device, max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if trainer.world_size > 1 and (device.type == "cpu" or (trainer.global_step - 1) % pause == 0):
             self.received = int(trainer.strategy.reduce(torch.tensor(self.received, device=device), reduce_op="max"))

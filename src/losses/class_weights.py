@@ -13,11 +13,7 @@ NAMES = ("pos_weight", "weight")
 
 
 def set_class_weights(loss: Any, num_classes: int, weights: list[float]) -> None:
-    """Set ``pos_weight`` of a loss if it has one, else ``weight``.
-
-    Raises:
-        UserError: if the loss has neither, or the weights are not K finite non-negative numbers.
-    """
+    """Set ``pos_weight`` of a loss if it has one, else ``weight``; refuse a loss with neither."""
     expected = f"{num_classes} numbers, one for each class"
     require(len(weights) == num_classes, f"class_weights must be {expected}, got {len(weights)}")
     check_weights("class_weights", weights)

@@ -35,7 +35,7 @@ class FocalLoss(ClassWeightedLoss):
 
     arXiv:1708.02002, equation 5, with softmax instead of the sigmoid. The mean divides by the summed weights of the
     targets. At ``gamma`` 0 the loss equals ``torch.nn.CrossEntropyLoss``, except for soft labels with class weights:
-    torch divides by N, whereas here a one-hot soft label gives the same loss as its class.
+    torch divides by N; here a one-hot soft label gives the same loss as its class.
 
     Args:
         gamma: focusing exponent, at least 0; 0 is cross-entropy.

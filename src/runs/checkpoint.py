@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, loaded safely, compared with the model that is to take the weights."""
+"""Save checkpoints atomically, load them safely, and check that they match the model."""
 
 import os
 import pickle
@@ -24,7 +24,7 @@ CLASS_WEIGHTS = ("loss.weight", "loss.pos_weight")  # the config's win over the 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Replace a checkpoint file only once the new one is complete on disk, so a killed process leaves a valid file.
 
-    A failed save costs a warning, not the run, and leaves the older file; non-finite weights are never saved.
+    A failed save only warns and keeps the older file; non-finite weights are never saved.
 
     Args:
         model: its parameters are checked for non-finite values; by default the whole state dict is.
@@ -50,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def save_checkpoint(content: dict[str, Any], file: Path) -> str:
-    """Write a checkpoint atomically; return why the disk refused it, or an empty string."""
+    """Write a checkpoint atomically; return the reason for a failure, or an empty string."""
     part = file.with_name(f"{file.name}.part")
     try:
         file.parent.mkdir(exist_ok=True)  # not its parents: a deleted run folder must not come back
@@ -76,14 +76,7 @@ def save_checkpoint(content: dict[str, Any], file: Path) -> str:
 
 
 def check_plain(file: Any) -> None:
-    """Refuse a file that ``load_checkpoint`` would refuse, without loading it.
-
-    Args:
-        file: path or stream of what torch.save wrote.
-
-    Raises:
-        UserError: with the names of the types that are not plain.
-    """
+    """Refuse a file or stream of torch.save that ``load_checkpoint`` would refuse, without loading it."""
     if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(file):
         raise UserError(
             f"a checkpoint would contain {', '.join(unsafe)}, but only tensors and plain values can be loaded safely: "
@@ -92,11 +85,7 @@ def check_plain(file: Any) -> None:
 
 
 def check_hyper_parameters(*owners: Any) -> None:
-    """Refuse, before training, hyperparameters of ``self.save_hyperparameters()`` that no checkpoint may hold.
-
-    Raises:
-        UserError: with the first one that is not plain.
-    """
+    """Refuse, before training, hyperparameters of ``self.save_hyperparameters()`` that no checkpoint may hold."""
     stored = [(owner, name, value) for owner in owners for name, value in dict(getattr(owner, "hparams", {})).items()]
     for owner, name, value in stored:
         stream = BytesIO()
@@ -112,7 +101,6 @@ def check_hyper_parameters(*owners: Any) -> None:
 
 
 def has_nonfinite(weights: dict[str, Any]) -> bool:
-    """Tell whether any weight is NaN or infinite."""
     floats = [w for w in weights.values() if isinstance(w, torch.Tensor) and (w.is_floating_point() or w.is_complex())]
     # the norm is fast, but may overflow although every weight is finite
     return not all(isfinite(w.norm()) or bool(w.isfinite().all()) for w in floats)
@@ -158,11 +146,7 @@ def load_first_valid(files: Sequence[str | Path], to_resume: bool = False) -> tu
 
 
 def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
-    """Refuse the weights of another net.
-
-    Raises:
-        UserError: with the first keys that are missing, unexpected or of another shape.
-    """
+    """Refuse weights whose names or shapes differ from the model's."""
     if is_overridden("configure_model", model) or not model.strict_loading:
         return  # the net does not exist yet, or need not match
     own, theirs = (

@@ -18,11 +18,7 @@ from src import UserError, require
 
 
 class Run:
-    """``runs/<name>/version_N``: config.yaml, provenance.json, checkpoints/, metrics.csv and TensorBoard events.
-
-    Args:
-        path: the folder.
-    """
+    """``runs/<name>/version_N``: config.yaml, provenance.json, checkpoints/, metrics.csv and TensorBoard events."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,11 +41,7 @@ class Run:
 
     @classmethod
     def find(cls, path: Path) -> "Run":
-        """Return the run in an existing folder.
-
-        Raises:
-            UserError: if it has no config.yaml, with the latest runs below it.
-        """
+        """Return the run in an existing folder; refuse a folder without config.yaml."""
         run = cls(path)
         if not run.config.is_file():
             found = sorted(path.glob("**/config.yaml"), key=lambda file: file.stat().st_mtime)[-3:]
@@ -126,11 +118,7 @@ class Run:
         replace(file, json.dumps([*entries, entry], indent=2) + "\n")
 
     def lock(self) -> None:
-        """Lock the folder for this process until it ends.
-
-        Raises:
-            UserError: if the folder is not writable or another process trains in it.
-        """
+        """Lock the folder for this process until it ends; refuse a folder in which another process trains."""
         try:
             held = os.open(self.path / ".lock", os.O_CREAT | os.O_WRONLY)
         except OSError as error:
@@ -152,7 +140,6 @@ class Run:
 
 
 def versions(parent: Path) -> list[Path]:
-    """Return the folders ``version_N`` below a folder."""
     return [path for path in parent.glob("version_*") if path.name[8:].isdecimal()]
 
 

@@ -55,13 +55,7 @@ def run_loggers(folder: Path, step: int = 0) -> list[Logger]:
 
 
 def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]:
-    """Return which command, code, data split and machine the results of a run come from.
-
-    Args:
-        config: the run's config.yaml.
-        split_hash: of the training and validation split, if known.
-        job: ID of the scheduler's job.
-    """
+    """Return the command, scheduler job, code, config, data split and machine that the results of a run come from."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -14,7 +14,7 @@ from src.protocols import HasEpochMeans, Resumable, WarmedUp
 
 
 def echo(text: str, stream: TextIO | None = None) -> None:
-    """Print a line and flush; keep silent once nobody reads any more (``| head``, a closed terminal)."""
+    """Print a line and flush; print nothing more once the reader is gone (``| head``, a closed terminal)."""
     try:
         print(text, file=stream, flush=True)
     except OSError:
@@ -31,7 +31,7 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
 
 
 def start_notes(trainer: Any, resumed: Path | None) -> list[tuple[str, str]]:
-    """Return what to know when training starts: the resumed run, and what may not be as expected."""
+    """Return notes to print when training starts: the resumed run, and what may be unexpected."""
     rows = []
     if resumed:
         rows += [("resumed", f"{resumed}, after step {trainer.global_step}")]
@@ -51,7 +51,7 @@ def start_notes(trainer: Any, resumed: Path | None) -> list[tuple[str, str]]:
 
 
 def merge_dataloaders(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the metrics of all DataLoaders as one; several accuracies become accuracy[0], accuracy[1]."""
+    """Merge the metrics of all DataLoaders; accuracies of several become accuracy[0], accuracy[1]."""
     return {re.sub(r"/dataloader_idx_(\d+)$", r"[\1]", key): value for each in results for key, value in each.items()}
 
 
@@ -93,13 +93,7 @@ def run_stats_table(
 
 
 def next_commands(run: Path, run_args: str, limit: str) -> list[tuple[str, str]]:
-    """Return the commands that use a finished run.
-
-    Args:
-        run: its folder.
-        run_args: the arguments that name it, ``--run DIR``.
-        limit: the setting that extends it.
-    """
+    """Return the commands that use a finished run, named by ``run_args``; the Trainer setting ``limit`` extends it."""
     command = "python -m src.cli"
     return [
         ("", ""),
@@ -111,11 +105,7 @@ def next_commands(run: Path, run_args: str, limit: str) -> list[tuple[str, str]]
 
 
 def save_figure(figure: Any, file: Path) -> None:
-    """Write a matplotlib figure.
-
-    Raises:
-        UserError: if the file cannot be written or its suffix is not a picture format.
-    """
+    """Write a matplotlib figure; refuse a file that cannot be written or whose suffix is not an image format."""
     try:
         figure.savefig(file, dpi=120)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Task: everything a training run needs except the meaning of a batch."""
+"""Task: steps, logging, metrics and optimizer of a training run, whatever a batch means."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -36,8 +36,8 @@ class Task(LightningModule):
         layer_decay: factor of the learning rate from each layer to the one before it, in (0, 1].
         init: called with the net to initialize its weights: ``src.nets.Init``.
         penalties: called with the net and added to the training loss: those of ``src.losses``.
-        tta: test-time augmentation in test and predict: average predictions over the image and its ``mirror`` image, or
-            over both of them shifted too.
+        tta: test-time augmentation in test and predict: ``mirror`` averages predictions over the image and its mirror
+            image, ``mirror_shift`` also over shifted copies of both.
     """
 
     monitor: tuple[str, Literal["max", "min"]] = ("val/loss", "min")  # selects the best checkpoint
@@ -77,7 +77,7 @@ class Task(LightningModule):
         return predict_with_tta(self.net, inputs, "plain" if self.training else self.tta_now)
 
     def setup(self, stage: str) -> None:
-        self.tta_now, self.train_means = "plain", EpochMeans()  # an interrupted run may have left others
+        self.tta_now, self.train_means = "plain", EpochMeans()  # an interrupted run may have left old ones
         self.val_metrics.reset()
         self.test_metrics.reset()
         if stage == "fit":
@@ -143,18 +143,14 @@ class Task(LightningModule):
 def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: TTA | str) -> Tensor:
     """Return the outputs of a net, (N, K) or (N, K, H, W), averaged over augmented views of the images (N, C, H, W).
 
-    Args:
-        net: maps images to outputs.
-        images: the batch.
-        tta: ``mirror``: the image and its mirror image; ``mirror_shift``: these two, with the same total weight as both
-            shifted by a pixel up and left and by a pixel down and right (Keller Jordan's airbench, arXiv:2404.00498,
-            section 3.5).
+    ``mirror`` uses the image and its mirror image; ``mirror_shift`` gives these two half the weight, and the other half
+    to both shifted by one pixel, up-left and down-right (Keller Jordan's airbench, arXiv:2404.00498, section 3.5).
     """
     if tta == "plain":
         return net(images)
 
     def both(view: Tensor) -> Tensor:
-        """Add the outputs of a view and its mirror image; outputs per pixel, such as masks, are mirrored back."""
+        """Sum the outputs of a view and its mirror image; mirror per-pixel outputs back first."""
         output, mirrored = net(view), net(view.flip(3))
         dense = output.ndim > 2
         require(not dense or tta == "mirror", f"tta must be plain or mirror for outputs per pixel, got {tta}")

@@ -15,7 +15,7 @@ from src.tasks.setup import check_loss, check_net, check_num_classes
 
 
 class Classifier(Task):
-    """One class for each input. Precision, recall, F1 and AUROC are macro averages, in test also given per class.
+    """One class for each input. Precision, recall, F1 and AUROC are macro averages; test also logs them per class.
 
     Args:
         net: called with the number of classes K, returns the net, which maps inputs to logits (N, K).
@@ -66,7 +66,7 @@ class Classifier(Task):
 
     def step_metrics(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
         predicted = preds.argmax(1)
-        soft = targets.ndim == 2  # as mixup makes them: the accuracy is the target's weight of the predicted class
+        soft = targets.ndim == 2  # from mixup: the accuracy is the predicted class's weight in the target
         return {"accuracy": targets.gather(1, predicted[:, None]) if soft else predicted == targets}
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002

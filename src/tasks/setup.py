@@ -1,4 +1,4 @@
-"""What happens once before training: the task is checked against the data, and nets are initialized from it."""
+"""Before training: check the task against the data, and initialize nets from the data."""
 
 import math
 from typing import Any
@@ -13,11 +13,7 @@ MAX_PIXELS = 5000 * 32 * 32  # for data-dependent initialization
 
 
 def check_num_classes(num_classes: int, data: Any) -> None:
-    """Refuse another number of classes than the data has.
-
-    Raises:
-        UserError: with the classes of the data.
-    """
+    """Refuse a ``num_classes`` that differs from the number of classes in the data."""
     names = data.class_names if isinstance(data, ImageData) else None
     if names is not None and len(names) != num_classes:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -25,11 +21,7 @@ def check_num_classes(num_classes: int, data: Any) -> None:
 
 
 def check_net(net: nn.Module, data: Any) -> None:
-    """Refuse a net that cannot process the data's images, before and after augmentation changed their size.
-
-    Raises:
-        UserError: with the shape of the images.
-    """
+    """Refuse a net that cannot process the data's images, at full size and at the smallest that augmentation makes."""
     lazy = any(isinstance(p, nn.UninitializedParameter) for p in net.parameters())
     if not isinstance(data, ImageData) or not data.shape or lazy:
         return
@@ -46,11 +38,7 @@ def check_net(net: nn.Module, data: Any) -> None:
 
 
 def check_loss(loss: Any, num_classes: int, mix: nn.Module | None) -> None:
-    """Refuse a loss that does not accept classes (N,), or the soft targets (N, K) that ``mix`` makes.
-
-    Raises:
-        UserError: with what the loss answers.
-    """
+    """Refuse a loss that does not accept classes (N,), or the soft targets (N, K) that ``mix`` makes."""
     buffers = list(loss.buffers()) if isinstance(loss, nn.Module) else []
     like = buffers[0] if buffers else torch.zeros(())
     logits = torch.zeros(2, num_classes, device=like.device, dtype=like.dtype, requires_grad=True)
@@ -71,11 +59,7 @@ def check_loss(loss: Any, num_classes: int, mix: nn.Module | None) -> None:
 
 
 def init_from_data(net: nn.Module, data: Any) -> None:
-    """Call ``init_from_data`` of each module that has it, with normalized training images (N, C, H, W).
-
-    Raises:
-        UserError: if there are such modules, but the data is no ``src.data.DataModule``.
-    """
+    """Call ``init_from_data`` of each module that has it, with normalized training images (N, C, H, W)."""
     modules = [module for module in net.modules() if isinstance(module, InitFromData)]
     if not modules:
         return

@@ -38,7 +38,7 @@ class RandomErasing(nn.Module):
 
 
 class Cutout(nn.Module):
-    """Erase a square centered on any pixel, cut off at the image's border; arXiv:1708.04552, section 3.
+    """Erase a square centered on any pixel, clipped at the image's border; arXiv:1708.04552, section 3.
 
     Args:
         size: side of the square, in pixels, at least 1.
@@ -64,9 +64,9 @@ def fill_boxes(images: Tensor, inside: Tensor) -> Tensor:
 
 
 def draw_boxes(images: Tensor, area: tuple[float, float], ratio: tuple[float, float]) -> Boxes:
-    """Draw a rectangle inside each image, in whole pixels, with bounds of its relative area and of width / height.
+    """Draw a rectangle inside each image, in whole pixels, given ranges of its relative area and of width / height.
 
-    The logarithm of the ratio is uniform. A side longer than the image is cut to it; torchvision draws again instead.
+    The logarithm of the ratio is uniform. A side longer than the image is clipped to it; torchvision redraws instead.
     """
     rows, columns = images.shape[2:]
     pixels, aspect = uniform(images, *area) * rows * columns, uniform(images, log(ratio[0]), log(ratio[1])).exp()

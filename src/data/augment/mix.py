@@ -52,6 +52,6 @@ class CutMix(Mix):
         center = torch.rand(2, n, device=images.device)
         top, left = (center[0] * h - height / 2).round(), (center[1] * w - width / 2).round()
         pasted = box_mask(top, left, height, width, images.shape)  # (N, 1, H, W)
-        lam = 1 - pasted.float().mean((1, 2, 3))  # the box may be cut off at the border
+        lam = 1 - pasted.float().mean((1, 2, 3))  # the box may be clipped at the border
         partner = torch.randperm(n, device=images.device)
         return torch.where(pasted, images[partner], images), torch.lerp(targets[partner], targets, lam[:, None])

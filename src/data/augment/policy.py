@@ -63,7 +63,7 @@ def max_magnitudes(shear: float, shift: tuple[float, float], angle: float, color
 def apply_operations(images: Tensor, strength: Tensor, limits: list[float]) -> Tensor:
     """Apply one random operation to each image; images with the same operation are processed together.
 
-    The number of images per operation is drawn on the CPU, their order on the device, so that neither waits for the
+    The number of images per operation is drawn on the CPU, their order on the device, so neither waits for the
     other. ``strength`` (N,) is a fraction of ``limits``, the largest magnitudes; its sign is drawn.
     """
     counts = torch.randint(len(OPERATIONS), (len(images),)).bincount(minlength=len(OPERATIONS)).tolist()

@@ -9,7 +9,7 @@ from src.data.augment.base import cast_like
 
 
 class PerSample(nn.Module):
-    """Apply a ``torchvision.transforms.v2`` transform, or a similar one, to one image after the other; slow.
+    """Apply a ``torchvision.transforms.v2`` transform, or a similar one, to one image at a time; slow.
 
     Args:
         transform: called with an image (C, H, W), uint8, or float32 in [0, 1]; returns an image of the same shape. If

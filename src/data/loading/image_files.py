@@ -99,7 +99,7 @@ def decode_all(paths: Sequence[Path], shape: tuple[int, ...], keep: bool) -> dic
     Return ``images`` (N, C, H, W), empty unless ``keep``; ``good``, the positions (N,) of files that can be decoded;
     ``bad``, the error messages of the others.
     """
-    workers = min(os.cpu_count() or 1, len(paths) // 500)  # starting one takes as long as decoding some hundred files
+    workers = min(os.cpu_count() or 1, len(paths) // 500)  # starting one takes as long as decoding a few hundred files
     settings: dict[str, Any] = {"num_workers": workers, "collate_fn": partial(decode_batch, shape=shape)}
     batches: Any = DataLoader(paths, 256, **settings)  # type: ignore[arg-type]
     images = torch.empty(len(paths) if keep else 0, *shape, dtype=torch.uint8)

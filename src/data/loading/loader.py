@@ -115,7 +115,7 @@ class TensorLoader:
         self.resume_state: dict[str, Any] | None = None
         self.workers: DataLoader | None = None
         if num_workers := getattr(samples.images, "num_workers", 0):
-            get_temp_dir()  # workers share this process's folder; a killed worker would leave its own
+            get_temp_dir()  # created here, because a killed worker would leave its own behind
             settings: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": ignore_group_signals}
             self.workers = DataLoader(samples, None, sampler=batch_sampler, num_workers=num_workers, **settings)
 

@@ -1,4 +1,4 @@
-"""Subsets of a dataset, and how a training set is split into them."""
+"""Subsets of a dataset, and k-fold splits of the training set."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -24,7 +24,7 @@ class Normalize(Module):
 
     @classmethod
     def of(cls, samples: Samples) -> "Normalize":
-        """Compute mean and std per channel, over all images in memory or 5,000 evenly spaced image files."""
+        """Compute mean and std per channel, over all images in memory or up to 9,999 evenly spaced image files."""
         index = samples.index if isinstance(samples.images, Tensor) else samples.index[:: max(1, len(samples) // 5000)]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for chunk in index.split(1000):
@@ -68,8 +68,7 @@ class BatchTransform(Module):
     def try_out(self, samples: Samples) -> tuple[int, ...]:
         """Apply each transform alone to two samples, and return the shape of the smallest image, (C, H, W).
 
-        Raises:
-            UserError: if a transform fails, changes the shape of images, or cannot move masks with them.
+        Refuse a transform that fails, changes the shape of images, or cannot move masks with them.
         """
         index, images, *targets = samples[torch.arange(min(2, len(samples)))]
         batch = (images, targets[0] if targets else None, index)
@@ -102,8 +101,8 @@ def augment_batch(
     """Return transformed images (N, C, H, W), in [0, 255], and their targets.
 
     Masks (N, H, W) move with the images: the transform has ``with_masks``, or says ``moves_pixels = False``. Classes
-    and numbers stay as they are. A transform that says ``by_position = True`` also gets the positions of the samples in
-    the dataset, (N,), and the epoch, from 0.
+    and numbers stay as they are. A transform that says ``by_position = True`` also gets dataset indices (N,) and the
+    epoch, from 0.
     """
     position = (index, epoch) if getattr(transform, "by_position", False) else ()
     if targets is None or targets.ndim < 3 or not getattr(transform, "moves_pixels", True):
