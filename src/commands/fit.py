@@ -26,7 +26,7 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
     """Train, or resume a run; then test the best checkpoint.
 
     Args:
-        resume: auto: resume the newest run of this name, if any; never: start a new run even if a scheduler restarts.
+        resume: auto: resume the newest run of this name, if any; never: start a new run, even after a requeue.
 
     Examples:
         python -m src.cli fit --config configs/digits.yaml --trainer.max_epochs=3

@@ -139,8 +139,8 @@ def make_trainer(settings: Namespace, command: str, callbacks: list[Callback], s
 def own_callbacks(settings: Namespace, command: str, new_run: bool) -> list[Callback]:
     """Return the callbacks of the config that a command uses."""
     own: Any = settings.callbacks or []
-    found_once = () if command == "fit" and new_run else (BatchSizeFinder,)
-    unused = found_once if command == "fit" else (*found_once, Checkpoint, WeightAveraging)
+    tuners = () if command == "fit" and new_run else (BatchSizeFinder,)  # only a new run is tuned
+    unused = tuners if command == "fit" else (*tuners, Checkpoint, WeightAveraging)
     used = exclude(own if isinstance(own, list) else [own], unused)
     if sum(isinstance(callback, WeightAveraging | StochasticWeightAveraging) for callback in used) > 1:
         raise UserError("trainer.callbacks has two kinds of weight averaging, which cannot be combined: remove one")

@@ -24,8 +24,8 @@ class Signals(Callback):
 
     In the last batch of an epoch the validation is finished too. A second signal, more than a second later, ends the
     process at once, as does the first one before training starts, in a single process. All processes of a run stop
-    after the same step: on CPUs they agree after each step, on GPUs, which would have to synchronize, whenever metrics
-    are logged. Under SLURM, SIGUSR1 (``--signal=SIGUSR1@60``) also puts the job back into the queue.
+    after the same step: on CPUs they agree after each step, on GPUs, which would have to synchronize, once every
+    ``log_every_n_steps``. Under SLURM, SIGUSR1 (``--signal=SIGUSR1@60``) also puts the job back into the queue.
 
     Args:
         last: the checkpoint to save; None if the run saves nothing.
@@ -93,8 +93,8 @@ class Signals(Callback):
 
     def all_asked(self, trainer: Trainer) -> bool:
         """Tell whether the run should end now; the answer is the same on all ranks."""
-        device, pause = trainer.strategy.root_device, max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        if trainer.world_size > 1 and (device.type == "cpu" or (trainer.global_step - 1) % pause == 0):
+        device, every = trainer.strategy.root_device, max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if trainer.world_size > 1 and (device.type == "cpu" or (trainer.global_step - 1) % every == 0):
             self.received = int(trainer.strategy.reduce(torch.tensor(self.received, device=device), reduce_op="max"))
             return self.received > 0
         return trainer.world_size == 1 and self.received > 0

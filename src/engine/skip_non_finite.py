@@ -56,11 +56,11 @@ class SkipNonFinite(Callback):
                 torch._foreach_copy_(self.buffers, self.backup)
             self.consecutive[optimizer] += 1
             self.skipped += 1
-            self.stop_if_hopeless(trainer, self.consecutive[optimizer])
+            self.check_consecutive(trainer, self.consecutive[optimizer])
         else:
             self.zero_nonfinite(optimizer, grads)
             if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-                self.stop_if_hopeless(trainer, self.consecutive[optimizer])
+                self.check_consecutive(trainer, self.consecutive[optimizer])
 
     def zero_nonfinite(self, optimizer: Optimizer, grads: list[Any]) -> None:
         """Zero all gradients and restore the buffers if any gradient is not finite, without synchronizing."""
@@ -73,7 +73,7 @@ class SkipNonFinite(Callback):
         self.skipped = self.skipped + nonfinite
         self.consecutive[optimizer] = (self.consecutive[optimizer] + 1) * nonfinite
 
-    def stop_if_hopeless(self, trainer: Trainer, consecutive: Any) -> None:
+    def check_consecutive(self, trainer: Trainer, consecutive: Any) -> None:
         if consecutive >= self.max_consecutive:
             where = f"epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
             raise UserError(

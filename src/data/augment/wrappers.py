@@ -48,7 +48,7 @@ class Kornia(nn.Module):
             from kornia.augmentation import AugmentationSequential
             from kornia.constants import DataKey
         except ImportError as error:
-            raise UserError("kornia is not installed: make extras installs it") from error
+            raise UserError("kornia is not installed: run make extras") from error
         # Replaces a default of align_corners=None, with which RandomElasticTransform warns
         self.transforms = AugmentationSequential(*transforms, extra_args={DataKey.MASK: {"resample": "nearest"}})
 

@@ -50,7 +50,7 @@ class BatchSampler(Sampler):
         self.num_samples, self.shuffle, self.seed = num_samples, shuffle, seed
         self.rank, self.world_size, self.sampling = rank, world_size, sampling
         num_batches = -(-num_samples // (batch_size * world_size))
-        self.num_batches = min(num_batches, max(1, num_samples // world_size))  # no process gets an empty batch
+        self.num_batches = min(num_batches, max(1, num_samples // world_size))  # no empty batch if there are enough
         self.members: list[Tensor] = []  # positions of each class
         if classes is not None and shuffle and sampling != "shuffled":
             self.members = [(classes == k).nonzero()[:, 0] for k in classes.unique()]

@@ -124,7 +124,7 @@ def test_a_transform_without_masks_is_refused_for_masks():
 
 def test_a_missing_kornia_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
-    with pytest.raises(UserError, match=r"^kornia is not installed: make extras installs it$"):
+    with pytest.raises(UserError, match=r"^kornia is not installed: run make extras$"):
         Kornia([])
 
 
