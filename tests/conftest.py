@@ -106,6 +106,7 @@ def process_state() -> dict[str, Any]:
         "signals": [getattr(handler, "__qualname__", str(handler)) for handler in handlers],
         "filters": [repr(each) for each in warnings.filters],
         "showwarning": warnings.showwarning.__qualname__,
+        "disabled": logging.root.manager.disable,
         "levels": [logging.getLogger(name).level for name in names],
         "gc": [gc.isenabled(), *gc.get_threshold(), gc.get_freeze_count() > 0],  # frozen objects may be freed,
     }

@@ -25,7 +25,7 @@ class MicroBatches(Callback):
     Works with every LightningModule that uses automatic optimization. All tensors of a batch must have the same
     length. The loss must be a mean over samples, or the module must define ``loss_weight(batch)``.
 
-    If memory runs out on a single device, the batch is repeated with twice as many micro-batches, and later batches are
+    If a single GPU runs out of memory, the batch is repeated with twice as many micro-batches, and later batches are
     split in the same way. The repetition draws new random numbers, for example in dropout. Batch norm normalizes each
     micro-batch separately. Other callbacks get the ``outputs`` of the first micro-batch.
 

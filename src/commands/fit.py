@@ -133,8 +133,8 @@ class TrainingStart(Callback):
         settings = (config["data"] or {}).get("init_args", {})
         if "batch_size" in settings:  # BatchSizeFinder may have changed it
             found = getattr(x.data, "batch_size", settings["batch_size"])
-            limit = len(x.data.splits["train"]) if isinstance(x.data, ImageData) else found
-            settings["batch_size"] = min(found, limit)
+            samples = x.data.splits.get("train", ()) if isinstance(x.data, ImageData) else ()
+            settings["batch_size"] = min(found, len(samples) or found)
         run.invalidate_results()
         run.write_config(config)
         split_hash = x.data.split_hash if isinstance(x.data, ImageData) else None
@@ -177,7 +177,8 @@ def evaluate_best(x: Experiment, trained: bool) -> dict[str, float]:
         test = merge_dataloaders(trainer.test(**common))
         metrics |= test
         for logger in loggers:
-            logger.log_metrics({name: v for name, v in test.items() if name.count("/") == 1}, trainer.global_step)
+            means = {name: value for name, value in test.items() if name.count("/") == 1}
+            logger.log_metrics(means, trainer.global_step or x.stored.get("global_step", 0))
             logger.save()
     return metrics
 

@@ -44,7 +44,7 @@ def run(options: Options, *, images: list[Path] | None = None, output: Path | No
     rows = probabilities(outputs or [])
     if isinstance(x.data, ImageData):
         names = names or x.data.files.get("test", [])
-    names = names or [f"test/{i}" for i in range(len(rows))]
+    names = (names or [f"test/{i}" for i in range(len(rows))])[: len(rows)]  # batches may be limited
     classes = (isinstance(x.data, ImageData) and x.data.class_names) or [str(i) for i in range(rows.shape[1])]
     file = output or (x.run.path if x.run else Path()) / "predictions.csv"
     write_csv(file, names, classes, rows)

@@ -85,7 +85,7 @@ def build(
         stored: content of the checkpoint that the command starts from.
     """
     stored = stored or {}
-    if command == "fit":
+    if command in ("fit", "schedule"):
         check_training(config.trainer, config.name)
     config.seed_everything = random_seed() if config.seed_everything is True else config.seed_everything
     seed_everything(config.seed_everything, workers=True, verbose=False)

@@ -116,7 +116,7 @@ def test_a_folder_that_does_not_load_is_refused(trained: Path, damage: str) -> N
     path, message = trained, "does not match this net"
     if damage == "config":
         (trained / "config.yaml").write_text("model: {class_path: src.tasks.Classifier, init_args: {widht: 3}}")
-        message = "config.yaml: "
+        message = "unknown setting model.widht"
     elif damage == "checkpoint":
         for file in trained.glob("checkpoints/*.ckpt"):
             file.unlink()

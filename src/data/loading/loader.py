@@ -58,13 +58,18 @@ class BatchSampler(Sampler):
         self.frozen = False  # True: repeat the order of epoch 0
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = 0 if self.frozen else epoch
+        self.epoch = epoch
+
+    @property
+    def seed_epoch(self) -> int:
+        """Epoch whose random numbers are drawn."""
+        return 0 if self.frozen else self.epoch
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.seed_epoch))
         if not self.shuffle:
             order = torch.arange(self.num_samples)
         elif self.members:
@@ -134,7 +139,7 @@ class TensorLoader:
                 self.seed_batch()
             self.position += 1
             moved = [*(tensor.to(self.device) for tensor in (images, *targets)), None]
-            batch = self.transform(moved[0], moved[1], index, self.sampler.epoch)
+            batch = self.transform(moved[0], moved[1], index, self.sampler.seed_epoch)
             yield batch if targets else batch[0]
 
     def fetch(self) -> Iterator[Any]:
@@ -144,7 +149,7 @@ class TensorLoader:
             raise UserError(str(error).splitlines()[-1].removeprefix("src.UserError: ")) from None
 
     def seed_batch(self) -> None:
-        seed = derive_seed(self.sampler.seed, self.sampler.epoch, self.position, self.sampler.rank)
+        seed = derive_seed(self.sampler.seed, self.sampler.seed_epoch, self.position, self.sampler.rank)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed spends 75 us on absent devices
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)

@@ -187,3 +187,15 @@ def test_without_targets_a_batch_is_images_only():
     numbers = torch.arange(6)
     loader = TensorLoader(Samples(numbers, None, numbers[3:]), BatchSampler(3, 2), lambda images, *_: (images,))
     assert [batch.tolist() for batch in loader] == [[3, 4], [5]]
+
+
+def test_an_overfit_run_resumes_at_the_first_batch_of_the_next_epoch():
+    samples, sampler = Samples(torch.arange(40).view(40, 1, 1, 1), None), BatchSampler(40, 4, shuffle=True)
+    sampler.frozen = True
+    loader = TensorLoader(samples, sampler, lambda images, *_: (images,))
+    sampler.set_epoch(3)
+    batches = [batch.flatten().tolist() for batch, _ in zip(loader, range(5), strict=False)]  # overfit_batches=5
+    state = loader.state_dict()
+    sampler.set_epoch(4)
+    loader.load_state_dict(state)
+    assert [batch.flatten().tolist() for batch, _ in zip(loader, range(5), strict=False)] == batches
