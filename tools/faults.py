@@ -51,6 +51,7 @@ def main() -> None:
         parser.error(f"unknown promise {', '.join(unknown)}: choose from {', '.join(PROMISES)}, such as killed=5")
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     Path("runs").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir="runs")).absolute()
     survived = True
