@@ -55,13 +55,17 @@ def saving(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
 
 def disk(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     """Disk full or read-only, file size limited, run folder deleted: it trains on or says why not; files stay valid."""
-    for i in range(tries):
+    met = 0
+    for i in range(3 * tries):  # some runs finish before the fault
+        if met == tries:
+            return
         place, kind = folder / str(i), ("full", "limited", "read-only", "gone")[i % 4]
         place.mkdir(parents=True)
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "faults", place], capture_output=True).returncode:
             return
         try:
             if (wrong := disk_fault(kind, place, draw)) is not None:
+                met += 1
                 yield wrong and f"{kind}: {wrong}"
         finally:
             subprocess.run(["umount", "-l", place], check=False)
