@@ -95,8 +95,9 @@ class Signals(Callback):
         """Tell whether the run should end now; the answer is the same on all ranks."""
         device, every = trainer.strategy.root_device, max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if trainer.world_size > 1 and (device.type == "cpu" or (trainer.global_step - 1) % every == 0):
-            self.received = int(trainer.strategy.reduce(torch.tensor(self.received, device=device), reduce_op="max"))
-            return self.received > 0
+            agreed = int(trainer.strategy.reduce(torch.tensor(self.received, device=device), reduce_op="max"))
+            self.received = agreed or self.received  # a signal may arrive meanwhile; the next step agrees on it
+            return agreed > 0
         return trainer.world_size == 1 and self.received > 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002

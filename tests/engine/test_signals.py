@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from src.cli import main
 from src.engine import signals
-from src.engine.signals import LAUNCH
+from src.engine.signals import LAUNCH, Signals
 from tests.conftest import ROOT, SMALL, rows, same, weights
 from tests.processes import Process
 
@@ -215,3 +215,16 @@ def test_a_signal_ends_other_commands_at_once(trained: Path) -> None:
     wait_for(Path("other/begun"), process)
     process.kill(signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM
+
+
+def test_a_signal_that_arrives_while_ranks_agree_is_not_lost():
+    callback = Signals(None)
+
+    def reduce(flag: torch.Tensor, reduce_op: str) -> torch.Tensor:  # noqa: ARG001
+        callback.received = callback.received or int(signal.SIGTERM)  # as the handler does, after the flag was read
+        return flag
+
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=reduce)
+    trainer = SimpleNamespace(world_size=2, strategy=strategy, log_every_n_steps=50, global_step=7)
+    assert [callback.all_asked(trainer) for _ in range(2)] == [False, True]
+    assert callback.received == signal.SIGTERM
