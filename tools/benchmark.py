@@ -40,7 +40,7 @@ def main() -> None:
     if unknown := [group for group in options.groups if group not in GROUPS]:
         parser.error(f"unknown group {', '.join(unknown)}: choose from {', '.join(GROUPS)}")
     rows: list[Row] = []
-    print(f"{'ours / other; milliseconds unless stated':<44}{'ours':>9}{'other':>9}  ratio  goal")  # noqa: T201
+    print(f"{'ours / other; milliseconds unless stated':<43}{'ours':>9}{'other':>9} ratio goal")  # noqa: T201
     try:
         for group in options.groups or GROUPS:
             for row in GROUPS[group](options):

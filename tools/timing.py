@@ -32,8 +32,8 @@ def compare(name: str, ours: list[float], other: list[float], goal: float | None
 
 
 def format_row(row: Row) -> str:
-    goal = "" if row["goal"] is None else f"{row['goal']:g}{'' if row['met'] else ' not met'}"
-    return f"{row['name']:<44}{row['ours']:>9,.2f}{row['other']:>9,.2f}  {row['ratio']:5.2f}  {goal}".rstrip()
+    goal = "" if row["goal"] is None else f"{row['goal']:g}{'' if row['met'] else ' missed'}"
+    return f"{row['name']:<43}{row['ours']:>9,.2f}{row['other']:>9,.2f} {row['ratio']:5.2f} {goal}".rstrip()
 
 
 def interleave(repeats: int, runs: Mapping[str, Callable[[], list[float]]]) -> dict[str, list[float]]:

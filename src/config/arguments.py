@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from src import UserError
+from src import UserError, require
 from src.config.files import check_trusted, check_yaml, did_you_mean, named_files
 from src.runs.folder import Run
 
@@ -39,6 +39,7 @@ examples:
 KINDS: dict[str, dict[str, Any]] = {  # annotation -> argparse
     "bool": {"action": "store_true"},
     "int": {"type": int},
+    "float": {"type": float},
     "str | None": {},
     "Path | None": {"type": Path},
     "list[Path] | None": {"type": Path, "nargs": "+"},
@@ -60,7 +61,7 @@ class Options:
 
 def command_names() -> list[str]:
     order = ["fit", "validate", "test", "predict"]
-    names = sorted(file.stem for file in COMMANDS.glob("*.py") if file.stem != "__init__")
+    names = sorted(file.stem for file in COMMANDS.glob("*.py") if re.search(r"^def run\(", file.read_text(), re.M))
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
@@ -72,6 +73,8 @@ def describe(name: str) -> tuple[str, dict[str, dict[str, Any]]]:
     for argument, default in zip(run.args.kwonlyargs, run.args.kw_defaults, strict=True):
         kind = ast.unparse(argument.annotation) if argument.annotation else "str | None"
         choices = re.fullmatch(r"Literal\[(.*?)\](?: \| None)?", kind)
+        allowed = f"one of {', '.join(KINDS)} or Literal[...]"
+        require(choices or kind in KINDS, f"src/commands/{name}.py: {argument.arg} must be {allowed}, got {kind}")
         settings = {"choices": ast.literal_eval(f"({choices[1]},)")} if choices else KINDS[kind]
         options[argument.arg] = settings | {"default": ast.literal_eval(default) if default else None}
     return ast.get_docstring(run) or "", options

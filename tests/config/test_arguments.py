@@ -53,6 +53,17 @@ def test_a_new_command_is_one_file(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "unknown command 'coun', did you mean count?; commands: fit, validate, test," in refused(capsys, "coun")
 
 
+def test_a_command_option_of_an_unknown_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("commands")
+    folder.mkdir()
+    (folder / "helper.py").write_text("def helper():\n    pass\n")  # without run: no command
+    (folder / "odd.py").write_text("def run(options, *, when: datetime):\n    pass\n")
+    monkeypatch.setattr(arguments, "COMMANDS", folder)
+    assert command_names() == ["odd"]
+    with pytest.raises(UserError, match=r"^src/commands/odd\.py: when must be one of bool, int, .*, got datetime$"):
+        describe("odd")
+
+
 def test_a_command_is_described_by_its_docstring_and_arguments() -> None:
     assert command_names() == ["fit", "validate", "test", "predict", "schedule", "show"]
     doc, options = describe("fit")

@@ -38,7 +38,7 @@ def test_runs_survive_faults_and_nothing_is_left_behind(promises: list[str]) -> 
 
 def test_every_run_of_the_grid_succeeds_without_a_fault() -> None:
     code = (
-        "import torch; from pathlib import Path; from tools import interruptions, processes\n"
+        "import torch; from pathlib import Path; from tests import processes; from tools import interruptions\n"
         "torch.set_num_threads(1)\n"
         "processes.draw_pictures(Path('pictures'))\n"
         "for name, args in interruptions.GRID.items():\n"

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_row_has_medians_and_the_median_ratio_of_pairs() -> None:
     row = compare("a / b", [0.001, 0.003, 0.002], [0.001, 0.004, 0.001], goal=0.9)
     assert row == {"name": "a / b", "ours": 2.0, "other": 1.0, "ratio": 1.0, "goal": 0.9, "met": False}
-    assert "1.00  0.9 not met" in format_row(row)
+    assert "1.00 0.9 missed" in format_row(row)
     assert compare("a / b", [1.0], [1.0], goal=None)["met"]
 
 
