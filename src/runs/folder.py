@@ -151,5 +151,8 @@ def version(run: Path) -> int:
 def replace(file: Path, text: str) -> None:
     """Write a file atomically."""
     part = file.with_suffix(".part")
-    part.write_text(text)
-    part.replace(file)
+    try:
+        part.write_text(text)
+        part.replace(file)
+    except OSError as error:  # such as a deleted folder
+        raise UserError(f"cannot write to the run folder {file.parent.absolute()}: {error.strerror}") from None

@@ -176,3 +176,10 @@ def test_results_are_plain_json_and_earlier_ones_are_kept() -> None:
     run.invalidate_results()
     assert not run.is_evaluated()
     assert json.loads((run.path / "results_0.json").read_text()) == expected
+
+
+def test_results_of_a_deleted_run_folder_are_one_line():
+    run = Run.create(PARENT)
+    run.path.rmdir()
+    with pytest.raises(UserError, match=r"cannot write to the run folder .*/runs/digits/version_0: No such file"):
+        run.write_results({"test/accuracy": 0.5})
