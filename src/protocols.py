@@ -13,7 +13,6 @@ class ImageData(Protocol):
     """What the project reads from a data module; ``src.data.DataModule`` has all of it, other modules need none."""
 
     class_names: list[str] | None  # None if targets are not classes
-    classes: Tensor | None  # class of each training sample, (N,)
     splits: dict[str, Any]  # train, val, test, predict
     shape: tuple[int, ...]  # of one image, (C, H, W); empty until known
     smallest_shape: tuple[int, ...]  # of the smallest image that augmentation makes

@@ -51,7 +51,7 @@ class Classifier(Task):
         check_net(self.net, data)
         super().setup(stage)
         if stage == "fit" and self.class_weights == "balanced":
-            targets = data.classes if isinstance(data, ImageData) else None
+            targets = data.splits["train"].classes if isinstance(data, ImageData) else None
             if targets is None:
                 raise UserError("class_weights: balanced needs data derived from src.data.DataModule; or list weights")
             set_class_weights(self.loss, self.num_classes, balanced_weights(self.loss, self.num_classes, targets))
