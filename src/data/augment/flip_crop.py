@@ -70,7 +70,7 @@ class AlternatingFlip(Flip):
     by_position = True
 
     def make_params(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        return (hash_index(index.to(images.device)) + epoch) % 2 == 1
+        return ((hash_index(index) + epoch) % 2 == 1).to(images.device, non_blocking=True)
 
 
 def hash_index(index: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from src import UserError, require
-from src.data.loading.splits import Samples
+from src.data.loading.splits import Samples, copy_to
 
 Sampling = Literal["shuffled", "weighted", "balanced"]
 Transform = Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]]
@@ -122,6 +122,7 @@ class TensorLoader:
         if num_workers := getattr(samples.images, "num_workers", 0):
             get_temp_dir()  # created here, because a killed worker would leave its own behind
             settings: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": ignore_group_signals}
+            settings["pin_memory"] = self.device.type == "cuda"
             self.workers = DataLoader(samples, None, sampler=batch_sampler, num_workers=num_workers, **settings)
 
     def __len__(self) -> int:
@@ -138,7 +139,7 @@ class TensorLoader:
             if self.sampler.shuffle:
                 self.seed_batch()
             self.position += 1
-            moved = [*(tensor.to(self.device) for tensor in (images, *targets)), None]
+            moved = [*(copy_to(tensor, self.device) for tensor in (images, *targets)), None]
             batch = self.transform(moved[0], moved[1], index, self.sampler.seed_epoch)
             yield batch if targets else batch[0]
 

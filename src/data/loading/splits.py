@@ -40,11 +40,17 @@ class Samples(Dataset):
         """Return dataset indices, images and targets at positions (B,)."""
         fast = getattr(positions, "dtype", None) == torch.long  # index_select takes a third of the time of brackets
         index = self.index.index_select(0, positions) if fast else self.index[positions]
-        in_memory = isinstance(self.images, Tensor)
-        images = self.images.index_select(0, index.to(self.images.device)) if in_memory else self.images[index]
-        if self.targets is None:
-            return index, images
-        return index, images, self.targets.index_select(0, index.to(self.targets.device))
+        targets = () if self.targets is None else (self.targets.index_select(0, index.to(self.targets.device)),)
+        if not isinstance(self.images, Tensor):
+            return index, self.images[index], *targets
+        return index, self.images.index_select(0, copy_to(index, self.images.device)), *targets
+
+
+def copy_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; the CPU does not wait for the GPU, which can read pinned memory later."""
+    if device.type != "cuda" or tensor.device == device:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def has_classes(targets: Tensor | None) -> TypeGuard[Tensor]:
