@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
+from math import prod
 from typing import Any
 
 import torch
@@ -77,13 +79,13 @@ class MuonSGD(Optimizer):
             kinds = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    kinds[p.flatten(1).shape if group["muon"] else None, p.dtype, p.device].append(p)
+                    kinds[p.dtype, p.device].append(p)
             for params in kinds.values():
                 (self.step_muon if group["muon"] else self.step_sgd)(params, group)
         return loss
 
     def step_muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        """Update matrices of one shape in one batch."""
+        """Update all matrices of a group; each call covers all of them, because on a GPU each call costs time."""
         for p in params:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
@@ -91,15 +93,15 @@ class MuonSGD(Optimizer):
         momenta = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         directions = torch._foreach_lerp(grads, momenta, group["momentum"]) if group["nesterov"] else momenta
-        matrices = torch.stack([direction.flatten(1) for direction in directions])  # (N, rows, columns)
-        updates = orthogonalize(matrices, group["ns_steps"])
-        scale = max(1, updates.shape[1] / updates.shape[2]) ** 0.5
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        updates = orthogonalize([direction.flatten(1) for direction in directions], group["ns_steps"])
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         if group["normalize"]:
             torch._foreach_div_(params, torch._foreach_add(torch._foreach_norm(params), 1e-7))  # keeps zeros
-            torch._foreach_mul_(params, updates.shape[1] ** 0.5)
-        steps = [update.view_as(p) for update, p in zip(updates.to(params[0].dtype), params, strict=True)]
-        torch._foreach_add_(params, steps, alpha=-group["lr"] * scale)
+            torch._foreach_mul_(params, [len(p) ** 0.5 for p in params])
+        for p, update in zip(params, updates, strict=True):
+            rows, columns = update.shape
+            p.add_(update.view(p.shape), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
     def step_sgd(self, params: list[Tensor], group: dict[str, Any]) -> None:
         momenta = [self.state[p].get("momentum_buffer") for p in params]
@@ -110,13 +112,42 @@ class MuonSGD(Optimizer):
             self.state[p]["momentum_buffer"] = momentum
 
 
-def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
-    """Bring all singular values of (N, rows, columns) near 1 with a quintic Newton-Schulz iteration in bfloat16."""
-    x = matrices.bfloat16()
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x  # for the smaller Gram matrix
+def orthogonalize(matrices: list[Tensor], steps: int) -> list[Tensor]:
+    """Bring all singular values of each matrix (rows, columns) near 1; the results are in bfloat16."""
+    wide = [matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    results = list(matrices)
+    for members, (rows, columns) in plan_batches(tuple(matrix.shape for matrix in wide)):
+        batch = matrices[0].new_zeros(len(members), rows, columns, dtype=torch.bfloat16)
+        for padded, i in zip(batch, members, strict=True):
+            padded[: wide[i].shape[0], : wide[i].shape[1]] = wide[i]
+        for padded, i in zip(newton_schulz(batch, steps), members, strict=True):
+            result = padded[: wide[i].shape[0], : wide[i].shape[1]]
+            results[i] = result if wide[i] is matrices[i] else result.mT
+    return results
+
+
+@cache
+def plan_batches(shapes: tuple[tuple[int, int], ...]) -> list[tuple[list[int], tuple[int, int]]]:
+    """Return the members of each batch and the shape to which they are padded with zeros, which change no result.
+
+    Zeros take up at most half of a batch: a GPU needs less time for them than for more batches.
+    """
+    batches: list[tuple[list[int], tuple[int, int]]] = []
+    for i in sorted(range(len(shapes)), key=lambda i: shapes[i], reverse=True):
+        for number, (members, shape) in enumerate(batches):
+            padded = max(shape[0], shapes[i][0]), max(shape[1], shapes[i][1])
+            if prod(padded) * (len(members) + 1) <= 2 * sum(prod(shapes[j]) for j in [*members, i]):
+                batches[number] = [*members, i], padded
+                break
+        else:
+            batches.append(([i], shapes[i]))
+    return batches
+
+
+def newton_schulz(x: Tensor, steps: int) -> Tensor:
+    """Bring all singular values of (N, rows, columns) near 1 with a quintic Newton-Schulz iteration."""
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return x.mT if tall else x
+    return x

@@ -12,7 +12,7 @@ from torch.optim import SGD, Muon
 from torch.utils.data import DataLoader
 
 from src.optim import MuonSGD
-from src.optim.muon import orthogonalize
+from src.optim.muon import orthogonalize, plan_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 
@@ -97,7 +97,7 @@ def test_many_steps_on_the_same_gradients_equal_torchs_sgd():
 def test_orthogonalize_keeps_singular_vectors_and_equalizes_values(shape):
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     values = torch.linspace(0.2, 3, min(shape[1:])).expand(shape[0], -1)
-    result = orthogonalize(left * values[:, None] @ right, 5).float()
+    result = torch.stack(orthogonalize([*(left * values[:, None] @ right)], 5)).float()
     assert result.shape == shape
     singular_values = torch.linalg.svdvals(result)
     assert singular_values.min() > 0.6
@@ -107,7 +107,15 @@ def test_orthogonalize_keeps_singular_vectors_and_equalizes_values(shape):
 
 
 def test_a_zero_matrix_stays_zero():
-    assert not orthogonalize(torch.zeros(2, 3, 4), 5).any()
+    assert not orthogonalize([torch.zeros(3, 4)], 5)[0].any()
+
+
+def test_matrices_of_different_shapes_share_a_batch_and_are_not_changed_by_it():
+    shapes = ((24, 32), (24, 30), (6, 40), (40, 6), (2, 3))
+    assert [members for members, _ in plan_batches(shapes[:3] + ((6, 40), (2, 3)))] == [[0, 1, 2, 3], [4]]
+    matrices = [torch.randn(shape) for shape in shapes]
+    for matrix, result in zip(matrices, orthogonalize(matrices, 5), strict=True):
+        torch.testing.assert_close(result, orthogonalize([matrix], 5)[0], atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
