@@ -35,13 +35,15 @@ class WhitenedCNN(nn.Module):
         super().__init__()
         self.whitening = Whitening(in_channels)
         stages = [Stage(*channels, depth, momentum) for channels in pairwise([self.whitening.out_channels, *widths])]
-        self.features = nn.Sequential(nn.GELU(), *stages, nn.AdaptiveMaxPool2d(1), nn.Flatten())  # (N, widths[-1])
+        self.features = nn.Sequential(nn.GELU(), *stages)
         self.head = nn.Linear(widths[-1], num_outputs, bias=False)
         with torch.no_grad():
             self.head.weight /= self.head.weight.std()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(self.whitening(images))) / self.head.in_features
+        features = self.features(self.whitening(images))
+        largest = max_pool2d(features, features.shape[2:]).flatten(1)  # (N, widths[-1]); AdaptiveMaxPool2d is slow
+        return self.head(largest) / self.head.in_features
 
 
 class Whitening(nn.Conv2d):
