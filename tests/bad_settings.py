@@ -173,7 +173,13 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     ),
     "seed that is not a number": (["--seed_everything=abc"], "seed_everything: must be bool or int, got abc"),
     "negative seed": (["--seed_everything=-1"], "-1 is not in bounds"),
-    "malformed boolean": (["--compile=perhaps"], "compile: must be bool, got perhaps"),
+    "malformed boolean": (["--test=perhaps"], "test: must be bool, got perhaps"),
+    "malformed compile": (["--compile=perhaps"], "compile: must be bool or dict, got perhaps"),
+    "unknown argument of compile": (
+        ["--compile={mod: default}"],
+        "compile must be true, false or arguments of torch.compile, got {'mod': 'default'}",
+    ),
+    "unknown mode of compile": (["--compile={mode: fast}"], "Unrecognized mode=fast"),
     "unknown way to resume": (
         ["--resume=sometimes"],
         "--resume: invalid choice: 'sometimes' (choose from 'auto', 'never')",

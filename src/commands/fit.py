@@ -40,8 +40,8 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
     if (complete or unchanged) and (x.run is None or x.run.is_evaluated()):
         print_rows(nothing_to_do(x, changed=continues and not unchanged))
         return x
-    if config.compile:
-        x.task.compile()
+    if config.compile is not False:
+        compile_task(x)
     if writes_run(x):
         open_run(x)
     start = TrainingStart(x)
@@ -59,6 +59,14 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
     if x.trainer.is_global_zero:
         report(x, metrics, seconds)
     return x
+
+
+def compile_task(x: Experiment) -> None:
+    settings = {} if x.config.compile is True else x.config.compile
+    try:
+        x.task.compile(**settings)
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"compile must be true, false or arguments of torch.compile, got {settings}: {error}") from None
 
 
 def is_complete(x: Experiment) -> bool:

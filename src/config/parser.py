@@ -44,7 +44,8 @@ def make_parser(name: str = "run", description: str = "") -> LightningArgumentPa
     parser.add_argument("--ckpt_path", type=str | None, default=None, help="the checkpoint to start from or to use")
     parser.add_argument("--name", type=str, default=name, help="the run folder is runs/NAME/version_N")
     parser.add_argument("--test", type=bool, default=True, help="whether fit ends by testing the best checkpoint")
-    parser.add_argument("--compile", type=bool, default=False, help="whether fit compiles the model (torch.compile)")
+    text = "whether fit compiles the model; or arguments of torch.compile, such as {mode: reduce-overhead}"
+    parser.add_argument("--compile", type=bool | dict[str, Any], default=False, help=text)
     text = "whether tensors are laid out as (N, H, W, C), which makes convolutions faster on most machines"
     parser.add_argument("--channels_last", type=bool, default=False, help=text)
     parser.add_lightning_class_args(BestCheckpoint, "best")
