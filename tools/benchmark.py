@@ -1,6 +1,6 @@
 """Time this project against plain loops and stock Lightning, in turns, and print medians and ratios.
 
-python -m tools.benchmark [GROUP ...] [--repeats N] [--mnist FOLDER] [--json FILE]
+python -m tools.benchmark [GROUP ...] [--repeats N] [--mnist FOLDER] [--json FILE] [--gpu]
 
 Groups: overhead, mnist, protection, augmentation, compiled, loader, startup, memory, scaling; by default all.
 Stop other programs first.
@@ -27,7 +27,7 @@ from src.data.loading.splits import Samples
 from src.data.loading.transform import BatchTransform, Normalize
 from tools import contenders
 from tools.timing import Row, compare, cpu_seconds, format_row, interleave, time_calls, time_training
-from tools.workloads import RUNS, Pixels
+from tools.workloads import GPU, RUNS, Pixels
 
 
 def main() -> None:
@@ -36,7 +36,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="number of rounds of each comparison")
     parser.add_argument("--mnist", default="data", help="folder with MNIST; without it, pixels are random")
     parser.add_argument("--json", type=Path, help="file to write the table to")
+    parser.add_argument("--gpu", action="store_true", help="train on a GPU: overhead, mnist and protection")
     options = parser.parse_args()
+    if options.gpu:
+        os.environ[GPU] = "1"
     if unknown := [group for group in options.groups if group not in GROUPS]:
         parser.error(f"unknown group {', '.join(unknown)}: choose from {', '.join(GROUPS)}")
     rows: list[Row] = []

@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 from src.cli import keep_freed_memory, main
 from src.runs.checkpoint import AtomicCheckpointIO
 from tools.workloads import (
+    DEVICE,
     NETS,
     RUNS,
     TURNS,
@@ -33,6 +34,7 @@ from tools.workloads import (
     Plain,
     adam,
     loss_of,
+    synchronize,
     wait_for_turn,
 )
 
@@ -60,15 +62,16 @@ def tutorial(net: str, batch_size: int, epochs: int, data: Pixels) -> list[float
 
 
 def loop(net: nn.Module, loader: Any, loss: Callable[..., Tensor], epochs: int) -> list[float]:
-    optimizer, seconds = adam(net), []
+    optimizer, seconds = adam(net.to(DEVICE)), []
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"  # the default without Lightning
     for _ in range(epochs):
         wait_for_turn()
         started = time.perf_counter()
         for images, targets in loader:
             optimizer.zero_grad()
-            loss(net, images, targets).backward()
+            loss(net, images.to(DEVICE), targets.to(DEVICE)).backward()
             optimizer.step()
+        synchronize()
         seconds.append((time.perf_counter() - started) / len(loader))
     return seconds
 
@@ -86,7 +89,7 @@ def defaults(net: str, batch_size: int, epochs: int, data: Pixels) -> list[float
 def lightning(net: str, loader: Any, epochs: int, **settings: Any) -> list[float]:
     clock = Clock()
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # Lightning's default
-    trainer = Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[clock], **settings)
+    trainer = Trainer(max_epochs=epochs, accelerator=DEVICE.type, callbacks=[clock], **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(Plain(NETS[net](10)), loader)
@@ -118,7 +121,7 @@ def fit_args(settings: dict[str, Any]) -> list[str]:
         "model.num_classes": 10,
         "model.net": "tools.workloads.Net",
         "model.optimizer": "torch.optim.Adam",
-        "trainer.accelerator": "cpu",
+        "trainer.accelerator": DEVICE.type,
         "trainer.limit_val_batches": 0,
         "best.monitor": "train/loss",
         "test": "false",

@@ -22,6 +22,8 @@ from src.engine.skip_non_finite import SkipNonFinite
 from src.nets import MLP, SmallCNN
 
 RUNS = "runs/benchmark"
+GPU = "BENCHMARK_ON_GPU"  # environment variable, which the contenders' processes inherit
+DEVICE = torch.device("cuda" if GPU in os.environ else "cpu")
 TURNS: list[Connection] = []  # to the process that gives this one its turns
 NETS: dict[str, Callable[[int], nn.Module]] = {
     "almost empty": lambda num_outputs: nn.Sequential(FirstPixel(), nn.Linear(1, num_outputs)),
@@ -61,6 +63,12 @@ class Pixels(DataModule):
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8), torch.arange(self.limit) % 10
 
 
+def synchronize() -> None:
+    """Wait until the GPU has done what the CPU asked of it."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def wait_for_turn() -> None:
     for turns in TURNS:
         turns.send([])
@@ -84,6 +92,7 @@ class Clock(Callback):
 
     def stop(self, trainer: Trainer) -> None:
         if self.started is not None:
+            synchronize()
             self.seconds.append((time.perf_counter() - self.started) / trainer.num_training_batches)
             self.started = None
 
@@ -110,16 +119,16 @@ class FirstStep(Callback):
 
 
 class Batches:
-    """The cheapest loader: batches of tensors in memory, in a new order each epoch."""
+    """The cheapest loader: batches of tensors on the device, in a new order each epoch."""
 
     def __init__(self, images: Tensor, targets: Tensor, size: int) -> None:
-        self.images, self.targets, self.size = images, targets, size
+        self.images, self.targets, self.size = images.to(DEVICE), targets.to(DEVICE), size
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in torch.randperm(len(self.images)).split(self.size):
+        for index in torch.randperm(len(self.images), device=DEVICE).split(self.size):
             yield self.images.index_select(0, index), self.targets.index_select(0, index)
 
 
