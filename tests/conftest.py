@@ -3,9 +3,11 @@
 import csv
 import gc
 import logging
+import os
 import shutil
 import signal
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,8 @@ SMALL = [
 ]
 
 torch.set_num_threads(1)
+GPUS = {name: getattr(torch.cuda, name) for name in ("is_available", "device_count")}
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,6 +40,28 @@ def pytest_configure(config: pytest.Config) -> None:
     for message in NOISE:
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:lightning|jsonargparse")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_gpu() -> Iterator[None]:
+    """Hide GPUs, so that numbers do not depend on the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        yield
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Show the GPUs; skip the test where there is none."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if VISIBLE is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE)
+    for name, function in GPUS.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
 
 
 @pytest.fixture(autouse=True)

@@ -112,7 +112,7 @@ def test_a_zero_matrix_stays_zero():
 
 def test_matrices_of_different_shapes_share_a_batch_and_are_not_changed_by_it():
     shapes = ((24, 32), (24, 30), (6, 40), (40, 6), (2, 3))
-    assert [members for members, _ in plan_batches(shapes[:3] + ((6, 40), (2, 3)))] == [[0, 1, 2, 3], [4]]
+    assert [members for members, _ in plan_batches((*shapes[:3], (6, 40), (2, 3)))] == [[0, 1, 2, 3], [4]]
     matrices = [torch.randn(shape) for shape in shapes]
     for matrix, result in zip(matrices, orthogonalize(matrices, 5), strict=True):
         torch.testing.assert_close(result, orthogonalize([matrix], 5)[0], atol=0.02, rtol=0)
