@@ -1,18 +1,13 @@
 """Metrics: cheap running means in training, thorough classification metrics in validation and test."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torchmetrics.classification as tm
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics import MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from src import require
@@ -91,7 +86,7 @@ class EpochMeans:
         return means
 
 
-class PresentAUROC(MulticlassAUROC):
+class PresentAUROC(tm.MulticlassAUROC):
     """Area under the ROC curve of each class, or its mean over classes; NaN for classes without samples."""
 
     def __init__(self, num_classes: int, average: str = "macro") -> None:
@@ -105,8 +100,8 @@ class PresentAUROC(MulticlassAUROC):
         return per_class.nanmean() if self.macro else per_class
 
 
-COUNT_METRICS = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
-RANK_METRICS = {"auroc": PresentAUROC}
+COUNTS = {"precision": tm.MulticlassPrecision, "recall": tm.MulticlassRecall, "f1": tm.MulticlassF1Score}
+RANKS = {"auroc": PresentAUROC}
 
 
 def classification_metrics(num_classes: int, per_class: bool) -> MetricCollection:
@@ -117,18 +112,17 @@ def classification_metrics(num_classes: int, per_class: bool) -> MetricCollectio
         per_class: add the last four for each class, named ``recall_each`` and so on.
     """
     require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
-    metrics: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
-    groups = [["accuracy"]]
+    accuracy = partial(tm.MulticlassAccuracy, num_classes, average="micro")
+    families: list[dict[str, Any]] = [{"accuracy": accuracy()}]
     if num_classes > 5:
-        metrics["top5_accuracy"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-        groups.append(["top5_accuracy"])
-    for family in (COUNT_METRICS, RANK_METRICS):
-        macro = {name: metric(num_classes) for name, metric in family.items()}
-        each = {f"{name}_each": metric(num_classes, average="none") for name, metric in family.items()}
-        metrics |= macro | (each if per_class else {})
-        groups.append([*macro, *(each if per_class else {})])
+        families.append({"top5_accuracy": accuracy(top_k=5)})
+    for kinds in (COUNTS, RANKS):
+        families.append({name: metric(num_classes) for name, metric in kinds.items()})
+        if per_class:
+            families[-1] |= {f"{name}_each": metric(num_classes, average="none") for name, metric in kinds.items()}
+    metrics = {name: metric for family in families for name, metric in family.items()}
     # explicit groups, because torchmetrics merges metrics that happen to agree on the first batch
-    return MetricCollection(metrics, compute_groups=groups)
+    return MetricCollection(metrics, compute_groups=[[*family] for family in families])
 
 
 def flatten_per_class(metrics: dict[str, Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
