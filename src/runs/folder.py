@@ -1,18 +1,16 @@
 """Run: the folder that holds everything about one training run. This module does not import torch."""
 
 import errno
+import fcntl
 import json
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-try:
-    import fcntl
-except ImportError:  # Windows, where runs are not locked
-    fcntl = None  # type: ignore[assignment]
 
 from src import UserError, require
 
@@ -29,13 +27,11 @@ class Run:
         """Create the next ``version_N`` of a folder; runs started at the same time get different folders."""
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            number = 1 + max(map(version, versions(parent)), default=-1)
             while True:
-                try:
-                    (parent / f"version_{number}").mkdir()
-                    return cls(parent / f"version_{number}")
-                except FileExistsError:
-                    number += 1
+                path = parent / f"version_{1 + max(map(version, parent.iterdir()), default=-1)}"
+                with suppress(FileExistsError):
+                    path.mkdir()
+                    return cls(path)
         except OSError as error:
             raise UserError(f"cannot create a run folder in {parent.absolute()}: {error.strerror}") from None
 
@@ -52,14 +48,11 @@ class Run:
     @classmethod
     def newest(cls, parent: Path, job: str | None = None) -> "Run | None":
         """Return the latest ``version_N`` with a checkpoint, of this scheduler job if one is given."""
-        started = [run for run in map(cls, versions(parent)) if run.config.is_file() and run.has_checkpoint()]
-        return max((run for run in started if run.is_of(job)), key=lambda run: version(run.path), default=None)
+        runs = [cls(path) for path in sorted(parent.glob("version_*"), key=version, reverse=True) if version(path) >= 0]
+        return next((run for run in runs if run.config.is_file() and run.has_checkpoint() and run.is_of(job)), None)
 
     def is_of(self, job: str | None) -> bool:
-        try:
-            return job is None or job in [e.get("job") for e in json.loads((self.path / "provenance.json").read_text())]
-        except (OSError, ValueError):
-            return False
+        return job is None or job in [entry.get("job") for entry in read(self.path / "provenance.json", [])]
 
     def has_checkpoint(self) -> bool:
         return any((self.path / "checkpoints").glob("*.ckpt"))
@@ -74,12 +67,9 @@ class Run:
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml; a different earlier one is kept as config_0.yaml, config_1.yaml, ..."""
         text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + yaml.safe_dump(config, sort_keys=False)
-        try:
-            if self.config.is_file() and self.config.read_text() != text:
-                shutil.copyfile(self.config, self.path / f"config_{len(list(self.path.glob('config_*.yaml')))}.yaml")
-            replace(self.config, text)
-        except OSError as error:
-            raise UserError(f"cannot write to the run folder {self.path.absolute()}: {error.strerror}") from None
+        if self.config.is_file() and (older := self.config.read_text()) != text:
+            replace(self.path / f"config_{len([*self.path.glob('config_*.yaml')])}.yaml", older)
+        replace(self.config, text)
 
     def has_config(self, config: dict[str, Any]) -> bool:
         """Tell whether config.yaml exists and holds these settings."""
@@ -91,7 +81,7 @@ class Run:
     def invalidate_results(self) -> None:
         """Back up earlier results as results_0.json, ...; from now on the run counts as not yet evaluated."""
         if self.is_evaluated():
-            number = len(list(self.path.glob("results_*.json")))
+            number = len([*self.path.glob("results_*.json")])
             (self.path / "results.json").replace(self.path / f"results_{number}.json")
 
     def write_results(self, results: dict[str, float]) -> None:
@@ -101,21 +91,17 @@ class Run:
 
     def previous_results(self) -> tuple[dict[str, float], str]:
         """Return the results of the previous version and its name, both empty if there is none."""
-        file = self.path.with_name(f"version_{version(self.path) - 1}") / "results.json"
-        try:
-            return json.loads(file.read_text()), file.parent.name
-        except (OSError, ValueError):
-            return {}, ""
+        previous = self.path.with_name(f"version_{version(self.path) - 1}")
+        results = read(previous / "results.json", {})
+        return results, previous.name if results else ""
 
     def add_provenance(self, entry: dict[str, Any]) -> None:
         """Append an entry to provenance.json; a damaged file is kept as provenance.damaged."""
         file = self.path / "provenance.json"
-        try:
-            entries = json.loads(file.read_text()) if file.is_file() else []
-        except ValueError:
+        entries = read(file, None)
+        if entries is None and file.is_file():
             file.replace(file.with_suffix(".damaged"))
-            entries = []
-        replace(file, json.dumps([*entries, entry], indent=2) + "\n")
+        replace(file, json.dumps([*(entries or []), entry], indent=2) + "\n")
 
     def lock(self) -> None:
         """Lock the folder for this process until it ends; refuse a folder in which another process trains."""
@@ -124,14 +110,11 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path.absolute()}: {error.strerror}") from None
         try:
-            if fcntl is not None:
-                fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return  # a file system without locks
-            raise UserError(
-                f"another process is training in {self.path}: wait until it ends, or start a new run"
-            ) from None
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # not on a file system without locks
+                advice = "wait until it ends, or start a new run"
+                raise UserError(f"another process is training in {self.path}: {advice}") from None
 
     def discard(self) -> None:
         """Delete the folder unless a checkpoint was saved in it."""
@@ -139,13 +122,18 @@ class Run:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def versions(parent: Path) -> list[Path]:
-    return [path for path in parent.glob("version_*") if path.name[8:].isdecimal()]
-
-
 def version(run: Path) -> int:
-    """Return N of ``version_N``, 0 for any other name."""
-    return int(run.name[8:]) if run.name.startswith("version_") and run.name[8:].isdecimal() else 0
+    """Return N of ``version_N``, -1 for any other name."""
+    found = re.fullmatch(r"version_(\d+)", run.name)
+    return int(found[1]) if found else -1
+
+
+def read(file: Path, default: Any) -> Any:
+    """Return the content of a JSON file, or the default if it is missing or damaged."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return default
 
 
 def replace(file: Path, text: str) -> None:
