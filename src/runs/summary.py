@@ -12,6 +12,8 @@ from typing import Any, TextIO
 from src import UserError
 from src.protocols import HasEpochMeans, Resumable, WarmedUp
 
+Rows = list[tuple[str, str]]  # what print_rows prints: names and values
+
 
 def echo(text: str, stream: TextIO | None = None) -> None:
     """Print a line and flush; print nothing more once the reader is gone (``| head``, a closed terminal)."""
@@ -22,7 +24,7 @@ def echo(text: str, stream: TextIO | None = None) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
-def print_rows(rows: Sequence[tuple[str, str]]) -> None:
+def print_rows(rows: Rows) -> None:
     """Print names and values in two columns; a row without name and value is a blank line, no rows print nothing."""
     if not rows:
         return
@@ -30,9 +32,9 @@ def print_rows(rows: Sequence[tuple[str, str]]) -> None:
     echo("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
 
 
-def start_notes(trainer: Any, resumed: Path | None) -> list[tuple[str, str]]:
+def start_notes(trainer: Any, resumed: Path | None) -> Rows:
     """Return notes to print when training starts: the resumed run, and what may be unexpected."""
-    rows = []
+    rows: Rows = []
     if resumed:
         rows += [("resumed", f"{resumed}, after step {trainer.global_step}")]
         rows += [("", "with the settings of its config.yaml and those typed")]
@@ -55,34 +57,30 @@ def merge_dataloaders(results: Sequence[Mapping[str, float]]) -> dict[str, float
     return {re.sub(r"/dataloader_idx_(\d+)$", r"[\1]", key): value for each in results for key, value in each.items()}
 
 
-def metrics_table(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+def metrics_table(metrics: Mapping[str, float]) -> Rows:
     """Return one row for each metric, with a column for validation and one for test; metrics per class are left out."""
-    staged = [key for key in metrics if key.startswith(("val/", "test/")) and key.count("/") == 1]
-    stages = [stage for stage in ("val", "test") if any(key.startswith(f"{stage}/") for key in staged)]
-    head = [("metric", "".join(f"{stage:>10}" for stage in stages))] if stages else []
-    names = dict.fromkeys(key.split("/")[1] for key in staged)
-    cells = [(name, "".join(cell(metrics.get(f"{stage}/{name}")) for stage in stages)) for name in names]
+    staged = {tuple(key.split("/")): metrics[key] for key in metrics if re.fullmatch("(val|test)/[^/]+", key)}
     others = [(key, cell(value)) for key, value in metrics.items() if "/" not in key]  # names of foreign modules
-    return [*head, *cells, *others]
+    return table("metric", staged) + others
 
 
-def per_class_table(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+def per_class_table(metrics: Mapping[str, float]) -> Rows:
     """Return one row for each class, with a column for each metric that has a value per class."""
-    values = {tuple(key.split("/", 2)[1:]): value for key, value in metrics.items() if key.count("/") >= 2}
-    scores, classes = dict.fromkeys(score for score, _ in values), dict.fromkeys(name for _, name in values)
-    if not values:
-        return []
-    rows = [(name, "".join(cell(values.get((score, name))) for score in scores)) for name in classes]
-    return [("class", "".join(f"{score:>10}" for score in scores)), *rows]
+    return table("class", {tuple(key.split("/", 2)[1:]): metrics[key] for key in metrics if key.count("/") >= 2})
+
+
+def table(corner: str, values: Mapping[tuple[str, ...], float]) -> Rows:
+    """Return a table with a head, given the value of each (column, row); no values make no rows."""
+    columns, names = dict.fromkeys(column for column, _ in values), dict.fromkeys(name for _, name in values)
+    rows = [(name, "".join(cell(values.get((column, name))) for column in columns)) for name in names]
+    return [(corner, "".join(f"{column:>10}" for column in columns)), *rows] if values else []
 
 
 def cell(value: float | None) -> str:
     return f"{'-' if value is None or isnan(value) else format(value, '.4f'):>10}"
 
 
-def run_stats_table(
-    stats: Mapping[str, float], previous: Mapping[str, float], previous_name: str
-) -> list[tuple[str, str]]:
+def run_stats_table(stats: Mapping[str, float], previous: Mapping[str, float], previous_name: str) -> Rows:
     """Return the cost of a run, with speed and memory also as multiples of the previous run's."""
     shown = {name: f"{value:,}" for name, value in stats.items()}
     width = max(map(len, shown.values()), default=0)
@@ -92,7 +90,7 @@ def run_stats_table(
     return [(name.replace("_", " ").replace("mib", "MiB"), value) for name, value in shown.items()]
 
 
-def next_commands(run: Path, run_args: str, limit: str) -> list[tuple[str, str]]:
+def next_commands(run: Path, run_args: str, limit: str) -> Rows:
     """Return the commands that use a finished run, named by ``run_args``; the Trainer setting ``limit`` extends it."""
     command = "python -m src.cli"
     return [
