@@ -6,7 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Sequence
 from io import BytesIO
-from itertools import zip_longest
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from src import UserError
+from src import UserError, require
 
 CLASS_WEIGHTS = ("loss.weight", "loss.pos_weight")  # the config's win over the checkpoint's
 
@@ -40,10 +40,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             weights = {name: weights[name] for name, _ in self.model.named_parameters() if name in weights}
         self.failed = "weights are not finite" if has_nonfinite(weights) else save_checkpoint(checkpoint, Path(path))
         if self.failed:
-            path = Path(path).with_suffix(".ckpt")  # the final name of best.next
-            warnings.warn(
-                f"{path} was NOT saved: {self.failed}; training continues, the older file is kept", stacklevel=2
-            )
+            final = Path(path).with_suffix(".ckpt")  # of best.next
+            text = f"{final} was NOT saved: {self.failed}; training continues, the older file is kept"
+            warnings.warn(text, stacklevel=2)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
         return load_checkpoint(path, mmap=False)
@@ -63,15 +62,13 @@ def save_checkpoint(content: dict[str, Any], file: Path) -> str:
         folder = os.open(file.parent, os.O_RDONLY)
         os.fsync(folder)  # makes the new name durable
         os.close(folder)
-    except UserError:
-        part.unlink()
-        raise
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides the OSError
         if not isinstance(cause, OSError):
             raise
-        part.unlink(missing_ok=True)
         return cause.strerror or str(cause)
+    finally:
+        part.unlink(missing_ok=True)
     return ""
 
 
@@ -86,18 +83,19 @@ def check_plain(file: Any) -> None:
 
 def check_hyper_parameters(*owners: Any) -> None:
     """Refuse, before training, hyperparameters of ``self.save_hyperparameters()`` that no checkpoint may hold."""
-    stored = [(owner, name, value) for owner in owners for name, value in dict(getattr(owner, "hparams", {})).items()]
-    for owner, name, value in stored:
-        stream = BytesIO()
-        try:
-            torch.save(value, stream)
-            stream.seek(0)
-            check_plain(stream)
-        except (UserError, pickle.PicklingError, AttributeError, TypeError):
-            raise UserError(
-                f"save_hyperparameters of {type(owner).__name__}: {name} is a {type(value).__name__}, but checkpoints "
-                f"may hold only tensors and plain values; call self.save_hyperparameters(ignore=[{name!r}])"
-            ) from None
+    for owner in owners:
+        for name, value in getattr(owner, "hparams", {}).items():
+            stream = BytesIO()
+            try:
+                torch.save(value, stream)
+                stream.seek(0)
+                check_plain(stream)
+            except (UserError, pickle.PicklingError, AttributeError, TypeError):
+                raise UserError(
+                    f"save_hyperparameters of {type(owner).__name__}: {name} is a {type(value).__name__}, but "
+                    "checkpoints may hold only tensors and plain values; call "
+                    f"self.save_hyperparameters(ignore=[{name!r}])"
+                ) from None
 
 
 def has_nonfinite(weights: dict[str, Any]) -> bool:
@@ -114,35 +112,31 @@ def load_checkpoint(path: str | Path, to_resume: bool = False, mmap: bool = True
     """
     file = Path(path)
     if not file.is_file():
-        near = sorted(str(f) for f in file.parent.glob("*.ckpt"))
-        raise UserError(f"checkpoint {path} does not exist{'; found ' + ', '.join(near) if near else ''}")
+        near = ", ".join(sorted(map(str, file.parent.glob("*.ckpt"))))
+        raise UserError(f"checkpoint {path} does not exist{'; found ' if near else ''}{near}")
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()  # torch.save writes checksums, but torch.load does not check them
-        stored = None if damaged else torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
+        stored: Any = None if damaged else torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
     except Exception as error:  # zipfile and pickle raise anything on damaged files
-        raise UserError(
-            f"checkpoint {path} is damaged or holds more than tensors and plain values ({reason(error)})"
-        ) from None
-    if damaged:
-        raise UserError(f"checkpoint {path} is damaged: wrong checksum of {damaged}")
-    if not isinstance(stored, dict) or not {"state_dict", "pytorch-lightning_version"} <= stored.keys():
-        raise UserError(f"{path} is not a Lightning checkpoint: it has no state_dict or no version")
-    if to_resume and not {"loops", "optimizer_states"} <= stored.keys():
-        raise UserError(f"{path} holds only weights: it can be tested, but training cannot resume from it")
+        cause = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+        raise UserError(f"checkpoint {path} is damaged or holds more than tensors and plain values ({cause})") from None
+    require(not damaged, f"checkpoint {path} is damaged: wrong checksum of {damaged}")
+    valid = isinstance(stored, dict) and {"state_dict", "pytorch-lightning_version"} <= stored.keys()
+    require(valid, f"{path} is not a Lightning checkpoint: it has no state_dict or no version")
+    resumable = not to_resume or {"loops", "optimizer_states"} <= stored.keys()
+    require(resumable, f"{path} holds only weights: it can be tested, but training cannot resume from it")
     return stored
 
 
 def load_first_valid(files: Sequence[str | Path], to_resume: bool = False) -> tuple[str, dict[str, Any]]:
     """Return the path and content of the first file that can be loaded; warn about those before it."""
-    for file, older in zip_longest(files, files[1:]):
+    for file, older in pairwise(files):
         try:
             return str(file), load_checkpoint(file, to_resume)
         except UserError as error:
-            if older is None:
-                raise
             warnings.warn(f"{error}; using {older} instead", stacklevel=2)
-    raise AssertionError("there is at least one file")
+    return str(files[-1]), load_checkpoint(files[-1], to_resume)
 
 
 def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
@@ -158,14 +152,6 @@ def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
         "unexpected": [key for key in theirs if key not in own],
         "differently shaped": [f"{k} {theirs[k]}, now {own[k]}" for k in own if k in theirs and theirs[k] != own[k]],
     }
-    shown = [
-        f"{len(keys)} {kind} keys ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
-        for kind, keys in faults.items()
-        if keys
-    ]
-    if shown:
-        raise UserError(f"the checkpoint does not match this net: {'; '.join(shown)}")
-
-
-def reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:120]
+    names = {kind: ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "") for kind, keys in faults.items()}
+    shown = [f"{len(keys)} {kind} keys ({names[kind]})" for kind, keys in faults.items() if keys]
+    require(not shown, f"the checkpoint does not match this net: {'; '.join(shown)}")
