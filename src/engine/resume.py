@@ -9,11 +9,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
-from src import UserError
+from src import UserError, require
 from src.protocols import WarmedUp
 
 NEED_STATE = {"amsgrad", "centered"}  # settings for which the optimizer keeps additional state
 CHANGING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # state that changes in every step
+OBJECTS = {"params", "_schedulers", "lr_lambdas"}  # no settings
+
+Settings = list[dict[str, Any]]  # of each parameter group and scheduler
 
 
 class Resume(Callback):
@@ -28,17 +31,13 @@ class Resume(Callback):
     it ends a finished epoch twice.
 
     Random numbers drawn in an epoch depend only on the seed and the epoch, so foreign modules and DataLoaders resume
-    exactly from the end of any epoch.
-
-    Args:
-        epoch: the first epoch that this process trains.
-        seed: the run's seed.
+    exactly from the end of any epoch; ``epoch`` is the first that this process trains.
     """
 
     def __init__(self, epoch: int = 0, seed: int = 0) -> None:
         self.epoch, self.seed = epoch, seed
-        self.configured: list[dict[str, Any]] = []
-        self.stored: list[dict[str, Any]] = []
+        self.configured: Settings = []
+        self.stored: Settings = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
@@ -53,19 +52,15 @@ class Resume(Callback):
         # optimizers are restored after this hook
         self.configured = [snapshot_settings(each, names) for each in param_groups_and_schedulers(trainer)]
         if self.stored:
-            check_same_kind(self.configured, self.stored)
-        for now, then in zip(self.configured, self.stored, strict=False):
-            check_same_params(now, then)
-            check_same_warmup(now, then, pl_module.warmup_steps if isinstance(pl_module, WarmedUp) else 0)
+            warmup_steps = pl_module.warmup_steps if isinstance(pl_module, WarmedUp) else 0
+            check_resumable(self.configured, self.stored, warmup_steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        loop = trainer.fit_loop
-        if loop._combined_loader is not None and loop._combined_loader_states_to_load:
-            loop._combined_loader._load_state_dicts(loop._combined_loader_states_to_load)
-            loop._combined_loader_states_to_load = []
-        current = param_groups_and_schedulers(trainer)
-        for live, configured, stored in zip(current, self.configured, self.stored, strict=False):
-            apply_changes(live, configured, stored)
+        loop: Any = trainer.fit_loop
+        loop._combined_loader._load_state_dicts(loop._combined_loader_states_to_load)
+        loop._combined_loader_states_to_load = []
+        for settings in zip(param_groups_and_schedulers(trainer), self.configured, self.stored, strict=False):
+            apply_changes(*settings)
         self.stored = []
         self.frequencies = [config.frequency for config in trainer.lr_scheduler_configs]
 
@@ -105,9 +100,9 @@ def seed_epoch(seed: int, epoch: int) -> None:
     torch.manual_seed(number)
 
 
-def param_groups_and_schedulers(trainer: Trainer) -> list[dict[str, Any]]:
+def param_groups_and_schedulers(trainer: Trainer) -> Settings:
     """Return the dictionaries that hold settings: parameter groups and schedulers, including nested schedulers."""
-    groups: list[dict[str, Any]] = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    groups: Settings = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     schedulers: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
     for scheduler in schedulers:
         schedulers += getattr(scheduler, "_schedulers", [])  # of torch's SequentialLR and ChainedScheduler
@@ -116,52 +111,38 @@ def param_groups_and_schedulers(trainer: Trainer) -> list[dict[str, Any]]:
 
 def snapshot_settings(live: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
     """Return a copy of the plain settings in a parameter group or scheduler, and the names of its parameters."""
-    kinds = (bool, int, float, str, list, tuple)
     named = {"names": [names.get(id(p), "") for p in live["params"]]} if "params" in live else {}
-    return named | {
-        key: list(value) if isinstance(value, list) else value
-        for key, value in live.items()
-        if isinstance(value, kinds) and key not in ("params", "_schedulers", "lr_lambdas")
-    }
+    plain = {key: live[key] for key in live if isinstance(live[key], int | float | str | list | tuple)}
+    copied = {key: [*value] if isinstance(value, list) else value for key, value in plain.items()}
+    return named | {key: copied[key] for key in copied if key not in OBJECTS}
 
 
-def check_same_kind(configured: list[dict[str, Any]], stored: list[dict[str, Any]]) -> None:
-    """Refuse another kind of optimizer or schedule, or another number of parameter groups."""
-    now, then = ([sorted({*each} - {"names"}) for each in settings] for settings in (configured, stored))
-    if now == then:
-        return
-    have, had = (sum("last_epoch" not in keys for keys in each) for each in (now, then))
-    what = f"the run has {have} parameter groups, the checkpoint {had}" if have != had else ""
-    what = what or "the optimizer or schedule is of another kind than the checkpoint's"
-    raise UserError(f"{what}: restore the settings, or start a new run with them")
-
-
-def check_same_params(now: dict[str, Any], then: dict[str, Any]) -> None:
-    if now.get("names") != then.get("names", now.get("names")):
-        (first, *_) = set(now["names"]) ^ set(then["names"]) or {now["names"][0]}
-        raise UserError(
-            f"parameter groups differ from the checkpoint's (first: {first}); restore model.groups or start a new run"
-        )
-
-
-def check_same_warmup(now: dict[str, Any], then: dict[str, Any], steps: int) -> None:
-    is_warmup = "start_factor" in now and now["total_iters"] == steps  # and not a LinearLR after the warm-up
-    if is_warmup and then["total_iters"] != steps:
-        raise UserError(f"warmup_steps was {then['total_iters']}, is {steps}: restore it, or start a new run")
+def check_resumable(configured: Settings, stored: Settings, warmup_steps: int) -> None:
+    """Refuse an optimizer or schedule of another kind, other parameter groups, and another length of the warm-up."""
+    kinds, stored_kinds = ([{*each} - {"names"} for each in settings] for settings in (configured, stored))
+    have, had = (sum("last_epoch" not in keys for keys in each) for each in (kinds, stored_kinds))
+    advice = "restore the settings, or start a new run with them"
+    require(have == had, f"the run has {have} parameter groups, the checkpoint {had}: {advice}")
+    require(kinds == stored_kinds, f"the optimizer or schedule is of another kind than the checkpoint's: {advice}")
+    for now, then in zip(configured, stored, strict=True):
+        if now.get("names") != then.get("names", now.get("names")):
+            (first, *_) = set(now["names"]) ^ set(then["names"]) or {now["names"][0]}
+            what = f"parameter groups differ from the checkpoint's (first: {first})"
+            raise UserError(f"{what}; restore model.groups or start a new run")
+        is_warmup = "start_factor" in now and now["total_iters"] == warmup_steps  # not a LinearLR after the warm-up
+        if is_warmup and then["total_iters"] != warmup_steps:
+            steps = f"warmup_steps was {then['total_iters']}, is {warmup_steps}"
+            raise UserError(f"{steps}: restore it, or start a new run")
 
 
 def apply_changes(live: dict[str, Any], configured: dict[str, Any], stored: dict[str, Any]) -> None:
     """Apply settings that were changed since the checkpoint was saved to a parameter group or scheduler."""
-    for name, value in configured.items():
-        if stored.get(name, value) == value or name in (*CHANGING, "names"):
-            continue
-        if name in NEED_STATE:
-            raise UserError(
-                f"{name} was {stored[name]}, is {value}, for which the checkpoint lacks optimizer state; "
-                "restore it, or start a new run"
-            )
-        live[name] = value
+    changed = {name: value for name, value in configured.items() if stored.get(name, value) != value}
+    for name in NEED_STATE & changed.keys():
+        what = f"{name} was {stored[name]}, is {changed[name]}, for which the checkpoint lacks optimizer state"
+        raise UserError(f"{what}; restore it, or start a new run")
+    live.update({name: changed[name] for name in changed.keys() - CHANGING})
     base = "initial_lr" if "initial_lr" in configured else "lr"
-    if "params" in live and stored.get(base, configured[base]) != configured[base]:
+    if "params" in live and base in changed:
         ratio = live["lr"] / stored[base] if stored[base] else 1.0
         live["lr"] = ratio * configured[base]
