@@ -22,28 +22,25 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse",
 class ResumedCSVLogger(CSVLogger):
     """Append to the metrics.csv of a run folder, where Lightning's own logger deletes an existing file.
 
-    Args:
-        folder: the run folder.
-        step: rows from this step on are dropped, because the resumed run writes them again.
+    Rows from the given step on are dropped, because the resumed run writes them again.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         super().__init__(folder, name="", version="")
-        self.file, self.backup = folder / "metrics.csv", folder / "metrics.csv.kept"
-        source = self.backup if self.backup.is_file() else self.file  # a backup: the rewrite below was interrupted
-        rows = list(csv.DictReader(source.read_text().splitlines())) if source.is_file() else []
-        self.rows = [row for row in rows if (row["step"] or "").isdecimal() and int(row["step"]) < step]
-        self.prepared = False  # whether these rows are in the new file
+        self.file, self.backup, self.step = folder / "metrics.csv", folder / "metrics.csv.kept", step
+        self.prepared = False  # whether the rows before the step are in the new file
 
     @property
     @rank_zero_experiment
     def experiment(self) -> object:
         if not self.prepared:
             self.prepared = True
-            if self.rows and not self.backup.is_file():
+            if self.file.is_file() and not self.backup.is_file():  # else an earlier rewrite was interrupted
                 self.file.replace(self.backup)
+            rows = csv.DictReader(self.backup.read_text().splitlines()) if self.backup.is_file() else ()
+            earlier = [row for row in rows if (row["step"] or "").isdecimal() and int(row["step"]) < self.step]
             writer = super().experiment
-            writer.metrics = [{key: value for key, value in row.items() if value} for row in self.rows]
+            writer.metrics = [{key: value for key, value in row.items() if value} for row in earlier]
             writer.save()
             self.backup.unlink(missing_ok=True)
         return super().experiment
