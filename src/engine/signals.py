@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.engine.checkpoints import LastCheckpoint, can_resume_here
 
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LAUNCH = "_call_children_scripts"  # Lightning's method that starts the other processes
 
 
@@ -26,12 +25,9 @@ class Signals(Callback):
     process at once, as does the first one before training starts, in a single process. All processes of a run stop
     after the same step: on CPUs they agree after each step, on GPUs, which would have to synchronize, once every
     ``log_every_n_steps``. Under SLURM, SIGUSR1 (``--signal=SIGUSR1@60``) also puts the job back into the queue.
-
-    Args:
-        last: the checkpoint to save; None if the run saves nothing.
     """
 
-    def __init__(self, last: LastCheckpoint | None) -> None:
+    def __init__(self, last: LastCheckpoint | None) -> None:  # None if the run saves nothing
         self.last, self.received, self.when, self.started = last, 0, 0.0, False
 
     @contextmanager
@@ -45,9 +41,8 @@ class Signals(Callback):
             yield
             return
         heard = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup
-        main_thread = threading.current_thread() is threading.main_thread()
-        before = {number: signal.signal(number, self.receive) for number in heard} if main_thread else {}
-        mask(signal.SIG_UNBLOCK)
+        before = {number: signal.signal(number, self.receive) for number in heard}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         launcher: Any = trainer.strategy.launcher
         if hasattr(launcher, LAUNCH):
             setattr(launcher, LAUNCH, partial(launch_blocked, getattr(launcher, LAUNCH)))
@@ -56,8 +51,7 @@ class Signals(Callback):
             if self.received:  # after the last hook
                 raise SystemExit(128 + self.received)
         except Exception as error:
-            for process in self.launched():  # they would wait for this one
-                process.kill()
+            self.kill_launched()  # they would wait for this one
             if self.received and "DataLoader worker" in str(error):  # the signal reached the workers too
                 raise SystemExit(128 + self.received) from None
             raise
@@ -65,9 +59,9 @@ class Signals(Callback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def launched(self) -> list[Any]:
-        """Return the processes that this one launched."""
-        return getattr(self.trainer.strategy.launcher, "procs", [])
+    def kill_launched(self) -> None:
+        for process in getattr(self.trainer.strategy.launcher, "procs", []):
+            process.kill()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.world_size == 1:  # the hook costs nothing until a signal arrives
@@ -82,8 +76,7 @@ class Signals(Callback):
         if self.received and time.monotonic() - self.when < 1:  # torchrun forwards what the group received
             return
         if self.received:
-            for process in self.launched():
-                process.kill()
+            self.kill_launched()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.received, self.when = number, time.monotonic()
@@ -116,11 +109,11 @@ class Signals(Callback):
         if self.last is not None:
             self.last.publish(trainer)
         job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
-        if job and self.received == getattr(signal, "SIGUSR1", None) and trainer.is_global_zero:
+        if job and self.received == signal.SIGUSR1 and trainer.is_global_zero:
             job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
             with suppress(OSError):  # a container may lack the command
                 subprocess.run(["scontrol", "requeue", job], check=False)
-        self.launched().clear()  # Lightning kills this process once one of them has ended
+        getattr(trainer.strategy.launcher, "procs", []).clear()  # or Lightning kills this process when one of them ends
         trainer.strategy.barrier()
         raise SystemExit(128 + self.received)
 
@@ -131,14 +124,8 @@ def disable_lightning_handlers(trainer: Trainer) -> None:
 
 
 def launch_blocked(launch: Callable[[], None]) -> None:
-    mask(signal.SIG_BLOCK)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         launch()
     finally:
-        mask(signal.SIG_UNBLOCK)
-
-
-def mask(how: int) -> None:
-    """Block or unblock the signals for this process and its children; does nothing on Windows."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(how, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
