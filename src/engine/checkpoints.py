@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from src import UserError, require
 from src.protocols import Monitored
 
+Mode = Literal["max", "min"]
+
 
 class PublishedCheckpoint(Checkpoint):
     """A checkpoint that gets its final name only after everything logged before it is on disk.
@@ -57,8 +59,7 @@ class LastCheckpoint(PublishedCheckpoint):
     def __init__(self, every_n_steps: int = 0, dirpath: str | None = None) -> None:
         super().__init__("last", dirpath)
         require(every_n_steps >= 0, f"every_n_steps must be at least 0, got {every_n_steps}")
-        self.every_n_steps = every_n_steps
-        self.saved_step = 0
+        self.every_n_steps, self.saved_step = every_n_steps, 0
         if not every_n_steps:
             self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs nothing in a step
 
@@ -85,13 +86,12 @@ def can_resume_here(trainer: Trainer) -> bool:
 
     It cannot during gradient accumulation, nor while the validation or logging of this step is still to come.
     """
-    batches = (
-        trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else trainer.fit_loop.batch_idx
-    )
+    loop = trainer.fit_loop
+    batches = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
     validates = trainer.is_last_batch or (batches + 1) % (trainer.val_check_batch or sys.maxsize) == 0
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     logs = every > 1 and trainer.global_step % every == 0
-    return not validates and not logs and not trainer.fit_loop._should_accumulate()
+    return not validates and not logs and not loop._should_accumulate()
 
 
 class BestCheckpoint(PublishedCheckpoint):
@@ -106,20 +106,18 @@ class BestCheckpoint(PublishedCheckpoint):
         dirpath: folder of the file; by default ``checkpoints`` in the run folder.
     """
 
-    def __init__(
-        self, monitor: str | None = None, mode: Literal["max", "min"] | None = None, dirpath: str | None = None
-    ) -> None:
+    def __init__(self, monitor: str | None = None, mode: Mode | None = None, dirpath: str | None = None) -> None:
         super().__init__("best", dirpath)
-        self.monitor, self.mode = monitor or "val/accuracy", mode
-        self.use_default = monitor is None
+        self.monitor, self.mode = monitor or "", mode
         self.score: float | None = None
         self.validated = False  # since this process started
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        own = own_monitor(pl_module)
-        if own is not None and (self.use_default or self.monitor == own[0]):
-            self.monitor, self.mode = own[0], self.mode or own[1]
-        self.mode = self.mode or ("min" if "loss" in self.monitor else "max")
+        own, mode = own_monitor(pl_module) or ("val/accuracy", "max")
+        self.monitor = self.monitor or own
+        if self.monitor != own:
+            mode = "min" if "loss" in self.monitor else "max"
+        self.mode = self.mode or mode
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -133,20 +131,21 @@ class BestCheckpoint(PublishedCheckpoint):
                 self.save_if_better(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        if self.validated or not trainer.enable_validation or self.monitor in logged_metrics(trainer):
-            self.save_if_better(trainer)
+        self.save_if_better(trainer)
 
     def save_if_better(self, trainer: Trainer) -> None:
-        metrics = logged_metrics(trainer)
+        metrics: dict[str, Any] = {"epoch": trainer.current_epoch} | trainer.callback_metrics
         if self.monitor not in metrics:
+            if trainer.enable_validation and not self.validated:  # it comes in a later epoch
+                return
             raise UserError(f"best.monitor {self.monitor} is not logged; choose from {', '.join(sorted(metrics))}")
         value = float(metrics[self.monitor])
-        first = self.score is None or not (self.file().is_file() or self.file("next").is_file())
-        better = first or (value > self.score if self.mode == "max" else value < self.score)  # type: ignore[operator]
+        exists = self.file().is_file() or self.file("next").is_file()
+        better = self.score is None or not exists or (value > self.score if self.mode == "max" else value < self.score)
         if trainer.strategy.broadcast(better and value == value):  # never for NaN
             previous, self.score = self.score, value  # the checkpoint stores its own score
             self.save(trainer)
-            if trainer.strategy.broadcast(bool(getattr(trainer.strategy.checkpoint_io, "failed", ""))):
+            if trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "failed", "")):
                 self.score = previous
 
     def state_dict(self) -> dict[str, Any]:
@@ -157,11 +156,7 @@ class BestCheckpoint(PublishedCheckpoint):
             self.score = state_dict["score"]
 
 
-def own_monitor(module: LightningModule) -> tuple[str, Literal["max", "min"]] | None:
+def own_monitor(module: LightningModule) -> tuple[str, Mode] | None:
     """Return name and mode of the metric that a module chooses, or None."""
     # other people's modules may use the name for something else
     return module.monitor if isinstance(module, Monitored) and isinstance(module.monitor, tuple) else None
-
-
-def logged_metrics(trainer: Trainer) -> dict[str, Any]:
-    return {"epoch": trainer.current_epoch} | trainer.callback_metrics
