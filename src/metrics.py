@@ -107,9 +107,7 @@ RANKS = {"auroc": PresentAUROC}
 def classification_metrics(num_classes: int, per_class: bool) -> MetricCollection:
     """Return accuracy, top-5 accuracy (above five classes) and macro-averaged precision, recall, F1 and AUROC.
 
-    Args:
-        num_classes: number of classes K, at least 2.
-        per_class: add the last four for each class, named ``recall_each`` and so on.
+    With ``per_class`` also the last four of each class, named ``recall_each`` and so on.
     """
     require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
     accuracy = partial(tm.MulticlassAccuracy, num_classes, average="micro")

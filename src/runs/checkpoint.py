@@ -24,10 +24,8 @@ CLASS_WEIGHTS = ("loss.weight", "loss.pos_weight")  # the config's win over the 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Replace a checkpoint file only once the new one is complete on disk, so a killed process leaves a valid file.
 
-    A failed save only warns and keeps the older file; non-finite weights are never saved.
-
-    Args:
-        model: its parameters are checked for non-finite values; by default the whole state dict is.
+    A failed save only warns and keeps the older file. Non-finite parameters of the model are never saved; without a
+    model, no non-finite value of the state dict is.
     """
 
     def __init__(self, model: LightningModule | None = None) -> None:
@@ -91,11 +89,9 @@ def check_hyper_parameters(*owners: Any) -> None:
                 stream.seek(0)
                 check_plain(stream)
             except (UserError, pickle.PicklingError, AttributeError, TypeError):
-                raise UserError(
-                    f"save_hyperparameters of {type(owner).__name__}: {name} is a {type(value).__name__}, but "
-                    "checkpoints may hold only tensors and plain values; call "
-                    f"self.save_hyperparameters(ignore=[{name!r}])"
-                ) from None
+                what = f"save_hyperparameters of {type(owner).__name__}: {name} is a {type(value).__name__}"
+                rule = "checkpoints may hold only tensors and plain values"
+                raise UserError(f"{what}, but {rule}; call self.save_hyperparameters(ignore=[{name!r}])") from None
 
 
 def has_nonfinite(weights: dict[str, Any]) -> bool:
@@ -105,11 +101,7 @@ def has_nonfinite(weights: dict[str, Any]) -> bool:
 
 
 def load_checkpoint(path: str | Path, to_resume: bool = False, mmap: bool = True) -> dict[str, Any]:
-    """Return the content of a checkpoint on the CPU; with mmap, tensors stay on disk until they are used.
-
-    Raises:
-        UserError: if the file is missing or damaged, is not a Lightning checkpoint, or cannot resume training.
-    """
+    """Return the content of a checkpoint on the CPU; with mmap, tensors stay on disk until they are used."""
     file = Path(path)
     if not file.is_file():
         near = ", ".join(sorted(map(str, file.parent.glob("*.ckpt"))))
@@ -143,10 +135,8 @@ def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
     """Refuse weights whose names or shapes differ from the model's."""
     if is_overridden("configure_model", model) or not model.strict_loading:
         return  # the net does not exist yet, or need not match
-    own, theirs = (
-        {key: tuple(value.shape) for key, value in state.items() if key not in CLASS_WEIGHTS}
-        for state in (model.state_dict(), stored["state_dict"])
-    )
+    states = (model.state_dict(), stored["state_dict"])
+    own, theirs = ({key: tuple(w.shape) for key, w in state.items() if key not in CLASS_WEIGHTS} for state in states)
     faults = {
         "missing": [key for key in own if key not in theirs],
         "unexpected": [key for key in theirs if key not in own],
