@@ -26,6 +26,7 @@ class PublishedCheckpoint(Checkpoint):
         return Path(self.dirpath or ".") / f"{self.name}.{suffix}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             self.file().parent.mkdir(parents=True, exist_ok=True)
             self.file("next").unlink(missing_ok=True)  # a killed process may have left one
@@ -36,6 +37,7 @@ class PublishedCheckpoint(Checkpoint):
     on_train_end = on_train_epoch_start
 
     def save(self, trainer: Trainer) -> None:
+        self.saved_step = trainer.global_step
         trainer.save_checkpoint(self.file("next"))
 
     def publish(self, trainer: Trainer) -> None:
@@ -59,7 +61,7 @@ class LastCheckpoint(PublishedCheckpoint):
     def __init__(self, every_n_steps: int = 0, dirpath: str | None = None) -> None:
         super().__init__("last", dirpath)
         require(every_n_steps >= 0, f"every_n_steps must be at least 0, got {every_n_steps}")
-        self.every_n_steps, self.saved_step = every_n_steps, 0
+        self.every_n_steps = every_n_steps
         if not every_n_steps:
             self.on_train_batch_end = None  # type: ignore[method-assign,assignment]  # costs nothing in a step
 
@@ -71,14 +73,6 @@ class LastCheckpoint(PublishedCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.save(trainer)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.saved_step = trainer.global_step
-        super().on_train_start(trainer, pl_module)
-
-    def save(self, trainer: Trainer) -> None:
-        self.saved_step = trainer.global_step
-        super().save(trainer)
 
 
 def can_resume_here(trainer: Trainer) -> bool:
