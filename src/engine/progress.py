@@ -36,13 +36,12 @@ class EpochLine(Callback):
     def __init__(self, metric: str = "val/accuracy") -> None:
         self.shown = dict.fromkeys(("train/loss", "val/loss", metric))
         self.samples = self.seconds = self.steps = 0.0  # of training in this process, without validation
-        self.validated = False  # in this epoch
         self.pending: tuple[float, float] | None = None  # seconds and throughput of the epoch to print
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # not 0 in a resumed epoch
         self.first_batch, self.first_step = done % trainer.num_training_batches, trainer.global_step
-        self.started, self.paused = time.monotonic(), 0.0
+        self.started, self.paused = time.monotonic(), 0.0  # paused: seconds of validation in this epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.print(trainer)
@@ -56,7 +55,6 @@ class EpochLine(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.paused += time.monotonic() - self.validation_started
-            self.validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         seconds, samples = time.monotonic() - self.started, self.count_samples(trainer)
@@ -84,7 +82,7 @@ class EpochLine(Callback):
         if self.pending is None or not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
-        known = [name for name in self.shown if name in metrics and (self.validated or name.startswith("train"))]
+        known = [name for name in self.shown if name in metrics and (self.paused or name.startswith("train"))]
         shown = [f"{name} {metrics[name]:.4f}" for name in known]
         lrs = [f"lr {group['lr']:.2e}" for group in trainer.optimizers[0].param_groups[:1]]
         speed = [f"{self.pending[0]:.1f} s", f"{self.pending[1]:,.0f} samples/s"]
@@ -93,7 +91,7 @@ class EpochLine(Callback):
         while sys.stdout.isatty() and len("  ".join(fields)) > shutil.get_terminal_size().columns:
             fields.pop()
         echo("  ".join(fields))
-        self.pending, self.validated = None, False
+        self.pending = None
 
     def speed(self, device: torch.device) -> dict[str, float]:
         """Return throughput, time per step and the peak memory of this process, on its GPU if it has one."""

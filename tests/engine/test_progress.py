@@ -65,7 +65,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     trainer.optimizers = [torch.optim.SGD([torch.zeros(1)], lr=0.5)]
     trainer.callback_metrics = {"train/loss": 1.0, "val/loss": 2.0, "val/accuracy": 0.5, "val/mae": 0.25}
     line = EpochLine(metric)
-    line.pending, line.validated = (2.0, 1500.0), True
+    line.pending, line.paused = (2.0, 1500.0), 0.5
     line.print(trainer)
     return capsys.readouterr().out.removesuffix("\n")
 
