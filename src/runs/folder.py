@@ -52,7 +52,7 @@ class Run:
         return next((run for run in runs if run.config.is_file() and run.has_checkpoint() and run.is_of(job)), None)
 
     def is_of(self, job: str | None) -> bool:
-        return job is None or job in [entry.get("job") for entry in read(self.path / "provenance.json", [])]
+        return job is None or job in [entry.get("job") for entry in read_json(self.path / "provenance.json", [])]
 
     def has_checkpoint(self) -> bool:
         return any((self.path / "checkpoints").glob("*.ckpt"))
@@ -68,11 +68,10 @@ class Run:
         """Write config.yaml; a different earlier one is kept as config_0.yaml, config_1.yaml, ..."""
         text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + yaml.safe_dump(config, sort_keys=False)
         if self.config.is_file() and (older := self.config.read_text()) != text:
-            replace(self.path / f"config_{len([*self.path.glob('config_*.yaml')])}.yaml", older)
-        replace(self.config, text)
+            write_atomically(self.path / f"config_{len([*self.path.glob('config_*.yaml')])}.yaml", older)
+        write_atomically(self.config, text)
 
     def has_config(self, config: dict[str, Any]) -> bool:
-        """Tell whether config.yaml exists and holds these settings."""
         return self.config.is_file() and yaml.safe_load(self.config.read_text()) == config
 
     def is_evaluated(self) -> bool:
@@ -87,21 +86,21 @@ class Run:
     def write_results(self, results: dict[str, float]) -> None:
         """Write results.json, with null for NaN."""
         numbers = {name: None if value != value else value for name, value in results.items()}
-        replace(self.path / "results.json", json.dumps(numbers, indent=2) + "\n")
+        write_atomically(self.path / "results.json", json.dumps(numbers, indent=2) + "\n")
 
     def previous_results(self) -> tuple[dict[str, float], str]:
         """Return the results of the previous version and its name, both empty if there is none."""
         previous = self.path.with_name(f"version_{version(self.path) - 1}")
-        results = read(previous / "results.json", {})
+        results = read_json(previous / "results.json", {})
         return results, previous.name if results else ""
 
     def add_provenance(self, entry: dict[str, Any]) -> None:
         """Append an entry to provenance.json; a damaged file is kept as provenance.damaged."""
         file = self.path / "provenance.json"
-        entries = read(file, None)
+        entries = read_json(file, None)
         if entries is None and file.is_file():
             file.replace(file.with_suffix(".damaged"))
-        replace(file, json.dumps([*(entries or []), entry], indent=2) + "\n")
+        write_atomically(file, json.dumps([*(entries or []), entry], indent=2) + "\n")
 
     def lock(self) -> None:
         """Lock the folder for this process until it ends; refuse a folder in which another process trains."""
@@ -128,16 +127,15 @@ def version(run: Path) -> int:
     return int(found[1]) if found else -1
 
 
-def read(file: Path, default: Any) -> Any:
-    """Return the content of a JSON file, or the default if it is missing or damaged."""
+def read_json(file: Path, default: Any) -> Any:
+    """Return the content of a file, or the default if it is missing or damaged."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError):
         return default
 
 
-def replace(file: Path, text: str) -> None:
-    """Write a file atomically."""
+def write_atomically(file: Path, text: str) -> None:
     part = file.with_suffix(".part")
     try:
         part.write_text(text)

@@ -26,10 +26,9 @@ def echo(text: str, stream: TextIO | None = None) -> None:
 
 def print_rows(rows: Rows) -> None:
     """Print names and values in two columns; a row without name and value is a blank line, no rows print nothing."""
-    if not rows:
-        return
-    width = max(len(name) for name, _ in rows)
-    echo("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
+    if rows:
+        width = max(len(name) for name, _ in rows)
+        echo("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
 
 
 def start_notes(trainer: Any, resumed: Path | None) -> Rows:
