@@ -107,7 +107,7 @@ class BestCheckpoint(PublishedCheckpoint):
         self.validated = False  # since this process started
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        own, mode = own_monitor(pl_module) or ("val/accuracy", "max")
+        own, mode = own_monitor(pl_module)
         self.monitor = self.monitor or own
         if self.monitor != own:
             mode = "min" if "loss" in self.monitor else "max"
@@ -150,7 +150,7 @@ class BestCheckpoint(PublishedCheckpoint):
             self.score = state_dict["score"]
 
 
-def own_monitor(module: LightningModule) -> tuple[str, Mode] | None:
-    """Return name and mode of the metric that a module chooses, or None."""
-    # other people's modules may use the name for something else
-    return module.monitor if isinstance(module, Monitored) and isinstance(module.monitor, tuple) else None
+def own_monitor(module: LightningModule) -> tuple[str, Mode]:
+    """Return name and mode of the metric that a module chooses, by default the accuracy."""
+    own = module.monitor if isinstance(module, Monitored) else None
+    return own if isinstance(own, tuple) else ("val/accuracy", "max")  # the name may mean something else elsewhere
