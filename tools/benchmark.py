@@ -93,7 +93,7 @@ def protection(options: argparse.Namespace) -> Iterator[Row]:
 
 def augmentation(options: argparse.Namespace) -> Iterator[Row]:
     transform, (images, *more) = augmented()
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "ours": partial(transform, images, *more),
         "unfold and index": partial(contenders.unfolded, images),
         "torchvision per sample": partial(contenders.per_sample, images),
@@ -106,7 +106,7 @@ def augmentation(options: argparse.Namespace) -> Iterator[Row]:
 def compiled(options: argparse.Namespace) -> Iterator[Row]:
     """Augmentation under torch.compile, which needs a C++ compiler; normalization is the lower bound."""
     transform, (images, *more) = augmented()
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "ours": partial(torch.compile(transform), images, *more),
         "eager": partial(transform, images, *more),
         "normalization only": partial(torch.compile(transform.normalize), images),

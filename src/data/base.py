@@ -139,8 +139,8 @@ class DataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in ("class_names", "shape", "split_hash", "test_hash")}
-        buffers = {} if self.normalize is None else self.normalize.state_dict()  # mean and std
-        return state | {name: values.flatten().tolist() for name, values in buffers.items()}
+        scales = {} if self.normalize is None else vars(self.normalize)  # mean and std
+        return state | {name: values.flatten().tolist() for name, values in scales.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore class names, image shape and normalization of a checkpoint trained on the same split."""

@@ -1,6 +1,7 @@
 """BatchTransform: from the pixels of a batch to the inputs of a net."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,16 +12,11 @@ from src import UserError, require
 from src.data.loading.splits import Samples
 
 
-class Normalize(Module):
+class Normalize:
     """Subtract the mean of each channel and divide by its standard deviation, (C,) each, in pixel values."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+        self.mean, self.std = (torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (mean, std))
 
     @classmethod
     def of(cls, samples: Samples) -> "Normalize":
@@ -35,13 +31,14 @@ class Normalize(Module):
         mean = total / count
         return cls(mean.tolist(), (square / count - mean.square()).clamp(min=1e-12).sqrt().tolist())
 
-    def forward(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
-            self.to(images.device)
+            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         return (images - self.mean).div_(self.std)
 
 
-class BatchTransform(Module):
+@dataclass
+class BatchTransform:
     """Augment, normalize and mix a batch, in this order; targets become int64 or float32.
 
     Args:
@@ -50,13 +47,12 @@ class BatchTransform(Module):
         num_classes: number of classes K, needed only by ``mix``.
     """
 
-    def __init__(
-        self, normalize: Normalize, augment: Sequence[Module] = (), mix: Module | None = None, num_classes: int = 0
-    ) -> None:
-        super().__init__()
-        self.normalize, self.augment, self.mix, self.num_classes = normalize, augment, mix, num_classes
+    normalize: Normalize
+    augment: Sequence[Module] = ()
+    mix: Module | None = None
+    num_classes: int = 0
 
-    def forward(self, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int) -> tuple[Tensor, ...]:
+    def __call__(self, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int) -> tuple[Tensor, ...]:
         for transform in self.augment:
             images, targets = augment_batch(transform, images, targets, index, epoch)
         images = self.normalize(images)
