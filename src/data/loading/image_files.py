@@ -32,16 +32,14 @@ class ImageFiles:
         return len(self.paths)
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return torch.stack([self.read(i) for i in index.tolist()])
+        images = decode_batch([self.paths[i] for i in index.tolist()], self.shape)
+        for image in images:
+            if isinstance(image, str):
+                raise UserError(f"{image}; repair or remove it")
+        return torch.stack(images)  # type: ignore[arg-type]
 
     def subset(self, index: Tensor) -> "ImageFiles":
         return ImageFiles([self.paths[i] for i in index.tolist()], self.shape, self.num_workers)
-
-    def read(self, i: int) -> Tensor:
-        image = decode(self.paths[i], self.shape)
-        if isinstance(image, str):
-            raise UserError(f"{image}; repair or remove it")
-        return image
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -103,18 +101,15 @@ def decode_all(paths: Sequence[Path], shape: tuple[int, ...], keep: bool) -> dic
     settings: dict[str, Any] = {"num_workers": workers, "collate_fn": partial(decode_batch, shape=shape)}
     batches: Any = DataLoader(paths, 256, **settings)  # type: ignore[arg-type]
     images = torch.empty(len(paths) if keep else 0, *shape, dtype=torch.uint8)
-    good: list[int] = []
-    bad: list[str] = []
+    bad: dict[int, str] = {}
     shown = track(batches, "decoding", console=Console(stderr=True)) if sys.stderr.isatty() else batches
     for i, image in enumerate(image for batch in shown for image in batch):
         if isinstance(image, str):
-            bad.append(image)
-            continue
-        if keep:
-            images[len(good)] = image
-        good.append(i)
-    images = images[: len(good)].clone() if bad else images
-    return {"images": images, "good": torch.tensor(good, dtype=torch.long), "bad": bad}
+            bad[i] = image
+        elif keep:
+            images[i] = image
+    good = torch.tensor([i for i in range(len(paths)) if i not in bad], dtype=torch.long)
+    return {"images": images[good] if keep and bad else images, "good": good, "bad": [*bad.values()]}
 
 
 def save_atomically(value: dict[str, Any], file: Path) -> None:
