@@ -39,18 +39,12 @@ class Normalize:
 
 @dataclass
 class BatchTransform:
-    """Augment, normalize and mix a batch, in this order; targets become int64 or float32.
-
-    Args:
-        augment: applied in order to pixels in [0, 255]; see ``src.protocols.Augmentation``.
-        mix: called with normalized images and one-hot targets (N, K); returns images and soft targets.
-        num_classes: number of classes K, needed only by ``mix``.
-    """
+    """Augment, normalize and mix a batch, in this order; targets become int64 or float32."""
 
     normalize: Normalize
-    augment: Sequence[Module] = ()
-    mix: Module | None = None
-    num_classes: int = 0
+    augment: Sequence[Module] = ()  # applied in order to pixels in [0, 255]; see src.protocols.Augmentation
+    mix: Module | None = None  # from normalized images and one-hot targets (N, K) to images and soft targets
+    num_classes: int = 0  # K, needed only by mix
 
     def __call__(self, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int) -> tuple[Tensor, ...]:
         for transform in self.augment:
@@ -75,8 +69,8 @@ class BatchTransform:
         for argument, transform, alone in steps:
             name, resizes = f"data.{argument}: {type(transform).__name__}", getattr(transform, "resizes", 0)
             per_batch = argument == "augment" and type(transform).__module__.startswith("torchvision.")
-            remedy = "wrap it in src.data.PerSample"
-            require(not per_batch, f"{name} uses the same random parameters for the whole batch; {remedy}")
+            same = "uses the same random parameters for the whole batch; wrap it in src.data.PerSample"
+            require(not per_batch, f"{name} {same}")
             try:
                 with torch.random.fork_rng(devices=[]):
                     results = [alone(*batch, epoch)[0] for epoch in range(resizes or 1)]
@@ -94,18 +88,15 @@ class BatchTransform:
 def augment_batch(
     transform: Module, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Return transformed images (N, C, H, W), in [0, 255], and their targets.
+    """Transform images (N, C, H, W), in [0, 255], and move masks (N, H, W) with them; other targets stay as they are.
 
-    Masks (N, H, W) move with the images: the transform has ``with_masks``, or says ``moves_pixels = False``. Classes
-    and numbers stay as they are. A transform that says ``by_position = True`` also gets dataset indices (N,) and the
-    epoch, from 0.
+    See ``src.protocols.Augmentation`` for what a transform may have; index holds dataset indices (N,).
     """
     position = (index, epoch) if getattr(transform, "by_position", False) else ()
     if targets is None or targets.ndim < 3 or not getattr(transform, "moves_pixels", True):
         return transform(images, *position), targets
-    with_masks = getattr(transform, "with_masks", None)
-    if targets.ndim > 3 or with_masks is None:
-        reason = f"cannot move masks {tuple(targets.shape)} with the images"
-        remedy = "remove it, or give it with_masks(images, masks)"
-        raise UserError(f"data.augment: {type(transform).__name__} {reason}: {remedy}")
+    with_masks = getattr(transform, "with_masks", None) if targets.ndim == 3 else None
+    if with_masks is None:
+        problem = f"{type(transform).__name__} cannot move masks {tuple(targets.shape)} with the images"
+        raise UserError(f"data.augment: {problem}: remove it, or give it with_masks(images, masks)")
     return with_masks(images, targets, *position)
