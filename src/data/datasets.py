@@ -29,7 +29,6 @@ class TorchvisionData(DataModule):
     """A dataset of torchvision; ``fit`` downloads it to ``root`` if it is missing."""
 
     dataset: ClassVar[Any]
-    required_files: ClassVar[str]  # below root
 
     def prepare_data(self) -> None:
         try:
@@ -37,9 +36,10 @@ class TorchvisionData(DataModule):
                 self.dataset(self.root, train=train, download=True)
         except (OSError, RuntimeError) as error:  # URLError is an OSError; torchvision raises RuntimeError
             name, reason = self.dataset.__name__, " ".join(str(error).split())[:200]
+            files = getattr(self.dataset, "filename", f"{name}/raw/*-ubyte")  # of CIFAR, of MNIST
             raise UserError(
-                f"{name} is not in {self.root.absolute()} and the download failed ({reason}): put "
-                f"{self.required_files} there, set --data.root, or use configs/digits.yaml, which needs no download"
+                f"{name} is not in {self.root.absolute()} and the download failed ({reason}): put {files} there, "
+                "set --data.root, or use configs/digits.yaml, which needs no download"
             ) from error
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
@@ -53,22 +53,22 @@ class TorchvisionData(DataModule):
 class MNIST(TorchvisionData):
     """60,000 + 10,000 handwritten digits, 1x28x28; LeCun et al., 1998, doi:10.1109/5.726791."""
 
-    dataset, required_files = datasets.MNIST, "MNIST/raw/*-ubyte"
+    dataset = datasets.MNIST
 
 
 class FashionMNIST(TorchvisionData):
     """60,000 + 10,000 images of clothes, 1x28x28; arXiv:1708.07747."""
 
-    dataset, required_files = datasets.FashionMNIST, "FashionMNIST/raw/*-ubyte"
+    dataset = datasets.FashionMNIST
 
 
 class CIFAR10(TorchvisionData):
     """50,000 + 10,000 photos of 10 classes, 3x32x32; Krizhevsky, 2009, "Learning multiple layers of features"."""
 
-    dataset, required_files = datasets.CIFAR10, "cifar-10-python.tar.gz"
+    dataset = datasets.CIFAR10
 
 
 class CIFAR100(TorchvisionData):
     """50,000 + 10,000 photos of 100 classes, 3x32x32; Krizhevsky, 2009, "Learning multiple layers of features"."""
 
-    dataset, required_files = datasets.CIFAR100, "cifar-100-python.tar.gz"
+    dataset = datasets.CIFAR100
