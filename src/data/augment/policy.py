@@ -1,6 +1,7 @@
-"""TrivialAugment and RandAugment, with operations drawn per sample; masks are not supported.
+"""TrivialAugment and RandAugment, with operations drawn per sample, for uint8; masks are not supported.
 
-Geometric operations use nearest neighbor and fill with black, as in torchvision: interpolation would blur small images.
+Float images are rounded. Geometric operations use nearest neighbor and fill with black, as in torchvision:
+interpolation would blur small images.
 """
 
 from collections.abc import Callable
@@ -20,10 +21,7 @@ LEVELS = 30  # magnitudes are multiples of 1/30 of the largest one
 
 
 class TrivialAugment(nn.Module):
-    """Apply one random operation of random magnitude to each image; arXiv:2103.10158, wide space.
-
-    Meant for uint8; float images are rounded.
-    """
+    """Apply one random operation of random magnitude to each image; arXiv:2103.10158, wide space."""
 
     def forward(self, images: Tensor) -> Tensor:
         strength = torch.randint(LEVELS + 1, (len(images),), device=images.device) / LEVELS
@@ -32,8 +30,6 @@ class TrivialAugment(nn.Module):
 
 class RandAugment(nn.Module):
     """Apply several random operations of a fixed magnitude to each image; arXiv:1909.13719.
-
-    Meant for uint8; float images are rounded.
 
     Args:
         num_ops: operations per image, at least 1.
@@ -61,10 +57,9 @@ def max_magnitudes(shear: float, shift: tuple[float, float], angle: float, color
 
 
 def apply_operations(images: Tensor, strength: Tensor, limits: list[float]) -> Tensor:
-    """Apply one random operation to each image; images with the same operation are processed together.
+    """Apply one random operation to each image; its magnitude is strength (N,) in [0, 1] times a limit, or minus that.
 
-    The number of images per operation is drawn on the CPU, their order on the device, so neither waits for the
-    other. ``strength`` (N,) is a fraction of ``limits``, the largest magnitudes; its sign is drawn.
+    The number of images per operation is drawn on the CPU, their order on the device, so neither waits for the other.
     """
     counts = torch.randint(len(OPERATIONS), (len(images),)).bincount(minlength=len(OPERATIONS)).tolist()
     order = torch.randperm(len(images), device=images.device)
