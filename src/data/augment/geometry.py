@@ -94,10 +94,9 @@ class ProgressiveResize(MovePixels):
 
     def make_params(self, images: Tensor, _index: Tensor, epoch: int) -> list[int]:
         """Return height and width of the epoch."""
-        sides = images.shape[2:]
-        if epoch >= len(self.sizes) or self.sizes[epoch] >= max(sides):
-            return list(sides)
-        return [max(1, round(side * self.sizes[epoch] / max(sides))) for side in sides]
+        longest = max(images.shape[2:])
+        target = min([longest, *self.sizes[epoch : epoch + 1]])  # the slice is empty in later epochs
+        return [max(1, round(side * target / longest)) for side in images.shape[2:]]
 
     def transform(self, images: Tensor, size: list[int], mode: str) -> Tensor:
         if [*images.shape[2:]] == size:
