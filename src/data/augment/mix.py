@@ -15,14 +15,14 @@ class Mix(nn.Module):
             lambda near 0 and 1.
     """
 
-    def __init__(self, alpha: float) -> None:
+    def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
         require(alpha > 0, f"alpha must be above 0, got {alpha}")
         self.alpha = alpha
 
-    def sample_lambda(self, n: int, device: torch.device) -> Tensor:
+    def draw_lambda(self, images: Tensor) -> Tensor:
         """Draw lambda, the weight of each image itself, (N,)."""
-        alpha = torch.full((n,), float(self.alpha), device=device)
+        alpha = torch.full((len(images),), float(self.alpha), device=images.device)
         return torch.distributions.Beta(alpha, alpha, validate_args=False).sample()
 
 
@@ -33,7 +33,7 @@ class MixUp(Mix):
         super().__init__(alpha)
 
     def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        lam = self.sample_lambda(len(images), images.device)
+        lam = self.draw_lambda(images)
         partner = torch.randperm(len(images), device=images.device)
         mixed = torch.lerp(images[partner], images, lam[:, None, None, None])
         return mixed, torch.lerp(targets[partner], targets, lam[:, None])
@@ -42,12 +42,9 @@ class MixUp(Mix):
 class CutMix(Mix):
     """Paste one rectangle per sample from another image; area weights the targets; arXiv:1905.04899, section 3.1."""
 
-    def __init__(self, alpha: float = 1.0) -> None:
-        super().__init__(alpha)
-
     def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         n, _, h, w = images.shape
-        side = (1 - self.sample_lambda(n, images.device)).sqrt()
+        side = (1 - self.draw_lambda(images)).sqrt()
         height, width = (side * h).round(), (side * w).round()
         center = torch.rand(2, n, device=images.device)
         top, left = (center[0] * h - height / 2).round(), (center[1] * w - width / 2).round()
