@@ -1,5 +1,7 @@
 """Brightness, contrast, saturation, hue and noise."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
@@ -33,10 +35,10 @@ class ColorJitter(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.float()
-        adjustments = (adjust_brightness, adjust_contrast, adjust_saturation)
-        for adjust, change in zip(adjustments, (self.brightness, self.contrast, self.saturation), strict=True):
+        changes = (self.brightness, self.contrast, self.saturation)
+        for reference, change in zip((torch.zeros_like, mean_gray, rgb_to_grayscale), changes, strict=True):
             if change > 0:
-                pixels = adjust(pixels, uniform(images, max(0.0, 1 - change), 1 + change))
+                pixels = blend(reference, pixels, uniform(images, max(0.0, 1 - change), 1 + change))
         if self.hue > 0:
             pixels = adjust_hue(pixels, uniform(images, -self.hue, self.hue))
         return cast_like(pixels, images)
@@ -60,21 +62,13 @@ class GaussianNoise(nn.Module):
         return (images + torch.randn(images.shape, device=images.device) * (255 * self.std)).clamp(0, 255)
 
 
-def blend(pixels: Tensor, others: Tensor, factor: Tensor) -> Tensor:
-    """Return others + factor * (pixels - others), clipped to [0, 255]; factor is one number per sample, (N,)."""
-    return torch.lerp(others, pixels, factor[:, None, None, None]).clamp(0, 255)
+def blend(reference: Callable[[Tensor], Tensor], pixels: Tensor, factor: Tensor) -> Tensor:
+    """Multiply the difference of pixels from their reference by a factor per sample, (N,), and clip to [0, 255]."""
+    return torch.lerp(reference(pixels), pixels, factor[:, None, None, None]).clamp(0, 255)
 
 
-def adjust_brightness(pixels: Tensor, factor: Tensor) -> Tensor:
-    return blend(pixels, torch.zeros_like(pixels), factor)
-
-
-def adjust_contrast(pixels: Tensor, factor: Tensor) -> Tensor:
-    return blend(pixels, rgb_to_grayscale(pixels).mean((1, 2, 3), keepdim=True), factor)
-
-
-def adjust_saturation(pixels: Tensor, factor: Tensor) -> Tensor:
-    return blend(pixels, rgb_to_grayscale(pixels), factor)
+def mean_gray(pixels: Tensor) -> Tensor:
+    return rgb_to_grayscale(pixels).mean((1, 2, 3), keepdim=True)
 
 
 def adjust_hue(pixels: Tensor, turns: Tensor) -> Tensor:

@@ -9,12 +9,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
 from torchvision.transforms.v2 import functional
 
 from src import require
 from src.data.augment.base import cast_like, uniform
-from src.data.augment.color import adjust_brightness, adjust_contrast, adjust_saturation, blend
+from src.data.augment.color import blend, mean_gray
 from src.data.augment.geometry import affine_matrices, identity_matrices, warp
 
 LEVELS = 30  # magnitudes are multiples of 1/30 of the largest one
@@ -90,10 +89,10 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     return warp(images, matrix, "nearest", "zeros")
 
 
-def adjust_sharpness(pixels: Tensor, factor: Tensor) -> Tensor:
-    smooth = pixels.clone()  # its border stays
-    smooth[..., 1:-1, 1:-1] = (9 * avg_pool2d(pixels, 3, stride=1) + 4 * pixels[..., 1:-1, 1:-1]) / 13
-    return blend(pixels, smooth, factor)
+def smooth(pixels: Tensor) -> Tensor:
+    result = pixels.clone()  # its border stays
+    result[..., 1:-1, 1:-1] = (9 * nn.functional.avg_pool2d(pixels, 3, stride=1) + 4 * pixels[..., 1:-1, 1:-1]) / 13
+    return result
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
@@ -107,9 +106,8 @@ def solarize(images: Tensor, fraction: Tensor) -> Tensor:
     return torch.where(images >= 255 * (1 - fraction.abs())[:, None, None, None], 255 - images, images)
 
 
-def scale(adjust: Callable[[Tensor, Tensor], Tensor], images: Tensor, magnitude: Tensor) -> Tensor:
-    """Adjust uint8 images by a factor of 1 + magnitude."""
-    return cast_like(adjust(images.float(), 1 + magnitude), images)
+def adjust(reference: Callable[[Tensor], Tensor], images: Tensor, magnitude: Tensor) -> Tensor:
+    return cast_like(blend(reference, images.float(), 1 + magnitude), images)
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -119,10 +117,10 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "TranslateX": translate_x,
     "TranslateY": lambda images, pixels: translate_x(images.mT, pixels).mT,
     "Rotate": rotate,
-    "Brightness": partial(scale, adjust_brightness),
-    "Color": partial(scale, adjust_saturation),
-    "Contrast": partial(scale, adjust_contrast),
-    "Sharpness": partial(scale, adjust_sharpness),
+    "Brightness": partial(adjust, torch.zeros_like),
+    "Color": partial(adjust, functional.rgb_to_grayscale),
+    "Contrast": partial(adjust, mean_gray),
+    "Sharpness": partial(adjust, smooth),
     "Posterize": posterize,
     "Solarize": solarize,
     "AutoContrast": lambda images, _: functional.autocontrast(images),

@@ -1,23 +1,18 @@
 """Colors change as in torchvision, with one factor per sample; noise is Gaussian."""
 
+from functools import partial
+
 import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
 from src.data.augment import color
-from src.data.augment.color import (
-    ColorJitter,
-    GaussianNoise,
-    adjust_brightness,
-    adjust_contrast,
-    adjust_hue,
-    adjust_saturation,
-)
+from src.data.augment.color import ColorJitter, GaussianNoise, adjust_hue, blend, mean_gray
 
 CHANGES = [
-    (adjust_brightness, functional.adjust_brightness, (0, 2)),
-    (adjust_contrast, functional.adjust_contrast, (0, 2)),
-    (adjust_saturation, functional.adjust_saturation, (0, 2)),
+    (partial(blend, torch.zeros_like), functional.adjust_brightness, (0, 2)),
+    (partial(blend, mean_gray), functional.adjust_contrast, (0, 2)),
+    (partial(blend, functional.rgb_to_grayscale), functional.adjust_saturation, (0, 2)),
     (adjust_hue, functional.adjust_hue, (-0.5, 0.5)),
 ]
 
