@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from src import require
 from src.data.augment.base import cast_like, check_range, uniform
 
-Boxes = tuple[Tensor, Tensor, Tensor, Tensor]  # top, left, height and width, each (N,), in pixels
-
 
 class RandomErasing(nn.Module):
     """Erase a rectangle anywhere in the image; arXiv:1708.04896, algorithm 1.
@@ -32,7 +30,8 @@ class RandomErasing(nn.Module):
         self.p, self.area, self.ratio = p, area, ratio
 
     def forward(self, images: Tensor) -> Tensor:
-        inside = box_mask(*draw_boxes(images, self.area, self.ratio), images.shape)
+        top, left, height, width = draw_boxes(images, self.area, self.ratio)
+        inside = box_mask(top, left, height, width, images.shape)
         erased = uniform(images) < self.p
         return fill_boxes(images, inside & erased[:, None, None, None])
 
@@ -63,10 +62,11 @@ def fill_boxes(images: Tensor, inside: Tensor) -> Tensor:
     return torch.where(inside, cast_like(mean, images), images)
 
 
-def draw_boxes(images: Tensor, area: tuple[float, float], ratio: tuple[float, float]) -> Boxes:
-    """Draw a rectangle inside each image, in whole pixels, given ranges of its relative area and of width / height.
+def draw_boxes(images: Tensor, area: tuple[float, float], ratio: tuple[float, float]) -> tuple[Tensor, ...]:
+    """Draw a rectangle inside each image: top, left, height and width, each (N,), in whole pixels.
 
-    The logarithm of the ratio is uniform. A side longer than the image is clipped to it; torchvision redraws instead.
+    Area, relative to the image's, and ratio, width / height, are ranges. The logarithm of the ratio is uniform. A side
+    longer than the image is clipped to it; torchvision redraws instead.
     """
     rows, columns = images.shape[2:]
     pixels, aspect = uniform(images, *area) * rows * columns, uniform(images, log(ratio[0]), log(ratio[1])).exp()

@@ -8,7 +8,7 @@ from torch.nn.functional import grid_sample, interpolate
 
 from src import require
 from src.data.augment.base import cast_like, check_range, uniform
-from src.data.augment.erasing import Boxes, draw_boxes
+from src.data.augment.erasing import draw_boxes
 from src.data.augment.flip_crop import MovePixels
 
 PaddingMode = Literal["reflection", "zeros", "border"]
@@ -69,17 +69,21 @@ class RandomResizedCrop(MovePixels):
         check_range("ratio", ratio)
         self.scale, self.ratio = scale, ratio
 
-    def make_params(self, images: Tensor) -> Boxes:
-        return draw_boxes(images, self.scale, self.ratio)
+    def make_params(self, images: Tensor) -> Tensor:
+        """Draw matrices (N, 2, 3) with which ``warp`` enlarges boxes to the image's size."""
+        rows, columns = images.shape[2:]
+        top, left, height, width = draw_boxes(images, self.scale, self.ratio)
+        matrix = identity_matrices(images)
+        matrix[:, 0, 0], matrix[:, 1, 1] = width / columns, height / rows
+        matrix[:, 0, 2], matrix[:, 1, 2] = left + (width - columns) / 2, top + (height - rows) / 2
+        return matrix
 
-    def transform(self, images: Tensor, boxes: Boxes, mode: str) -> Tensor:
-        return warp(images, crop_matrices(*boxes, images.shape), mode, "border")
+    def transform(self, images: Tensor, matrix: Tensor, mode: str) -> Tensor:
+        return warp(images, matrix, mode, "border")
 
 
 class ProgressiveResize(MovePixels):
-    """Shrink images in the first epochs to speed them up; for nets that accept any image size.
-
-    Progressive resizing, arXiv:2104.00298, section 4, without its growing regularization.
+    """Shrink images in the first epochs to speed them up, for nets of any image size; arXiv:2104.00298, section 4.
 
     Args:
         sizes: longer side of the images, in pixels, in epochs 0, 1, ...; later epochs use the original size.
@@ -115,15 +119,6 @@ def affine_matrices(angle: Tensor, shift: Tensor, scale: Tensor, shear: Tensor) 
     cos, sin = angle.cos(), angle.sin()
     inverse = torch.stack([cos - sin * slope, sin + cos * slope, -sin, cos], 1).view(-1, 2, 2) / scale[:, None, None]
     return torch.cat([inverse, -(inverse * shift[:, None]).sum(2, keepdim=True)], 2)
-
-
-def crop_matrices(top: Tensor, left: Tensor, height: Tensor, width: Tensor, shape: torch.Size) -> Tensor:
-    """Return matrices (N, 2, 3) with which ``warp`` resizes boxes to the image shape."""
-    rows, columns = shape[2:]
-    matrix = identity_matrices(top)
-    matrix[:, 0, 0], matrix[:, 1, 1] = width / columns, height / rows
-    matrix[:, 0, 2], matrix[:, 1, 2] = left + (width - columns) / 2, top + (height - rows) / 2
-    return matrix
 
 
 def identity_matrices(images: Tensor) -> Tensor:
