@@ -72,11 +72,6 @@ class DataModule(LightningDataModule):
         return None
 
     @property
-    def classes(self) -> Tensor | None:
-        """Class of each training sample (N,), int64, None before ``setup`` and for other targets."""
-        return self.splits["train"].classes if "train" in self.splits else None
-
-    @property
     def smallest_shape(self) -> tuple[int, ...]:
         """Shape of the smallest image that a net gets, (C, H, W)."""
         return self.augmented_shape or self.shape
@@ -99,9 +94,9 @@ class DataModule(LightningDataModule):
         require(len(train) >= self.batch_size, f"batch_size must be at most {limit}, got {self.batch_size}")
         self.splits |= {"train": train, "val": val}
         needs = "needs classes as targets, integers (N,)"
-        mixable = self.mix is None or (self.classes is not None and self.class_names)
+        mixable = self.mix is None or (train.classes is not None and self.class_names)
         require(mixable, f"data.mix {needs}, and class_names: remove data.mix")
-        balanced = self.sampling == "shuffled" or self.classes is not None
+        balanced = self.sampling == "shuffled" or train.classes is not None
         require(balanced, f"data.sampling={self.sampling} {needs}: set data.sampling=shuffled")
         self.split_hash = digest([self.files.get(split) for split in ("train", "val")], train, val)
         self.normalize = Normalize.of(train)

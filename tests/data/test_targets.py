@@ -150,13 +150,11 @@ def test_classes_are_integers_in_one_dimension(targets, expected):
     assert has_classes(targets) is expected
 
 
-def test_training_classes_are_none_until_they_are_loaded():
+def test_the_classes_of_a_split_are_those_of_its_samples():
     data = Digits()
-    data.setup("test")
-    assert data.classes is None
     data.setup("fit")
-    train = data.splits["train"]
-    assert data.classes.equal(train.targets[train.index])
+    for samples in data.splits.values():
+        assert samples.classes.equal(samples.targets[samples.index])
 
 
 def test_classes_of_any_integer_type_are_int64_in_the_batch():
@@ -169,7 +167,7 @@ def test_classes_of_any_integer_type_are_int64_in_the_batch():
     for each in (data, expected):
         each.setup("fit")
     assert data.split_hash == expected.split_hash
-    assert data.classes.equal(expected.classes)
+    assert data.splits["train"].classes.equal(expected.splits["train"].classes)
     for batch, other in zip(data.train_dataloader(), expected.train_dataloader(), strict=True):
         assert batch[1].dtype == torch.int64
         assert batch[1].equal(other[1])
