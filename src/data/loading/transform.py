@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn import Module
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from src import UserError, require
@@ -42,8 +41,8 @@ class BatchTransform:
     """Augment, normalize and mix a batch, in this order; targets become int64 or float32."""
 
     normalize: Normalize
-    augment: Sequence[Module] = ()  # applied in order to pixels in [0, 255]; see src.protocols.Augmentation
-    mix: Module | None = None  # from normalized images and one-hot targets (N, K) to images and soft targets
+    augment: Sequence[nn.Module] = ()  # applied in order to pixels in [0, 255]; see src.protocols.Augmentation
+    mix: nn.Module | None = None  # from normalized images and one-hot targets (N, K) to images and soft targets
     num_classes: int = 0  # K, needed only by mix
 
     def __call__(self, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int) -> tuple[Tensor, ...]:
@@ -86,7 +85,7 @@ class BatchTransform:
 
 
 def augment_batch(
-    transform: Module, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int
+    transform: nn.Module, images: Tensor, targets: Tensor | None, index: Tensor, epoch: int
 ) -> tuple[Tensor, Tensor | None]:
     """Transform images (N, C, H, W), in [0, 255], and move masks (N, H, W) with them; other targets stay as they are.
 
