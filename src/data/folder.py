@@ -84,7 +84,6 @@ class ImageFolder(DataModule):
         return self.read("val") if self.has("val") else None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a checkpoint trained on the same split and classes."""
         names = state["class_names"]
         check_same_classes(self.class_names or names, names, f"{self.root} must have the checkpoint's classes")
         super().load_state_dict(state)
@@ -100,7 +99,6 @@ class ImageFolder(DataModule):
         return names
 
     def list_files(self, split: str) -> tuple[list[Path], Tensor]:
-        """Return the image files of a split and their classes (N,)."""
         classes, names = self.find_classes("train" if self.has("train") else split), self.find_classes(split)
         check_same_classes(names, classes, f"{self.root / split} must have the classes of {self.root / 'train'}")
         files = [find_images(self.root / split / name) for name in names]
