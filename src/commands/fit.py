@@ -32,7 +32,7 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
         python -m src.cli fit --config configs/digits.yaml --trainer.max_epochs=3
         python -m src.cli fit --run runs/digits/version_0
     """
-    config = parse(options, run.__doc__ or "")
+    config = parse(options)
     continues = options.run is not None and (config.ckpt_path is None or options.resumed)
     x = build(config, "fit", *find_start(options, config))
     unchanged = continues and x.run is not None and x.run.has_config(plain_config(config))

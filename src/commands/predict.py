@@ -32,7 +32,7 @@ def run(options: Options, *, images: list[Path] | None = None, output: Path | No
     Examples:
         python -m src.cli predict --run runs/digits/version_0 --images photos/
     """
-    x = start(options, run.__doc__ or "")
+    x = start(options)
     loaders: Any = {"datamodule": x.data}
     names: list[str] = []
     if images:

@@ -23,7 +23,7 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
     Examples:
         python -m src.cli schedule --config configs/digits.yaml
     """
-    config, file = parse(options, run.__doc__ or ""), output or Path("schedule.png")
+    config, file = parse(options), output or Path("schedule.png")
     config.trainer.update(Namespace(callbacks=None, num_sanity_val_steps=0, logger=False, fast_dev_run=False))
     config.trainer.update(Namespace(min_epochs=None, min_steps=None))
     x, recorder = build(config, "schedule"), LRRecorder()

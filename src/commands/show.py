@@ -26,7 +26,7 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
     Examples:
         python -m src.cli show --config configs/digits.yaml
     """
-    x = build(parse(options, run.__doc__ or ""), "show")
+    x = build(parse(options), "show")
     data, file = x.data, output or Path("show.png")
     if not isinstance(data, DataModule):
         raise UserError(f"show needs a data module derived from src.data.DataModule, got {type(data).__name__}")

@@ -13,12 +13,12 @@ def run(options: Options) -> Experiment:
     Examples:
         python -m src.cli test --run runs/digits/version_0
     """
-    return evaluate(options, run.__doc__ or "")
+    return evaluate(options)
 
 
-def evaluate(options: Options, description: str) -> Experiment:
+def evaluate(options: Options) -> Experiment:
     """Print the metrics of a checkpoint, in the table of validate or test."""
-    x = start(options, description)
+    x = start(options)
     evaluation = x.trainer.test if options.command == "test" else x.trainer.validate
     results = evaluation(x.task, datamodule=x.data, ckpt_path=x.config.ckpt_path, verbose=False)
     if x.trainer.is_global_zero and results:
@@ -28,9 +28,9 @@ def evaluate(options: Options, description: str) -> Experiment:
     return x
 
 
-def start(options: Options, description: str) -> Experiment:
+def start(options: Options) -> Experiment:
     """Build the experiment of a command that needs a checkpoint; refuse options that name none."""
-    config = parse(options, description)
+    config = parse(options)
     folder, stored = find_start(options, config)
     require(stored, f"{options.command} needs a trained model: choose a run with --run or a file with --ckpt_path")
     return build(config, options.command, folder, stored)

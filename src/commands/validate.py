@@ -11,4 +11,4 @@ def run(options: Options) -> Experiment:
     Examples:
         python -m src.cli validate --run runs/digits/version_0
     """
-    return evaluate(options, run.__doc__ or "")
+    return evaluate(options)

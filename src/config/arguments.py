@@ -55,6 +55,7 @@ class Options:
     run: Path | None = None
     trust: bool = False
     settings: list[str] = field(default_factory=list)  # everything else that was typed: --key=value
+    description: str = ""  # the docstring of the command, for --help
     resumed: bool = False  # whether --resume chose the run
     owns_process: bool = False  # whether this is ``python -m src.cli``, which may handle signals
 
@@ -99,7 +100,7 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     if args[0] not in names:
         hint = did_you_mean(args[0], names)
         raise UserError(f"unknown command {args[0]!r}{hint}; commands: {', '.join(names)}")
-    _, arguments = describe(args[0])
+    description, arguments = describe(args[0])
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     parser.add_argument("--run", type=Path)
@@ -111,7 +112,7 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}") from None
     own = {name: getattr(known, name) for name in arguments}
-    options = Options(args[0], known.config, known.run, known.trust, settings)
+    options = Options(args[0], known.config, known.run, known.trust, settings, description)
     refuse_options_of_others(options)
     if isinstance(own.get("output"), Path) and own["output"].is_dir():
         raise UserError(f"--output must be a file, got the folder {own['output']}")

@@ -27,13 +27,11 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keep the line breaks of a command's docstring."""
 
 
-def make_parser(name: str = "run", description: str = "") -> LightningArgumentParser:
-    """Return the parser of all settings, with the default run name and a command's help text."""
+def make_parser(name: str = "run") -> LightningArgumentParser:
+    """Return the parser of all settings, with the default run name."""
     usage = "%(prog)s [--config FILE] [--run DIR] [--key=value ...]"
     strict: dict[str, Any] = {"allow_abbrev": False, "exit_on_error": False}
-    parser = LightningArgumentParser(
-        usage=usage, description=inspect.cleandoc(description), formatter_class=HelpFormatter, **strict
-    )
+    parser = LightningArgumentParser(usage=usage, formatter_class=HelpFormatter, **strict)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file; repeat it to layer files")
     text = "seed of all random numbers; true for a random seed"
     parser.add_argument("--seed_everything", type=bool | int, default=0, help=text)
@@ -54,14 +52,14 @@ def make_parser(name: str = "run", description: str = "") -> LightningArgumentPa
     return parser
 
 
-def parse(options: Options, description: str = "") -> Namespace:
+def parse(options: Options) -> Namespace:
     """Return all settings: what is typed wins over the configs, a later config over an earlier one.
 
     Raises:
         UserError: for an unknown setting or an invalid value.
     """
-    parser = make_parser(run_name(options), description)
-    parser.prog = f"python -m src.cli {options.command}"
+    parser = make_parser(run_name(options))
+    parser.prog, parser.description = f"python -m src.cli {options.command}", options.description
     try:
         config = parser.parse_args([*(f"--config={file}" for file in options.config), *options.settings])
     except argparse.ArgumentError as error:
