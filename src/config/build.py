@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import (
@@ -24,13 +23,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError
 from src.config.arguments import Options
-from src.config.parser import check_training, make_parser
+from src.config.parser import check_training, instantiate
 from src.engine.checkpoints import BestCheckpoint, own_monitor
 from src.engine.overhead import LowOverhead, NoOpProfiler
 from src.engine.progress import EpochLine, ProgressBar
 from src.engine.resume import Resume
 from src.engine.signals import Signals, disable_lightning_handlers
-from src.protocols import ImageData
 from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -89,14 +87,9 @@ def build(
         check_training(config.trainer, config.name)
     config.seed_everything = random_seed() if config.seed_everything is True else config.seed_everything
     seed_everything(config.seed_everything, workers=True, verbose=False)
-    built = make_parser().instantiate(config)
-    task, data = built.model, built.get("data")
-    if isinstance(data, ImageData):
-        data.seed = config.seed_everything
+    task, data, built = instantiate(config)
     if stored:
         check_weights(task, stored)
-    if config.channels_last:
-        task.to(memory_format=torch.channels_last)
     saves = command == "fit" and not config.trainer.fast_dev_run and config.trainer.enable_checkpointing is not False
     progress = EpochLine((own_monitor(task) or ("val/accuracy",))[0])
     signals = Signals(built.last if saves else None)

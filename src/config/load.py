@@ -7,8 +7,7 @@ import torch
 
 from src.config.arguments import Options
 from src.config.files import check_trusted, check_yaml
-from src.config.parser import make_parser, parse
-from src.protocols import ImageData
+from src.config.parser import instantiate, parse
 from src.runs.checkpoint import check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -37,12 +36,7 @@ def load_run(
     typed = [] if root is None else [f"--data.root={root}"]
     config = parse(Options("load_run", [str(run.config)], settings=typed))
     with torch.random.fork_rng(devices=[]):  # building the net draws weights, which are then replaced
-        built = make_parser().instantiate(config)
-    task, data = built.model, built.get("data")
-    if config.channels_last:
-        task.to(memory_format=torch.channels_last)
-    if isinstance(data, ImageData):
-        data.seed = config.seed_everything
+        task, data, _ = instantiate(config)
     key = type(data).__qualname__
     if data is not None and key in stored:
         data.load_state_dict(stored[key])

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
+import torch
 import yaml
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -21,6 +22,7 @@ from src.config.errors import explain
 from src.config.files import SETTINGS
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.skip_non_finite import SkipNonFinite
+from src.protocols import ImageData
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -68,6 +70,17 @@ def parse(options: Options) -> Namespace:
     if config.seed_everything is False:
         raise UserError("seed_everything must be an integer, or true for a random seed; got false")
     return config
+
+
+def instantiate(config: Namespace) -> tuple[LightningModule, LightningDataModule | None, Namespace]:
+    """Return the task and the data module of a config, and all objects that it describes."""
+    objects = make_parser().instantiate(config)
+    task, data = objects.model, objects.get("data")
+    if config.channels_last:
+        task.to(memory_format=torch.channels_last)
+    if isinstance(data, ImageData):
+        data.seed = config.seed_everything
+    return task, data, objects
 
 
 def plain_config(config: Namespace) -> dict[str, Any]:
