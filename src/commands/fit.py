@@ -42,20 +42,19 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
         return x
     if config.compile is not False:
         compile_task(x)
-    if writes_run(x):
+    if not config.trainer.fast_dev_run:
         open_run(x)
-    start = TrainingStart(x)
-    x.trainer.callbacks.append(start)  # type: ignore[attr-defined]
+    x.trainer.callbacks.append(TrainingStart(x))  # type: ignore[attr-defined]
     started = time.monotonic()
     try:
         if not complete:  # else the run was interrupted between training and evaluation
             with x.signals.handled(x.trainer, install=options.owns_process):
                 x.trainer.fit(x.task, datamodule=x.data, ckpt_path=config.ckpt_path)
     except BaseException as error:
-        explain_end(x, error, start.reached, new_run=options.run is None)
+        explain_end(x, error, new_run=options.run is None)
         raise
-    seconds = time.monotonic() - started
-    metrics = evaluate_best(x, start.reached)
+    seconds = round(time.monotonic() - started, 1)
+    metrics = evaluate_best(x)
     if x.trainer.is_global_zero:
         report(x, metrics, seconds)
     return x
@@ -88,10 +87,6 @@ def stop_setting(x: Experiment, steps: int) -> str:
     return "max_steps" if 0 < x.trainer.max_steps <= steps else "max_epochs"
 
 
-def writes_run(x: Experiment) -> bool:
-    return not x.config.trainer.fast_dev_run
-
-
 def open_run(x: Experiment) -> None:
     """Create and lock the run folder, or lock the existing one; direct loggers and checkpoints to it."""
     check_hyper_parameters(x.task, x.data)
@@ -112,7 +107,6 @@ class TrainingStart(Callback):
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self.reached = False
 
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Reject callbacks whose monitored metric the sanity check did not log."""
@@ -130,56 +124,57 @@ class TrainingStart(Callback):
                 "gradient clipping does not work with a fused optimizer in mixed precision: set "
                 "trainer.gradient_clip_val=0 or model.optimizer.fused=false"
             )
-        self.reached, x = True, self.experiment
+        x = self.experiment
+        x.trained = True
         if trainer.is_global_zero:
             print_rows(start_notes(trainer, x.run.path if x.run and x.stored else None))
-            if x.run is not None and writes_run(x):
-                self.write_records(x, x.run)
-
-    def write_records(self, x: Experiment, run: Run) -> None:
-        config = plain_config(x.config)
-        settings = (config["data"] or {}).get("init_args", {})
-        if "batch_size" in settings:  # BatchSizeFinder may have changed it
-            found = getattr(x.data, "batch_size", settings["batch_size"])
-            samples = x.data.splits.get("train", ()) if isinstance(x.data, ImageData) else ()
-            settings["batch_size"] = min(found, len(samples) or found)
-        run.invalidate_results()
-        run.write_config(config)
-        split_hash = x.data.split_hash if isinstance(x.data, ImageData) else None
-        run.add_provenance(provenance(run.config, split_hash, scheduler_job()))
+            if x.run is not None and not x.config.trainer.fast_dev_run:
+                write_records(x, x.run)
 
 
-def explain_end(x: Experiment, error: BaseException, reached: bool, new_run: bool) -> None:
+def write_records(x: Experiment, run: Run) -> None:
+    config = plain_config(x.config)
+    settings = (config["data"] or {}).get("init_args", {})
+    if "batch_size" in settings:  # BatchSizeFinder may have changed it
+        found = getattr(x.data, "batch_size", settings["batch_size"])
+        samples = x.data.splits.get("train", ()) if isinstance(x.data, ImageData) else ()
+        settings["batch_size"] = min(found, len(samples) or found)
+    run.invalidate_results()
+    run.write_config(config)
+    split_hash = x.data.split_hash if isinstance(x.data, ImageData) else None
+    run.add_provenance(provenance(run.config, split_hash, scheduler_job()))
+
+
+def explain_end(x: Experiment, error: BaseException, new_run: bool) -> None:
     """Print how to resume if a checkpoint exists; delete the folder of a run that never started."""
     if not x.trainer.is_global_zero:
         return
-    if reached and x.run is not None and not x.run.path.is_dir():
+    if x.trained and x.run is not None and not x.run.path.is_dir():
         raise UserError(f"the run folder {x.run.path.absolute()} was deleted during training") from error
-    asked, saved = isinstance(error, SystemExit), x.run is not None and x.run.has_checkpoint()
-    if new_run and x.run is not None and (asked or not reached):
+    asked, how = isinstance(error, SystemExit), "before the first checkpoint: nothing is saved"
+    if x.run is not None and x.run.has_checkpoint():
+        how = f"resume with: python -m src.cli fit {run_args(x.run)}"
+    elif x.run is not None and new_run and (asked or not x.trained):
         x.run.discard()
-    if asked or reached:
-        lost = "before the first checkpoint: nothing is saved"
-        print_rows([("stopped", f"resume with: python -m src.cli fit {run_args(x)}" if saved else lost)])
+    if asked or x.trained:
+        print_rows([("stopped", how)])
 
 
-def run_args(x: Experiment) -> str:
-    """Return the arguments that name the run on a command line."""
-    run = x.run or Run(Path())
+def run_args(run: Run) -> str:
     return f"--run {shlex.quote(str(run.path))}{' --trust' if needs_trust(run.config) else ''}"
 
 
-def evaluate_best(x: Experiment, trained: bool) -> dict[str, float]:
+def evaluate_best(x: Experiment) -> dict[str, float]:
     """Return the metrics of the best checkpoint, or of the current weights if none was saved."""
     trainer, loggers = x.trainer, x.trainer.loggers
-    start = None if trained else x.config.ckpt_path
+    start = None if x.trained else x.config.ckpt_path
     best = str(x.best.file()) if x.best and x.best.file().is_file() else start
     trainer.loggers = []  # the validation metrics of this epoch are logged already
     unused = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
     trainer.callbacks = exclude(trainer.callbacks, unused)  # type: ignore[attr-defined]
     metrics: dict[str, float] = {}
     common: dict[str, Any] = {"model": x.task, "datamodule": x.data, "ckpt_path": best, "verbose": False}
-    if is_overridden("validation_step", x.task) and (not trained or any(trainer.num_val_batches)):
+    if is_overridden("validation_step", x.task) and (not x.trained or any(trainer.num_val_batches)):
         metrics |= merge_dataloaders(trainer.validate(**common))
     if is_overridden("test_step", x.task) and x.config.test:
         test = merge_dataloaders(trainer.test(**common))
@@ -193,16 +188,16 @@ def evaluate_best(x: Experiment, trained: bool) -> dict[str, float]:
 
 def report(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
     """Print the results, speed, and next commands of a run; write results.json."""
-    parameters = sum(p.numel() for p in x.task.parameters())
-    stats = {"parameters": parameters, "batch_size": getattr(x.data, "batch_size", 0), "seconds": round(seconds, 1)}
+    parameters, batch_size = sum(p.numel() for p in x.task.parameters()), getattr(x.data, "batch_size", 0)
+    stats = {"parameters": parameters, "batch_size": batch_size, "seconds": seconds}
     stats |= x.progress.speed(x.trainer.strategy.root_device)
     previous = x.run.previous_results() if x.run else ({}, "")
     print_rows([("", ""), *metrics_table(metrics), ("", ""), *run_stats_table(stats, *previous)])
     if x.run is not None:
-        if writes_run(x):
+        if not x.config.trainer.fast_dev_run:
             x.run.write_results({**metrics, **stats})
         if x.run.has_checkpoint():
-            print_rows(next_commands(x.run.path, run_args(x), stop_setting(x, x.trainer.global_step)))
+            print_rows(next_commands(x.run.path, run_args(x.run), stop_setting(x, x.trainer.global_step)))
     io = x.trainer.strategy.checkpoint_io
     if isinstance(io, AtomicCheckpointIO) and io.failed:
         raise UserError(f"training has finished, but its last checkpoint was not saved: {io.failed}")

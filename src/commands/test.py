@@ -1,6 +1,5 @@
 """test: evaluate a checkpoint on the test split."""
 
-from src import require
 from src.config.arguments import Options
 from src.config.build import Experiment, build, find_start
 from src.config.parser import parse
@@ -19,7 +18,7 @@ def run(options: Options) -> Experiment:
 def evaluate(options: Options) -> Experiment:
     """Print the metrics of a checkpoint, in the table of validate or test."""
     x = start(options)
-    evaluation = x.trainer.test if options.command == "test" else x.trainer.validate
+    evaluation = getattr(x.trainer, options.command)
     results = evaluation(x.task, datamodule=x.data, ckpt_path=x.config.ckpt_path, verbose=False)
     if x.trainer.is_global_zero and results:
         metrics = merge_dataloaders(results)
@@ -29,8 +28,6 @@ def evaluate(options: Options) -> Experiment:
 
 
 def start(options: Options) -> Experiment:
-    """Build the experiment of a command that needs a checkpoint; refuse options that name none."""
+    """Build the experiment of a command that uses a checkpoint."""
     config = parse(options)
-    folder, stored = find_start(options, config)
-    require(stored, f"{options.command} needs a trained model: choose a run with --run or a file with --ckpt_path")
-    return build(config, options.command, folder, stored)
+    return build(config, options.command, *find_start(options, config))

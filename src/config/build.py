@@ -8,20 +8,11 @@ from hashlib import sha256
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    Checkpoint,
-    LearningRateMonitor,
-    StochasticWeightAveraging,
-    Timer,
-    WeightAveraging,
-)
-from lightning.pytorch.callbacks import ProgressBar as AnyProgressBar
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, callbacks, seed_everything
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from src import UserError
+from src import UserError, require
 from src.config.arguments import Options
 from src.config.parser import check_training, instantiate
 from src.engine.checkpoints import BestCheckpoint, own_monitor
@@ -46,23 +37,25 @@ class Experiment:
     best: BestCheckpoint | None  # None if no checkpoints are saved
     run: Run | None = None  # the run folder, if there is one
     stored: dict[str, Any] = field(default_factory=dict)  # content of the checkpoint that the command starts from
+    trained: bool = False  # whether training has started in this process
 
 
 def find_start(options: Options, config: Namespace) -> tuple[Run | None, dict[str, Any]]:
-    """Return the run folder that the options name, and the content of the checkpoint to start from, if any.
+    """Return the run folder that the options name, and the content of the checkpoint to start from; fit needs none.
 
     Set ``config.ckpt_path`` to its path: as typed, or else the run's last checkpoint for fit, its best otherwise.
     """
     run = Run(options.run) if options.run else None
-    resumes = options.command == "fit"
+    fits = options.command == "fit"
     files: list[Any] = [config.ckpt_path] if config.ckpt_path else []
     if run is not None and (not files or options.resumed):
-        if resumes and is_first_process():
+        if fits and is_first_process():
             run.lock()  # before reading what another process may still write
-        files = list(run.checkpoints("last" if resumes else "best"))
+        files = list(run.checkpoints("last" if fits else "best"))
     if not files:
+        require(fits, f"{options.command} needs a trained model: choose a run with --run or a file with --ckpt_path")
         return run, {}
-    config.ckpt_path, stored = load_first_valid(files, to_resume=resumes)
+    config.ckpt_path, stored = load_first_valid(files, to_resume=fits)
     return run, stored
 
 
@@ -74,14 +67,7 @@ def is_first_process() -> bool:
 def build(
     config: Namespace, command: str = "fit", run: Run | None = None, stored: dict[str, Any] | None = None
 ) -> Experiment:
-    """Set the random seed; build the task, the data module and the Trainer of a config.
-
-    Args:
-        config: the result of ``parse``; a random seed is drawn and stored in it.
-        command: each command uses different callbacks.
-        run: the existing run folder, if the command names one.
-        stored: content of the checkpoint that the command starts from.
-    """
+    """Set the random seed, drawn now if the config asks for it; build the task, the data module and the Trainer."""
     stored = stored or {}
     if command in ("fit", "schedule"):
         check_training(config.trainer, config.name)
@@ -93,38 +79,33 @@ def build(
     saves = command == "fit" and not config.trainer.fast_dev_run and config.trainer.enable_checkpointing is not False
     progress = EpochLine((own_monitor(task) or ("val/accuracy",))[0])
     signals = Signals(built.last if saves else None)
-    callbacks: list[Callback] = [progress, Resume(epochs_done(stored, command), config.seed_everything)]
-    callbacks.append(LowOverhead())
-    callbacks += [built.non_finite, signals] if command == "fit" else []
-    callbacks += [built.best, built.last] if saves else []
-    trainer = make_trainer(built.trainer, command, callbacks, saves, new_run=run is None)
+    epoch = epochs_done(stored) if command == "fit" else 0
+    ours: list[Callback] = [progress, Resume(epoch, config.seed_everything), LowOverhead()]
+    ours += [built.non_finite, signals] if command == "fit" else []
+    ours += [built.best, built.last] if saves else []
+    trainer = make_trainer(built.trainer, command, ours, saves, new_run=run is None)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(task)
     return Experiment(task, data, trainer, config, progress, signals, built.best if saves else None, run, stored)
 
 
-def make_trainer(settings: Namespace, command: str, callbacks: list[Callback], saves: bool, new_run: bool) -> Trainer:
+def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves: bool, new_run: bool) -> Trainer:
     """Return the Trainer of a command, with the config's callbacks and ours."""
     own = own_callbacks(settings, command, new_run)
     bar = sys.stdout.isatty() and settings.enable_progress_bar is not False
     if command == "fit" and not settings.fast_dev_run and settings.logger is not False:
-        callbacks.append(LearningRateMonitor())
-    if any(isinstance(callback, AnyProgressBar) for callback in own):
+        ours.append(callbacks.LearningRateMonitor())
+    if any(isinstance(callback, callbacks.ProgressBar) for callback in own):
         bar = True
     elif bar:
-        callbacks.append(ProgressBar())
-    changes = {
-        "callbacks": [*own, *callbacks],
-        "enable_progress_bar": bar,
-        "enable_checkpointing": saves,
-        "max_time": None,  # see own_callbacks
-        "profiler": settings.profiler or NoOpProfiler(),
-    }
+        ours.append(ProgressBar())
+    changes = {"callbacks": [*own, *ours], "enable_progress_bar": bar, "enable_checkpointing": saves}
+    changes |= {"profiler": settings.profiler or NoOpProfiler(), "max_time": None}  # own_callbacks adds a Timer
     if command != "fit" or settings.logger in (None, True):
         changes["logger"] = False  # fit adds the loggers of the run folder
     if command == "predict":
         changes["devices"] = 1  # one process writes the file
-    trainer = Trainer(**{**settings.as_dict(), **changes})
+    trainer = Trainer(**(settings.as_dict() | changes))
     disable_lightning_handlers(trainer)
     return trainer
 
@@ -132,23 +113,24 @@ def make_trainer(settings: Namespace, command: str, callbacks: list[Callback], s
 def own_callbacks(settings: Namespace, command: str, new_run: bool) -> list[Callback]:
     """Return the callbacks of the config that a command uses."""
     own: Any = settings.callbacks or []
-    tuners = () if command == "fit" and new_run else (BatchSizeFinder,)  # only a new run is tuned
-    unused = tuners if command == "fit" else (*tuners, Checkpoint, WeightAveraging)
+    unused: tuple[type, ...] = () if command == "fit" and new_run else (callbacks.BatchSizeFinder,)
+    if command != "fit":
+        unused += callbacks.Checkpoint, callbacks.WeightAveraging
     used = exclude(own if isinstance(own, list) else [own], unused)
-    if sum(isinstance(callback, WeightAveraging | StochasticWeightAveraging) for callback in used) > 1:
+    averaging = callbacks.WeightAveraging | callbacks.StochasticWeightAveraging
+    if sum(isinstance(callback, averaging) for callback in used) > 1:
         raise UserError("trainer.callbacks has two kinds of weight averaging, which cannot be combined: remove one")
     if settings.max_time is not None:  # Lightning would stop within an epoch and lose the rest of it
-        used.append(Timer(settings.max_time, interval="epoch"))
+        used.append(callbacks.Timer(settings.max_time, interval="epoch"))
     return used
 
 
-def exclude(callbacks: Sequence[Callback], kinds: Any) -> list[Callback]:
-    return [callback for callback in callbacks if not isinstance(callback, kinds)]
+def exclude(given: Sequence[Callback], kinds: tuple[type, ...]) -> list[Callback]:
+    return [callback for callback in given if not isinstance(callback, kinds)]
 
 
-def epochs_done(stored: dict[str, Any], command: str = "fit") -> int:
-    resumes = command == "fit" and stored
-    return stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if resumes else 0
+def epochs_done(stored: dict[str, Any]) -> int:
+    return stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if stored else 0
 
 
 def random_seed() -> int:
