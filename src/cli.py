@@ -32,10 +32,7 @@ NOISE = (  # library warnings that users cannot act on
 def main(args: list[str] | None = None, owns_process: bool = False) -> Any:
     """Run one command and return its Experiment, if any; a UserError prints one line and exits with code 2.
 
-    Args:
-        args: the command line; by default that of the process.
-        owns_process: whether the process runs nothing else, so that the command may change signal handlers, warnings,
-            logging and garbage collection of the process.
+    A command that owns the process may change its signal handlers, warnings, logging and garbage collection.
     """
     args = sys.argv[1:] if args is None else args
     try:
@@ -99,8 +96,7 @@ def fast_import() -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Stop malloc from returning freed memory to the kernel, and use huge pages; call it before torch is imported.
 
-    Otherwise the kernel maps each large tensor of each step on the CPU again, page by page. Only Linux with glibc has
-    these settings.
+    Otherwise the kernel maps each large tensor of each step on the CPU again, page by page. Only glibc can do it.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's setting for transparent huge pages
     m_trim_threshold, m_mmap_max = -1, -4  # mallopt(3)

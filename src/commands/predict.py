@@ -2,7 +2,6 @@
 
 import csv
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +32,14 @@ def run(options: Options, *, images: list[Path] | None = None, output: Path | No
         python -m src.cli predict --run runs/digits/version_0 --images photos/
     """
     x = start(options)
-    loaders: Any = {"datamodule": x.data}
     names: list[str] = []
+    loader: Any = None
     if images:
-        files = expand(images)
-        data = restore_data(x)
+        files, data = expand(images), restore_data(x)
         files = decodable(files, data) if getattr(data, "skip_bad", False) else files
-        loaders, names = {"dataloaders": files_loader(files, data)}, [str(file) for file in files]
-    outputs: Any = x.trainer.predict(x.task, **loaders, ckpt_path=x.config.ckpt_path)
+        loader, names = files_loader(files, data), [str(file) for file in files]
+    datamodule = None if images else x.data
+    outputs: Any = x.trainer.predict(x.task, loader, datamodule, ckpt_path=x.config.ckpt_path)
     rows = probabilities(outputs or [])
     if isinstance(x.data, ImageData):
         names = names or x.data.files.get("test", [])
@@ -62,7 +61,7 @@ def restore_data(x: Experiment) -> DataModule:
     return x.data
 
 
-def expand(paths: Sequence[Path]) -> list[Path]:
+def expand(paths: list[Path]) -> list[Path]:
     """Replace each folder among the paths by the image files in it, at any depth."""
     found: list[Path] = []
     for path in paths:
@@ -86,7 +85,7 @@ def files_loader(paths: list[Path], data: DataModule) -> TensorLoader:
     return TensorLoader(samples, BatchSampler(len(paths), 64), BatchTransform(data.normalize))  # type: ignore[arg-type]
 
 
-def probabilities(outputs: Sequence[Tensor]) -> Tensor:
+def probabilities(outputs: list[Tensor]) -> Tensor:
     """Convert outputs of ``predict_step`` to probabilities (N, K); rows that do not sum to 1 are logits."""
     if not outputs or not all(isinstance(each, Tensor) and each.ndim == 2 and each.shape[1] > 1 for each in outputs):
         raise UserError("predict_step must return class probabilities or logits of each image, (N, K) with K > 1")
@@ -95,7 +94,7 @@ def probabilities(outputs: Sequence[Tensor]) -> Tensor:
     return rows if sums_to_one else rows.softmax(1)
 
 
-def write_csv(file: Path, names: Sequence[str], classes: Sequence[str], rows: Tensor) -> None:
+def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor) -> None:
     """Write one line for each image: its name, its predicted class, and the probability of every class."""
     try:
         with file.open("w", newline="") as stream:
@@ -108,9 +107,7 @@ def write_csv(file: Path, names: Sequence[str], classes: Sequence[str], rows: Te
         raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from None
 
 
-def predictions_table(
-    names: Sequence[str], classes: Sequence[str], rows: Tensor, limit: int = 20
-) -> list[tuple[str, str]]:
+def predictions_table(names: list[str], classes: list[str], rows: Tensor, limit: int = 20) -> list[tuple[str, str]]:
     """Return the three most probable classes of each of the first images."""
     table = []
     for name, row in zip(names[:limit], rows, strict=False):

@@ -30,7 +30,9 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
     x.trainer.callbacks = [recorder]  # type: ignore[attr-defined]
     x.trainer.fit(x.task, datamodule=x.data)
     if x.trainer.is_global_zero:
-        draw(recorder, config.name, file)
+        plateau = any(isinstance(each.scheduler, ReduceLROnPlateau) for each in x.trainer.lr_scheduler_configs)
+        title = "without ReduceLROnPlateau, which reacts to val/loss" if plateau else config.name
+        draw(recorder.curves(), title, file)
         print_rows([("steps", f"{len(recorder.lrs):,}"), ("written to", str(file))])
     return x
 
@@ -41,7 +43,6 @@ class LRRecorder(Callback):
     def __init__(self) -> None:
         self.lrs: list[list[float]] = []  # (steps, parameter groups)
         self.groups: list[list[str]] = []  # names of the parameters
-        self.depends_on_loss = False  # whether a schedule reacts to the validation loss
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         steps = trainer.estimated_stepping_batches
@@ -49,14 +50,12 @@ class LRRecorder(Callback):
         names = {id(p): name for name, p in getattr(pl_module, "net", pl_module).named_parameters()}
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         self.groups = [[names.get(id(p), "?") for p in group["params"]] for group in groups]
-        schedules = trainer.lr_scheduler_configs
-        self.depends_on_loss = any(isinstance(each.scheduler, ReduceLROnPlateau) for each in schedules)
         epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)  # in optimizer steps
         for step in range(1, int(steps) + 1):
             self.lrs.append([float(group["lr"]) for group in groups])
             for optimizer in trainer.optimizers:
                 optimizer.step()  # changes nothing, because there are no gradients
-            for each in schedules:
+            for each in trainer.lr_scheduler_configs:
                 period = each.frequency * (epoch if each.interval == "epoch" else 1)
                 if step % period == 0 and not isinstance(each.scheduler, ReduceLROnPlateau):
                     each.scheduler.step()  # type: ignore[call-arg]
@@ -70,12 +69,12 @@ class LRRecorder(Callback):
         return found
 
 
-def draw(recorder: LRRecorder, name: str, file: Path) -> None:
+def draw(curves: dict[tuple[float, ...], list[str]], title: str, file: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.subplots()
-    for lrs, names in recorder.curves().items():
+    for lrs, names in curves.items():
         axes.plot(lrs, label=names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
     axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
-    axes.set_title("without ReduceLROnPlateau, which reacts to val/loss" if recorder.depends_on_loss else name)
+    axes.set_title(title)
     figure.legend(fontsize="small", loc="outside right upper", title="parameters", title_fontsize="small")
     save_figure(figure, file)

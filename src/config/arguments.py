@@ -89,12 +89,9 @@ def usage() -> str:
 
 
 def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
-    """Return the options that all commands have in common, and the command's own.
+    """Return the options that all commands have in common, and the command's own; check all of them and the configs.
 
     A job that SLURM or torchrun restarts resumes its run, as with ``--resume auto``.
-
-    Raises:
-        UserError: for an unknown command or option, or a config that is missing, invalid or not trusted.
     """
     names = command_names()
     if args[0] not in names:
@@ -158,7 +155,8 @@ def choose_run(options: Options, resume: str | None) -> None:
 def run_parent(options: Options) -> Path:
     """Return the folder of all runs with the name set by these options."""
     root, name = "runs", run_name(options)
-    for layer in (yaml.safe_load(Path(file).read_text(encoding="utf-8")) for file in options.config):
+    for file in options.config:
+        layer = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         root, name = (layer.get("trainer") or {}).get("default_root_dir") or root, layer.get("name", name)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--name", default=str(name))
@@ -173,10 +171,9 @@ def run_name(options: Options) -> str:
 
 def without_list_additions(settings: list[str]) -> list[str]:
     """Drop ``--key+=`` list additions, which the run's config already has, and the settings that belong to them."""
-    keys = [key for key, plus, _ in (setting.partition("+=") for setting in settings) if plus and "=" not in key]
-    return [
-        setting for setting in settings if not setting.startswith(tuple(f"{key}{end}" for key in keys for end in "+."))
-    ]
+    keys = [found[1] for setting in settings if (found := re.match(r"([^=]+)\+=", setting))]
+    added = tuple(key + end for key in keys for end in "+.")
+    return [setting for setting in settings if not setting.startswith(added)]
 
 
 def check_all_trusted(options: Options, typed: str) -> None:

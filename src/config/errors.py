@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from traceback import walk_tb
 
 from src import UserError
 from src.config.files import SETTINGS, did_you_mean
@@ -25,17 +26,17 @@ def as_user_error(error: Exception) -> UserError | None:
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     if isinstance(error, MisconfigurationException):
-        hint = "; choose another with --best.monitor" if "ModelCheckpoint(monitor" in str(error) else ""
-        return UserError(" ".join(str(error).split()) + hint)
-    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-    if out_of_memory or "out of memory" in str(error):
+        return UserError(" ".join(str(error).split()))
+    out_of_memory = re.search("out of memory|DefaultCPUAllocator", str(error))
+    if out_of_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
         return UserError(
             "out of memory: use a smaller --data.batch_size, or add --config configs/presets/micro_batches.yaml, "
             "bf16.yaml or checkpointing.yaml of the same folder. Existing checkpoints are intact."
         )
     if isinstance(error, OSError) and error.errno in DISK:
-        where = error.filename or "a file"
-        return UserError(f"cannot write {where}: {error.strerror}. Existing checkpoints are intact.")
+        return UserError(
+            f"cannot write {error.filename or 'a file'}: {error.strerror}. Existing checkpoints are intact."
+        )
     link: BaseException | None = error
     while isinstance(link, ValueError) or (isinstance(link, RuntimeError) and link is not error):
         # jsonargparse wraps the error of a constructor in its own errors
@@ -54,12 +55,10 @@ def raised_by_constructor(error: BaseException) -> bool:
     import lightning
     import torch
 
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    code = trace.tb_frame.f_code if trace is not None else None
-    if code is None:
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    if not frames:
         return False
+    code = frames[-1].f_code
     in_torch, in_lightning = (Path(code.co_filename).is_relative_to(Path(m.__path__[0])) for m in (torch, lightning))
     return in_lightning or (code.co_name == "__init__" and (in_torch or not isinstance(error, RuntimeError)))
 
@@ -67,7 +66,7 @@ def raised_by_constructor(error: BaseException) -> bool:
 def explain(message: str) -> str:
     """Condense jsonargparse's multi-line message: setting, expected, got, and the closest valid name."""
     key = ".".join(re.findall(r'Parser key "([^"]+)":', message))
-    prefix = f"{key}: " if key else ""
+    prefix, section = (f"{key}: ", f"{key}.") if key else ("", "")
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"{prefix}{found[1]} has no {found[2]}{closest_attribute(found[1], found[2])}"
     if found := re.search(r"No module named '([\w.]+)'", message):
@@ -79,34 +78,28 @@ def explain(message: str) -> str:
         if not found[1].startswith("-"):
             return f"unexpected {found[1]!r}: settings are typed as --key=value"
         return f"unknown setting {found[1]}{closest_setting(found[1].split('=')[0].lstrip('-'))}"
-    if found := re.search(r"(?:[Oo]ption '([^']+)' is not accepted|does not accept option '([^']+)')", message):
-        name = f"{key}.{found[1] or found[2]}" if key else found[1] or found[2]
-        return f"unknown setting {name}{closest_setting(name)}"
+    if found := re.search(r"(?:Option|accept option) '([^']+)'", message):
+        return f"unknown setting {section}{found[1]}{closest_setting(section + found[1])}"
     if found := re.search(r"the following arguments are required: (.*)", message):
-        hint = "; choose a config with --config" if not key else ""
-        return f"{key + '.' if key else ''}{found[1]} is required{hint}"
+        return f"{section}{found[1]} is required{'' if key else '; choose a config with --config'}"
     return prefix + explain_type(message)
 
 
 def explain_type(message: str) -> str:
     """Return the expected types and the value from jsonargparse's message about one setting."""
-    value = re.findall(r"[Gg]iven value: (.*)|Got value: (.*)", message)
-    got = "".join(value[0]).split(". Got value:")[0] if value else ""
+    value = re.search(r"(?:[Gg]iven|Got) value: (.*)", message)
+    got = value[1].split(". Got value:")[0] if value else ""
     got = re.sub(r"NestedArg\(key=.*, val=(.*)\)$", r"\1", got).strip("'")
     if found := re.search(r"(?:subclass of|function that returns) (?:<class ')?(?:\w+\.)*(\w+)", message):
         return f"must be a class path of a {found[1]}, got {got}"
-    expected = [
-        kind
-        for kind in re.findall(r"Expected an? (.*?)(?:\. Got value.*)?$", message, re.M)
-        if not any(noise in kind for noise in ("NoneType", "path but", "dot import path"))
-    ]
-    if set(expected) <= {"<class 'list'>"} and (
-        found := re.search(r"Expected a dot import path string: (.*)", message)
-    ):
-        return f"must be a class path such as src.nets.SmallCNN, got {found[1]}"
-    if expected:
-        kinds = dict.fromkeys(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.", r"\1", kind) for kind in expected)
-        return f"must be {' or '.join(kinds)}, got {got}"
+    kinds = re.findall(r"Expected an? (.*?)(?:\. Got value.*)?$", message, re.M)
+    kinds = [kind for kind in kinds if not re.search("NoneType|path but|dot import path", kind)]
+    path = re.search(r"Expected a dot import path string: (.*)", message)
+    if path and set(kinds) <= {"<class 'list'>"}:
+        return f"must be a class path such as src.nets.SmallCNN, got {path[1]}"
+    if kinds:
+        names = dict.fromkeys(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.", r"\1", kind) for kind in kinds)
+        return f"must be {' or '.join(names)}, got {got}"
     return " ".join(line.strip(" -") for line in message.splitlines() if line.strip())[:400]
 
 

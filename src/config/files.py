@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from src import UserError
+from src import UserError, require
 
 SETTINGS: tuple[str, ...] = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last")
 SETTINGS += ("best", "last", "non_finite")
@@ -44,13 +44,12 @@ def check_yaml(file: Path) -> None:
     except RecursionError:
         raise UserError(f"config {file} has an alias that contains itself") from None
     for key, value in tree.value:
-        where = f"config {file}, line {key.start_mark.line + 1}"
-        if key.value not in (*SETTINGS, "ckpt_path"):
-            raise UserError(f"{where}: unknown setting {key.value}{did_you_mean(key.value, SETTINGS)}")
-        if key.value in ("trainer", "best", "last") and not isinstance(value, yaml.MappingNode):
-            raise UserError(f"{where}: {key.value} must hold settings, 'key: value', got {value.value or 'nothing'}")
-        if key.value == "name" and not value.value:
-            raise UserError(f"{where}: name must be a word, got nothing")
+        where, name = f"config {file}, line {key.start_mark.line + 1}", key.value
+        if name not in (*SETTINGS, "ckpt_path"):
+            raise UserError(f"{where}: unknown setting {name}{did_you_mean(name, SETTINGS)}")
+        if name in ("trainer", "best", "last") and not isinstance(value, yaml.MappingNode):
+            raise UserError(f"{where}: {name} must hold settings, 'key: value', got {value.value or 'nothing'}")
+        require(name != "name" or value.value, f"{where}: name must be a word, got nothing")
 
 
 def check_keys(file: Path, node: yaml.Node) -> None:
@@ -58,16 +57,13 @@ def check_keys(file: Path, node: yaml.Node) -> None:
     if ":python/" in node.tag:
         raise UserError(f"config {file}, line {node.start_mark.line + 1}: a tag must not name code, got {node.tag}")
     lines: dict[str, int] = {}
-    for child in node.value if isinstance(node, yaml.CollectionNode) else []:
-        key, value = child if isinstance(child, tuple) else (None, child)
+    for key, value in children(node):
         if key is not None:
             line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"config {file}, line {line}: a key must be a word, got a {key.id}")
+            where = f"config {file}, line {line}"
+            require(isinstance(key, yaml.ScalarNode), f"{where}: a key must be a word, got a {key.id}")
             if key.value in lines:
-                raise UserError(
-                    f"config {file}, line {line}: key {key.value!r} is already set in line {lines[key.value]}"
-                )
+                raise UserError(f"{where}: key {key.value!r} is already set in line {lines[key.value]}")
             lines[key.value] = line
         check_keys(file, value)
 
@@ -92,10 +88,8 @@ def check_trusted(file: Path, typed: str = "", seen: frozenset[Path] = frozenset
 def needs_trust(file: Path) -> bool:
     try:
         check_trusted(file)
-    except UserError:
-        return True
-    except OSError:  # the file is gone
-        pass
+    except (UserError, OSError) as error:  # an OSError if the file is gone
+        return isinstance(error, UserError)
     return False
 
 
@@ -117,11 +111,16 @@ def scalars(node: yaml.Node | None, line: int = 0) -> Iterator[tuple[int, str]]:
             inner = yaml.compose(node.value, yaml.SafeLoader)
             if not isinstance(inner, yaml.ScalarNode) or inner.value != node.value:
                 yield from scalars(inner, line + node.start_mark.line)
-    for child in node.value if isinstance(node, yaml.CollectionNode) else []:
-        if isinstance(child, yaml.Node):
-            yield from scalars(child, line)
-        elif child[0].value != "name":
-            yield from scalars(child[1], line)
+    for key, value in children(node):
+        if key is None or key.value != "name":
+            yield from scalars(value, line)
+
+
+def children(node: yaml.Node | None) -> list[tuple[yaml.Node | None, yaml.Node]]:
+    """Return the entries of a mapping or list as pairs of a key, None in a list, and a value."""
+    if isinstance(node, yaml.SequenceNode):
+        return [(None, value) for value in node.value]
+    return node.value if isinstance(node, yaml.MappingNode) else []
 
 
 def is_foreign(path: str) -> bool:

@@ -20,13 +20,10 @@ def load_run(
     Changes nothing in the process: no seed, signal handler, warning filter or environment variable.
 
     Args:
-        path: the run folder, such as runs/digits/version_0.
+        path: the run folder, such as runs/digits/version_0; a UserError if it cannot be loaded.
         checkpoint: if it cannot be loaded, another one of the run is used, with a warning.
         root: data folder to use instead of the config's.
         trust: whether the config may name code outside the packages of ``src.config.files.TRUSTED``.
-
-    Raises:
-        UserError: if the folder is not a run, or its config or checkpoints cannot be loaded.
     """
     run = Run.find(Path(path))
     check_yaml(run.config)

@@ -55,11 +55,7 @@ def make_parser(name: str = "run") -> LightningArgumentParser:
 
 
 def parse(options: Options) -> Namespace:
-    """Return all settings: what is typed wins over the configs, a later config over an earlier one.
-
-    Raises:
-        UserError: for an unknown setting or an invalid value.
-    """
+    """Return all settings: what is typed wins over the configs, a later config over an earlier one."""
     parser = make_parser(run_name(options))
     parser.prog, parser.description = f"python -m src.cli {options.command}", options.description
     try:
@@ -67,8 +63,9 @@ def parse(options: Options) -> Namespace:
     except argparse.ArgumentError as error:
         raise UserError(explain(error.message)) from None
     check_values(config)
-    if config.seed_everything is False:
-        raise UserError("seed_everything must be an integer, or true for a random seed; got false")
+    require(
+        config.seed_everything is not False, "seed_everything must be an integer, or true for a random seed; got false"
+    )
     return config
 
 
@@ -125,15 +122,14 @@ def required_types(class_path: str) -> dict[str, str]:
 def check_training(trainer: Namespace, name: str) -> None:
     """Refuse Trainer settings that train nothing or divide by zero, and a run name outside runs/."""
     for key in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches", "check_val_every_n_epoch"):
-        if isinstance(trainer[key], int | float) and trainer[key] <= 0:
-            raise UserError(f"trainer.{key} must be more than 0, got {trainer[key]}")
+        valid = not isinstance(trainer[key], int | float) or trainer[key] > 0
+        require(valid, f"trainer.{key} must be more than 0, got {trainer[key]}")
     for key in ("max_epochs", "max_steps"):
         require(trainer[key] != 0, f"trainer.{key} must be more than 0, or -1 for no limit, got 0")
     for key in ("gradient_clip_val", "log_every_n_steps"):
-        if (trainer[key] or 0) < 0:
-            raise UserError(f"trainer.{key} must be at least 0, got {trainer[key]}")
+        require((trainer[key] or 0) >= 0, f"trainer.{key} must be at least 0, got {trainer[key]}")
     if 0 <= (trainer.max_epochs or -1) < (trainer.min_epochs or 0):
         raise UserError(f"trainer.min_epochs must be at most max_epochs {trainer.max_epochs}, got {trainer.min_epochs}")
     path = Path(name)
-    if not path.name or path.is_absolute() or ".." in path.parts:
-        raise UserError(f"name must be a folder below runs/, got {name!r}")
+    inside = path.name and not path.is_absolute() and ".." not in path.parts
+    require(inside, f"name must be a folder below runs/, got {name!r}")
