@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError
 from src.config.arguments import Options, scheduler_job
-from src.config.build import Experiment, build, epochs_done, exclude, find_start, is_first_process
+from src.config.build import Experiment, build, epochs_done, find_start
 from src.config.files import needs_trust
 from src.config.parser import parse, plain_config
 from src.engine.checkpoints import PublishedCheckpoint
@@ -91,9 +91,8 @@ def open_run(x: Experiment) -> None:
     """Create and lock the run folder, or lock the existing one; direct loggers and checkpoints to it."""
     check_hyper_parameters(x.task, x.data)
     parent = Path(x.config.trainer.default_root_dir or "runs") / x.config.name
-    first = is_first_process()
-    x.run = x.run or (Run.create(parent) if first else Run(parent / "of_the_first_process"))
-    if first:
+    x.run = x.run or (Run.create(parent) if x.trainer.is_global_zero else Run(parent / "of_the_first_process"))
+    if x.trainer.is_global_zero:
         x.run.lock()
     if x.config.trainer.logger is not False:
         x.trainer.loggers = [*run_loggers(x.run.path, x.stored.get("global_step", 0)), *x.trainer.loggers]
@@ -171,7 +170,7 @@ def evaluate_best(x: Experiment) -> dict[str, float]:
     best = str(x.best.file()) if x.best and x.best.file().is_file() else start
     trainer.loggers = []  # the validation metrics of this epoch are logged already
     unused = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
-    trainer.callbacks = exclude(trainer.callbacks, unused)  # type: ignore[attr-defined]
+    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, unused)]  # type: ignore[attr-defined]
     metrics: dict[str, float] = {}
     common: dict[str, Any] = {"model": x.task, "datamodule": x.data, "ckpt_path": best, "verbose": False}
     if is_overridden("validation_step", x.task) and (not x.trained or any(trainer.num_val_batches)):

@@ -113,15 +113,16 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     refuse_options_of_others(options)
     if isinstance(own.get("output"), Path) and own["output"].is_dir():
         raise UserError(f"--output must be a file, got the folder {own['output']}")
-    for file in options.config:
-        check_yaml(Path(file))
     if options.run is not None:
         options.config.insert(0, str(Run.find(options.run).config))
-        check_yaml(Path(options.config[0]))
-    elif "resume" in own:
-        choose_run(options, own["resume"])
+    for file in options.config:
+        check_yaml(Path(file))
+    restarts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
+    resumes = own.get("resume") == "auto" or restarts != ["0", "0"]
+    if resumes and options.run is None and own.get("resume", "never") != "never":
+        choose_run(options, job=None if own["resume"] else scheduler_job())
     if not options.trust:
-        check_all_trusted(options, typed=" ".join(settings) if own.get("resume") == "auto" or is_restarted() else "")
+        check_all_trusted(options, typed=" ".join(settings) if resumes else "")
     return options, own
 
 
@@ -132,21 +133,14 @@ def refuse_options_of_others(options: Options) -> None:
             raise UserError(f"{min(belongs)} is an option of {name}, not of {options.command}")
 
 
-def is_restarted() -> bool:
-    """Tell whether a scheduler restarted this job."""
-    return any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
-
-
 def scheduler_job() -> str:
     """Return the ID of this SLURM or torchrun job, which stays the same when the job is restarted."""
     return " ".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")).strip()
 
 
-def choose_run(options: Options, resume: str | None) -> None:
-    """Choose the newest run of the config's name if ``--resume auto`` or a restart asks for it."""
-    if resume != "auto" and not (resume is None and is_restarted()):
-        return
-    run = Run.newest(run_parent(options), None if resume else scheduler_job())
+def choose_run(options: Options, job: str | None) -> None:
+    """Choose the newest run of the config's name, if any, and of a scheduler's job if one is given."""
+    run = Run.newest(run_parent(options), job)
     if run is not None:
         options.run, options.config, options.resumed = run.path, [str(run.config)], True
         options.settings = without_list_additions(options.settings)

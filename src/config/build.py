@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -49,7 +48,7 @@ def find_start(options: Options, config: Namespace) -> tuple[Run | None, dict[st
     fits = options.command == "fit"
     files: list[Any] = [config.ckpt_path] if config.ckpt_path else []
     if run is not None and (not files or options.resumed):
-        if fits and is_first_process():
+        if fits and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             run.lock()  # before reading what another process may still write
         files = list(run.checkpoints("last" if fits else "best"))
     if not files:
@@ -57,11 +56,6 @@ def find_start(options: Options, config: Namespace) -> tuple[Run | None, dict[st
         return run, {}
     config.ckpt_path, stored = load_first_valid(files, to_resume=fits)
     return run, stored
-
-
-def is_first_process() -> bool:
-    """Tell whether this is the process that writes files (global rank 0)."""
-    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def build(
@@ -116,17 +110,13 @@ def own_callbacks(settings: Namespace, command: str, new_run: bool) -> list[Call
     unused: tuple[type, ...] = () if command == "fit" and new_run else (callbacks.BatchSizeFinder,)
     if command != "fit":
         unused += callbacks.Checkpoint, callbacks.WeightAveraging
-    used = exclude(own if isinstance(own, list) else [own], unused)
+    used = [each for each in (own if isinstance(own, list) else [own]) if not isinstance(each, unused)]
     averaging = callbacks.WeightAveraging | callbacks.StochasticWeightAveraging
-    if sum(isinstance(callback, averaging) for callback in used) > 1:
+    if sum(isinstance(each, averaging) for each in used) > 1:
         raise UserError("trainer.callbacks has two kinds of weight averaging, which cannot be combined: remove one")
     if settings.max_time is not None:  # Lightning would stop within an epoch and lose the rest of it
         used.append(callbacks.Timer(settings.max_time, interval="epoch"))
     return used
-
-
-def exclude(given: Sequence[Callback], kinds: tuple[type, ...]) -> list[Callback]:
-    return [callback for callback in given if not isinstance(callback, kinds)]
 
 
 def epochs_done(stored: dict[str, Any]) -> int:

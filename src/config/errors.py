@@ -111,10 +111,8 @@ def closest_attribute(module: str, name: str) -> str:
 def closest_setting(name: str) -> str:
     """Return a hint with the closest known name: a section, or an argument of a class that a config can name."""
     group, _, last = name.rpartition(".")
-    return did_you_mean(last, argument_names(), f"{group}.", 0.75) if group else did_you_mean(last, SETTINGS)
-
-
-def argument_names() -> set[str]:
+    if not group:
+        return did_you_mean(last, SETTINGS)
     from lightning import LightningDataModule, LightningModule, Trainer
     from torch.optim import Optimizer
 
@@ -123,4 +121,4 @@ def argument_names() -> set[str]:
     for parent in (LightningModule, LightningDataModule, Trainer, Optimizer):
         classes += [parent, *parent.__subclasses__()]
     names = {p for c in classes for p in inspect.signature(c.__init__).parameters} | {"class_path", "init_args"}
-    return names - {"self", "args", "kwargs"}
+    return did_you_mean(last, names - {"self", "args", "kwargs"}, f"{group}.", 0.75)

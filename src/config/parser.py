@@ -63,9 +63,8 @@ def parse(options: Options) -> Namespace:
     except argparse.ArgumentError as error:
         raise UserError(explain(error.message)) from None
     check_values(config)
-    require(
-        config.seed_everything is not False, "seed_everything must be an integer, or true for a random seed; got false"
-    )
+    if config.seed_everything is False:
+        raise UserError("seed_everything must be an integer, or true for a random seed; got false")
     return config
 
 
