@@ -69,7 +69,6 @@ def compile_task(x: Experiment) -> None:
 
 
 def is_complete(x: Experiment) -> bool:
-    """Tell whether the checkpoint is already at the end of the run."""
     epochs, steps = epochs_done(x.stored), x.stored.get("global_step", 0)
     reached = 0 < (x.trainer.max_epochs or -1) <= epochs or 0 < x.trainer.max_steps <= steps
     return reached and not x.config.trainer.fast_dev_run
@@ -119,10 +118,8 @@ class TrainingStart(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         fused = any(group.get("fused") for optimizer in trainer.optimizers for group in optimizer.param_groups)
         if fused and trainer.gradient_clip_val and str(trainer.precision).endswith("mixed"):
-            raise UserError(
-                "gradient clipping does not work with a fused optimizer in mixed precision: set "
-                "trainer.gradient_clip_val=0 or model.optimizer.fused=false"
-            )
+            hint = "set trainer.gradient_clip_val=0 or model.optimizer.fused=false"
+            raise UserError(f"gradient clipping does not work with a fused optimizer in mixed precision: {hint}")
         x = self.experiment
         x.trained = True
         if trainer.is_global_zero:

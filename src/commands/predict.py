@@ -95,7 +95,6 @@ def probabilities(outputs: list[Tensor]) -> Tensor:
 
 
 def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor) -> None:
-    """Write one line for each image: its name, its predicted class, and the probability of every class."""
     try:
         with file.open("w", newline="") as stream:
             writer = csv.writer(stream)

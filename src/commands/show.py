@@ -37,21 +37,21 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
     index, pixels, targets = samples[next(iter(loader.sampler))[:ROWS]]
     figure = Figure(figsize=(COLUMNS + 2, len(pixels) + 0.5), layout="constrained")
     grid = figure.subplots(len(pixels), COLUMNS + 1, squeeze=False)
-    draw(grid[:, 0], pixels, targets, data.class_names)
-    grid[0, 0].set_title("unchanged", fontsize="small")
-    for epoch in range(COLUMNS):
+    draw(grid[:, 0], "unchanged", pixels, targets, data.class_names)
+    for epoch, column in enumerate(grid.T[1:]):
         torch.manual_seed(epoch)
         images, mixed = transform(pixels, targets, index, epoch)
         shown = images * transform.normalize.std + transform.normalize.mean
-        draw(grid[:, epoch + 1], shown, mixed if data.mix is not None else None, data.class_names)
-        grid[0, epoch + 1].set_title(str(epoch) if epoch else "epoch 0", fontsize="small")
+        labels = mixed if data.mix is not None else None
+        draw(column, str(epoch) if epoch else "epoch 0", shown, labels, data.class_names)
     save_figure(figure, file)
     print_rows([("images", f"{len(pixels)}, each in {COLUMNS} epochs"), ("written to", str(file))])
     return x
 
 
-def draw(cells: Any, images: Tensor, targets: Tensor | None, names: list[str] | None) -> None:
-    """Draw images (N, C, H, W) in [0, 255] into cells (N,), with their targets as captions."""
+def draw(cells: Any, title: str, images: Tensor, targets: Tensor | None, names: list[str] | None) -> None:
+    """Draw images (N, C, H, W) in [0, 255] into a column of cells (N,), with their targets as captions."""
+    cells[0].set_title(title, fontsize="small")
     for i, (cell, image) in enumerate(zip(cells, images.cpu(), strict=True)):
         rgb = image.expand(3, -1, -1).permute(1, 2, 0) if len(image) == 1 else image.permute(1, 2, 0)
         cell.imshow((rgb.float().clamp(0, 255) / 255).numpy())

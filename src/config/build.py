@@ -84,14 +84,12 @@ def build(
 
 
 def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves: bool, new_run: bool) -> Trainer:
-    """Return the Trainer of a command, with the config's callbacks and ours."""
     own = own_callbacks(settings, command, new_run)
-    bar = sys.stdout.isatty() and settings.enable_progress_bar is not False
     if command == "fit" and not settings.fast_dev_run and settings.logger is not False:
         ours.append(callbacks.LearningRateMonitor())
-    if any(isinstance(callback, callbacks.ProgressBar) for callback in own):
+    bar = any(isinstance(each, callbacks.ProgressBar) for each in own)
+    if not bar and sys.stdout.isatty() and settings.enable_progress_bar is not False:
         bar = True
-    elif bar:
         ours.append(ProgressBar())
     changes = {"callbacks": [*own, *ours], "enable_progress_bar": bar, "enable_checkpointing": saves}
     changes |= {"profiler": settings.profiler or NoOpProfiler(), "max_time": None}  # own_callbacks adds a Timer

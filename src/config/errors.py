@@ -29,10 +29,9 @@ def as_user_error(error: Exception) -> UserError | None:
         return UserError(" ".join(str(error).split()))
     out_of_memory = re.search("out of memory|DefaultCPUAllocator", str(error))
     if out_of_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return UserError(
-            "out of memory: use a smaller --data.batch_size, or add --config configs/presets/micro_batches.yaml, "
-            "bf16.yaml or checkpointing.yaml of the same folder. Existing checkpoints are intact."
-        )
+        presets = "configs/presets/micro_batches.yaml, bf16.yaml or checkpointing.yaml of the same folder"
+        hint = f"use a smaller --data.batch_size, or add --config {presets}"
+        return UserError(f"out of memory: {hint}. Existing checkpoints are intact.")
     if isinstance(error, OSError) and error.errno in DISK:
         return UserError(
             f"cannot write {error.filename or 'a file'}: {error.strerror}. Existing checkpoints are intact."

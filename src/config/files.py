@@ -75,10 +75,8 @@ def check_trusted(file: Path, typed: str = "", seen: frozenset[Path] = frozenset
     """
     for line, value in scalars(yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)):
         if re.fullmatch(r"[^\W\d]\w*(\.\w+)+", value) and is_foreign(value) and value not in typed:
-            raise UserError(
-                f"config {file}, line {line + 1}: {value} is code outside "
-                f"{', '.join(TRUSTED)}; if you trust it, add --trust (load_run: trust=True)"
-            )
+            what = f"config {file}, line {line + 1}: {value} is code outside {', '.join(TRUSTED)}"
+            raise UserError(f"{what}; if you trust it, add --trust (load_run: trust=True)")
         for other in named_files(value, file.parent):  # jsonargparse may read it as a config too
             if other not in seen:
                 with suppress(UnicodeDecodeError, yaml.YAMLError):

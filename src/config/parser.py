@@ -32,8 +32,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
 def make_parser(name: str = "run") -> LightningArgumentParser:
     """Return the parser of all settings, with the default run name."""
     usage = "%(prog)s [--config FILE] [--run DIR] [--key=value ...]"
-    strict: dict[str, Any] = {"allow_abbrev": False, "exit_on_error": False}
-    parser = LightningArgumentParser(usage=usage, formatter_class=HelpFormatter, **strict)
+    parser = LightningArgumentParser(
+        usage=usage, formatter_class=HelpFormatter, allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file; repeat it to layer files")
     text = "seed of all random numbers; true for a random seed"
     parser.add_argument("--seed_everything", type=bool | int, default=0, help=text)
