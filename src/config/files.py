@@ -49,7 +49,8 @@ def check_yaml(file: Path) -> None:
             raise UserError(f"{where}: unknown setting {name}{did_you_mean(name, SETTINGS)}")
         if name in ("trainer", "best", "last") and not isinstance(value, yaml.MappingNode):
             raise UserError(f"{where}: {name} must hold settings, 'key: value', got {value.value or 'nothing'}")
-        require(name != "name" or value.value, f"{where}: name must be a word, got nothing")
+        if name == "name" and not value.value:
+            raise UserError(f"{where}: name must be a word, got nothing")
 
 
 def check_keys(file: Path, node: yaml.Node) -> None:
