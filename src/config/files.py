@@ -1,6 +1,7 @@
 """Check config files: valid YAML, known keys, trusted code unless ``--trust`` is set. Does not import torch."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -93,9 +94,10 @@ def needs_trust(file: Path) -> bool:
 
 
 def named_files(value: str, folder: Path) -> list[Path]:
-    """Return the files that a value may name, relative to the working directory or to a folder."""
+    """Return the files that jsonargparse may read for a value, relative to the working directory or to a folder."""
     if not value or len(value) > 4000 or "\n" in value:
         return []
+    value = re.sub("^file:///?", "/", os.path.expanduser(value))  # noqa: PTH111  # as jsonargparse does
     return [path for path in dict.fromkeys((Path(value), folder / value)) if path.is_file()]
 
 

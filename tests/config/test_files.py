@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -24,6 +25,7 @@ DIGITS = ["--config=configs/digits.yaml"]
 def _evil_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write a module that creates a file when it is imported."""
     Path("evil.py").write_text(EVIL)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
     monkeypatch.syspath_prepend(str(Path.cwd()))
 
 
@@ -40,9 +42,16 @@ def test_a_config_that_names_foreign_code_is_refused_before_it_runs(
     assert not RAN.exists()
 
 
-def test_a_file_that_a_setting_names_is_not_trusted(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["given.yaml", "~/given.yaml", "file://{}/given.yaml"])
+def test_a_file_that_a_setting_names_is_not_trusted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
     Path("given.yaml").write_text("class_path: evil.Net")
-    assert "given.yaml, line 1: evil.Net is code" in refused(capsys, "fit", *DIGITS, "--model=given.yaml")
+    name = name.format(Path.cwd())
+    Path("own.yaml").write_text(f"model: {name}")
+    for setting in (f"--model={name}", "--config=own.yaml"):
+        assert "given.yaml, line 1: evil.Net is code" in refused(capsys, "fit", *DIGITS, setting)
     assert not RAN.exists()
 
 
@@ -126,8 +135,15 @@ def test_no_checkpoint_is_fetched_from_an_address(
     assert not RAN.exists()
 
 
-@pytest.mark.parametrize("setting", ["--config={}/own.yaml", "--model={}/model.yaml", "--trainer={}/trainer.yaml"])
-def test_no_config_is_fetched_from_an_address(capsys: pytest.CaptureFixture[str], address: str, setting: str) -> None:
+@pytest.mark.parametrize("scheme", ["http", "file"])
+@pytest.mark.parametrize(
+    "setting",
+    ["--config={}/own.yaml", "--model={}/model.yaml", "--trainer={}/trainer.yaml", "--model.optimizer={}/model.yaml"],
+)
+def test_no_config_is_fetched_from_an_address(
+    capsys: pytest.CaptureFixture[str], address: str, setting: str, scheme: str
+) -> None:
+    address = address if scheme == "http" else f"file://{Path.cwd()}"
     Path("own.yaml").write_text("model: {class_path: evil.Net}")
     Path("model.yaml").write_text("class_path: evil.Net")
     Path("trainer.yaml").write_text("max_epochs: 1\ncallbacks: [{class_path: evil.Net}]")
