@@ -1,5 +1,6 @@
 """Class weights of a loss, so that rare classes count as much as frequent ones."""
 
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -18,7 +19,7 @@ def set_class_weights(loss: Any, num_classes: int, weights: list[float]) -> None
     require(len(weights) == num_classes, f"class_weights must be {expected}, got {len(weights)}")
     check_weights("class_weights", weights)
     name = weight_name(loss)
-    current = getattr(loss, name)
+    current = loss.get_buffer(name)
     setattr(loss, name, torch.tensor(weights, device=None if current is None else current.device))
 
 
@@ -66,8 +67,8 @@ def loss_denominator(loss: Any, targets: Tensor) -> Tensor | int:
 def weight_name(loss: Any) -> str:
     """Return the name of the buffer for the class weights of a loss; the buffer is None until they are set."""
     for name in NAMES:
-        value = getattr(loss, name, "missing") if isinstance(loss, nn.Module) and name not in vars(loss) else "missing"
-        if value is None or (isinstance(value, Tensor) and not isinstance(value, nn.Parameter)):
+        with suppress(AttributeError):
+            loss.get_buffer(name)
             return name
     got = getattr(loss, "__name__", type(loss).__name__)
     raise UserError(f"class_weights needs a loss with class weights, such as torch.nn.CrossEntropyLoss, got {got}")
