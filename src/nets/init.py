@@ -1,7 +1,6 @@
 """Init: weight initialization."""
 
 import inspect
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +28,8 @@ class Init:
         bias: float = 0.0,
         match: str = ".*",
     ) -> None:
-        self.weight, self.settings, self.bias, self.match = weight, settings or {}, bias, match
-        compile_pattern("match", match)
+        self.weight, self.settings, self.bias = weight, settings or {}, bias
+        self.pattern = compile_pattern("match", match)
         try:
             inspect.signature(weight).bind(None, **self.settings)
         except TypeError as error:
@@ -39,8 +38,9 @@ class Init:
     def __call__(self, net: nn.Module) -> None:
         types = (nn.Linear, nn.modules.conv._ConvNd)
         layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, types)}
-        matching = [layer for name, layer in layers.items() if re.fullmatch(self.match, name)]
-        require(matching, f"init: match {self.match!r} matches no layer; the net has {', '.join(layers) or 'none'}")
+        matching = [layer for name, layer in layers.items() if self.pattern.fullmatch(name)]
+        shown = ", ".join(layers) or "none"
+        require(matching, f"init: match {self.pattern.pattern!r} matches no layer; the net has {shown}")
         for layer in matching:
             try:
                 self.weight(layer.weight, **self.settings)

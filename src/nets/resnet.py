@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 
 from src import UserError, require
@@ -37,8 +38,8 @@ class ResNet(nn.Module):
         super().__init__()
         require(depth in (10, 18, 34, 50, 101, 152), f"depth must be 10, 18, 34, 50, 101 or 152, got {depth}")
         require(0 <= drop_path < 1, f"drop_path must be in [0, 1), got {drop_path}")
-        basic, name = models.resnet.BasicBlock, f"resnet{depth}"
-        self.net = models.ResNet(basic, [1, 1, 1, 1]) if depth == 10 else models.get_model(name)
+        name = f"resnet{depth}"
+        self.net = models.ResNet(BasicBlock, [1, 1, 1, 1]) if depth == 10 else models.get_model(name)
         if small_images:
             self.net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, padding=1, bias=False)
             self.net.maxpool = nn.Identity()
@@ -68,9 +69,9 @@ class ResNet(nn.Module):
 
 def add_stochastic_depth(net: models.ResNet, drop_path: float) -> None:
     """Apply stochastic depth after the last norm of each branch, by hooks, so that parameter names do not change."""
-    blocks = [m for m in net.modules() if isinstance(m, models.resnet.BasicBlock | models.resnet.Bottleneck)]
+    blocks = [m for m in net.modules() if isinstance(m, BasicBlock | Bottleneck)]
     for i, block in enumerate(blocks, 1):
-        norm = block.bn2 if isinstance(block, models.resnet.BasicBlock) else block.bn3
+        norm = block.bn2 if isinstance(block, BasicBlock) else block.bn3
         norm.drop_path = StochasticDepth(drop_path * i / len(blocks), mode="row")
         norm.register_forward_hook(lambda norm, _, branch: norm.drop_path(branch))
 
@@ -82,12 +83,11 @@ def read_weights(name: str, weights: str) -> dict[str, Tensor]:
             return dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:  # pickle raises anything on a file of another format
             raise UserError(f"weights {weights} must hold a state dict, got {type(error).__name__}") from None
+    known = models.get_model_weights(name).__members__ if name in models.list_models() else {}
+    shown = ", ".join(known) or "none"
+    require(weights in known, f"weights must be a file or one of {name}'s ({shown}), got {weights}")
     try:
-        known = models.get_model_weights(name)
         return known[weights].get_state_dict(progress=False, check_hash=True)
-    except (KeyError, ValueError):
-        names = ", ".join(models.get_model_weights(name).__members__) if name in models.list_models() else "none"
-        raise UserError(f"weights must be a file or one of {name}'s ({names}), got {weights}") from None
     except OSError as error:
         url = known[weights].url
         raise UserError(f"cannot download {url} ({error}); download it elsewhere and set weights to its path") from None
