@@ -42,8 +42,8 @@ class Freeze(Callback):
             closest = ", ".join(difflib.get_close_matches(self.pattern.pattern, trainable, n=3, cutoff=0))
             raise UserError(f"{setting} matches no trainable parameter; closest: {closest}")
         for epoch in {callback.start for callback in self.all}:
-            if all(self.is_frozen(p, epoch) for p in trainable.values()):
-                raise UserError(f"{setting} leaves no parameter to train in epoch {epoch}")
+            remains = not all(self.is_frozen(p, epoch) for p in trainable.values())
+            require(remains, f"{setting} leaves no parameter to train in epoch {epoch}")
         norms = (module for module in pl_module.modules() if hasattr(module, "running_mean"))
         self.norms = [norm for norm in norms if self.params.intersection(norm.parameters(recurse=False))]
 
