@@ -1,4 +1,4 @@
-"""Parameter groups by rules and layers, and the optimizer and schedule over them."""
+"""Parameter groups by rules and layers, and the optimizer over them."""
 
 import difflib
 import inspect
@@ -11,58 +11,40 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from src import UserError, compile_pattern, require
-from src.optim.schedules import with_warmup
 
 Rule = dict[str, Any]
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def optimizer_and_schedule(
+def build_optimizer(
     net: nn.Module,
     optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-    schedule: Callable[[Optimizer], LRScheduler] | None,
-    warmup_steps: int,
-    total_steps: float,
-    groups: list[Rule] | None = None,
+    rules: list[Rule] | None = None,
     layer_decay: float = 1.0,
-) -> tuple[list[Optimizer], list[dict[str, Any]]]:
-    """Return what ``configure_optimizers`` returns; ReduceLROnPlateau monitors val/loss after each epoch.
-
-    The arguments are those of ``with_warmup`` and, with ``groups`` as its ``rules``, of ``param_groups``.
-    """
-    built = optimizer(param_groups(net, groups, layer_decay))
-    check_settings(built, groups or [])
+) -> Optimizer:
+    """Call ``optimizer`` with the ``param_groups`` of a net; refuse rules that it does not accept."""
+    built = optimizer(param_groups(net, rules, layer_decay))
+    check_settings(built, rules or [])
     for group in built.param_groups:
         if "lr_scale" in group:
             group["lr"] = group["lr"] * group.pop("lr_scale")  # not in place: groups may share one tensor
-    configs = []
-    for scheduler in with_warmup(built, schedule, warmup_steps, total_steps):
-        interval = "epoch" if isinstance(scheduler, ReduceLROnPlateau) else "step"
-        configs.append({"scheduler": scheduler, "interval": interval, "monitor": "val/loss"})
-    return [built], configs
+    return built
 
 
 def param_groups(net: nn.Module, rules: list[Rule] | None = None, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Split trainable parameters into groups; biases and norms get no weight decay.
+    """Split trainable parameters into groups; biases and norms get no weight decay unless a rule sets it.
 
-    Args:
-        net: network to train.
-        rules: dictionaries with ``match``, a regular expression for full parameter names, and optimizer settings for
-            the matching parameters. The first matching rule applies. Biases and norms still get no weight decay unless
-            the rule sets ``weight_decay``.
-        layer_decay: ratio of each layer's learning rate to the next layer's, in (0, 1]; arXiv:1801.06146, section 3.2,
-            and arXiv:2106.08254. A group stores its factor as ``lr_scale``, unless that is 1 or the rule sets ``lr``.
-
-    Raises:
-        UserError: if a rule is malformed or applies to no parameter.
+    ``rules`` are the ``groups`` of ``src.tasks.Task``: the first that matches applies. ``layer_decay`` is the ratio of
+    each layer's learning rate to the next layer's (arXiv:1801.06146, section 3.2, and arXiv:2106.08254). A group stores
+    its factor as ``lr_scale``, unless that is 1 or the rule sets ``lr``.
     """
     require(0 < layer_decay <= 1, f"layer_decay must be in (0, 1], got {layer_decay}")
+    rules = rules or []
     named = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    rule_numbers = assign_rules(list(named), rules or [])
-    settings = [{}, *map(without_match, rules or [])]
+    rule_numbers = assign_rules(list(named), rules)
+    settings = [{}, *map(without_match, rules)]
     exempt = no_decay_params(net)
     layers = layer_ids(net, exempt) if layer_decay < 1 else {}
     last = max(layers.values(), default=0)
@@ -121,7 +103,7 @@ def layer_ids(net: nn.Module, no_decay: set[nn.Parameter]) -> dict[nn.Parameter,
     layers, such as a class token or a position embedding, belong to the previous layer, or else to the first.
     """
     ids: dict[nn.Parameter, int] = {}
-    while len(children := children_with_parameters(net)) == 1 and not any(True for _ in net.parameters(recurse=False)):
+    while len(children := children_with_parameters(net)) == 1 and not [*net.parameters(recurse=False)]:
         (net,) = children  # a wrapper is not a layer
     layer = -1
     for parameters, may_be_layer in flatten_blocks(net, no_decay):
@@ -142,7 +124,7 @@ def flatten_blocks(module: nn.Module, no_decay: set[nn.Parameter]) -> Iterator[t
 
 
 def children_with_parameters(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module.children() if any(True for _ in child.parameters())]
+    return [child for child in module.children() if [*child.parameters()]]
 
 
 def holds_blocks(module: nn.Module, no_decay: set[nn.Parameter]) -> bool:

@@ -167,10 +167,10 @@ def cosine(start: float, end: float, progress: float) -> float:
 
 def with_warmup(
     optimizer: Optimizer, schedule: Callable[[Optimizer], LRScheduler] | None, warmup_steps: int, total_steps: float
-) -> list[LRScheduler]:
-    """Return the schedulers of a run of ``total_steps``: a linear warm-up to the schedule's start, then the schedule.
+) -> list[dict[str, Any]]:
+    """Return Lightning's configs of a linear warm-up to the schedule's start, then the schedule until ``total_steps``.
 
-    ReduceLROnPlateau, stepped per epoch, runs alongside the warm-up; their factors multiply.
+    ReduceLROnPlateau watches val/loss after each epoch, alongside the warm-up; their factors multiply.
     """
     require(warmup_steps >= 0, f"warmup_steps must be at least 0, got {warmup_steps}")
     main, start = schedule(optimizer) if schedule else None, 1.0
@@ -178,6 +178,14 @@ def with_warmup(
         start = max(main.factor(0), 1e-9)  # LinearLR requires a positive factor
         main.total_steps = max(1, int(min(total_steps, 2**53)) - warmup_steps)
     warmup = LinearLR(optimizer, start / (warmup_steps + 1), start, warmup_steps) if warmup_steps else None
-    if warmup and main and not isinstance(main, ReduceLROnPlateau):
-        return [SequentialLR(optimizer, [warmup, main], milestones=[warmup_steps])]
-    return [scheduler for scheduler in (warmup, main) if scheduler]
+    schedulers: list[LRScheduler] = [each for each in (warmup, main) if each]
+    if len(schedulers) == 2 and not isinstance(main, ReduceLROnPlateau):
+        schedulers = [SequentialLR(optimizer, schedulers, milestones=[warmup_steps])]
+    return [
+        {
+            "scheduler": each,
+            "interval": "epoch" if isinstance(each, ReduceLROnPlateau) else "step",
+            "monitor": "val/loss",
+        }
+        for each in schedulers
+    ]

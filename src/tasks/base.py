@@ -13,11 +13,9 @@ from torchmetrics import MetricCollection
 
 from src import require
 from src.metrics import EpochMeans, flatten_per_class
-from src.optim import optimizer_and_schedule
+from src.optim import build_optimizer, with_warmup
 from src.protocols import ImageData
 from src.tasks.setup import init_from_data
-
-TTA = Literal["plain", "mirror", "mirror_shift"]
 
 
 class Task(LightningModule):
@@ -54,7 +52,7 @@ class Task(LightningModule):
         layer_decay: float = 1.0,
         init: Callable[[nn.Module], Any] | None = None,
         penalties: list[Callable[[nn.Module], Any]] | None = None,
-        tta: TTA = "plain",
+        tta: Literal["plain", "mirror", "mirror_shift"] = "plain",
     ) -> None:
         super().__init__()
         if init is not None:
@@ -77,16 +75,20 @@ class Task(LightningModule):
         return predict_with_tta(self.net, inputs, "plain" if self.training else self.tta_now)
 
     def setup(self, stage: str) -> None:
-        self.tta_now, self.train_means = "plain", EpochMeans()  # an interrupted run may have left old ones
+        self.tta_now = self.tta if stage in ("test", "predict") else "plain"
+        self.train_means = EpochMeans()  # an interrupted run may have left old ones
         self.val_metrics.reset()
         self.test_metrics.reset()
         if stage == "fit":
             init_from_data(self.net, self.trainer.datamodule)  # type: ignore[attr-defined]
 
+    def teardown(self, stage: str) -> None:  # noqa: ARG002
+        self.tta_now = "plain"
+
     def configure_optimizers(self) -> Any:
-        steps = self.trainer.estimated_stepping_batches
-        settings = (self.optimizer, self.schedule, self.warmup_steps, steps, self.groups, self.layer_decay)
-        return optimizer_and_schedule(self.net, *settings)
+        optimizer = build_optimizer(self.net, self.optimizer, self.groups, self.layer_decay)
+        total_steps = self.trainer.estimated_stepping_batches
+        return [optimizer], with_warmup(optimizer, self.schedule, self.warmup_steps, total_steps)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, preds, targets = self.evaluate(batch)
@@ -107,14 +109,6 @@ class Task(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.log_metrics(self.val_metrics)
-
-    def on_test_start(self) -> None:
-        self.tta_now = self.tta
-
-    def on_test_end(self) -> None:
-        self.tta_now = "plain"
-
-    on_predict_start, on_predict_end = on_test_start, on_test_end
 
     def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         self.evaluation_step(batch, "test", self.test_metrics)
@@ -140,25 +134,22 @@ class Task(LightningModule):
         self.train_means.load_state(checkpoint.get("train_means", {}), self.global_rank)
 
 
-def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: TTA | str) -> Tensor:
+def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: str) -> Tensor:
     """Return the outputs of a net, (N, K) or (N, K, H, W), averaged over augmented views of the images (N, C, H, W).
 
-    ``mirror`` uses the image and its mirror image; ``mirror_shift`` gives these two half the weight, and the other half
-    to both shifted by one pixel, up-left and down-right (Keller Jordan's airbench, arXiv:2404.00498, section 3.5).
+    ``mirror_shift`` gives half the weight to shifts by one pixel up-left and down-right; arXiv:2404.00498, section 3.5.
     """
     if tta == "plain":
         return net(images)
-
-    def both(view: Tensor) -> Tensor:
-        """Sum the outputs of a view and its mirror image; mirror per-pixel outputs back first."""
-        output, mirrored = net(view), net(view.flip(3))
-        dense = output.ndim > 2
-        require(not dense or tta == "mirror", f"tta must be plain or mirror for outputs per pixel, got {tta}")
-        return output + (mirrored.flip(-1) if dense else mirrored)
-
-    views = [(images, 1.0)]
+    views = [(images, 1 / 2)]
     if tta == "mirror_shift":
-        h, w = images.shape[2:]
         padded = pad(images, [1] * 4, mode="reflect")
-        views = [(images, 0.5), *((padded[:, :, i : i + h, i : i + w], 0.25) for i in (0, 2))]
-    return torch.stack([weight / 2 * both(view) for view, weight in views]).sum(0)
+        views = [(images, 1 / 4), (padded[..., :-2, :-2], 1 / 8), (padded[..., 2:, 2:], 1 / 8)]
+    outputs = []
+    for view, weight in views:
+        output, mirrored = net(view), net(view.flip(3))
+        if output.ndim > 2:  # per pixel
+            require(tta == "mirror", f"tta must be plain or mirror for outputs per pixel, got {tta}")
+            mirrored = mirrored.flip(-1)
+        outputs.append(weight * (output + mirrored))
+    return torch.stack(outputs).sum(0)

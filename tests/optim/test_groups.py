@@ -19,7 +19,7 @@ from src import UserError
 from src.cli import main
 from src.data import Digits
 from src.nets import SmallCNN
-from src.optim import Cosine, Linear, MuonSGD, optimizer_and_schedule, param_groups
+from src.optim import Cosine, Linear, MuonSGD, build_optimizer, param_groups, with_warmup
 from src.optim.groups import check_settings, no_decay_params
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
@@ -199,8 +199,8 @@ def test_only_decoupled_decay_is_independent_of_the_gradient(optimizer, decouple
 def test_the_schedule_scales_the_rates_of_rules_and_layers():
     net = linear_layers(3)
     rules = [{"match": "0.weight", "lr": 0.7}]
-    (built,), (config,) = optimizer_and_schedule(net, partial(SGD, lr=LR), Linear, 0, 4, groups=rules, layer_decay=0.5)
-    assert built is config["scheduler"].optimizer
+    built = build_optimizer(net, partial(SGD, lr=LR), rules, layer_decay=0.5)
+    (config,) = with_warmup(built, Linear, 0, 4)
     base = {"2.weight": LR, "2.bias": LR, "1.weight": LR / 2, "1.bias": LR / 2, "0.weight": 0.7, "0.bias": LR / 4}
     for factor in (1, 0.75):
         rates = {name: lr for name, (lr,) in settings_by_name(net, built.param_groups, "lr").items()}
@@ -212,13 +212,13 @@ def test_the_schedule_scales_the_rates_of_rules_and_layers():
 
 def test_layer_decay_scales_a_shared_learning_rate_tensor_per_group():
     optimizer = partial(SGD, lr=torch.tensor(1.0))
-    (built,), _ = optimizer_and_schedule(linear_layers(2), optimizer, None, 0, 4, layer_decay=0.5)
+    built = build_optimizer(linear_layers(2), optimizer, layer_decay=0.5)
     assert [float(group["lr"]) for group in built.param_groups] == [1, 1, 0.5, 0.5]
 
 
 def test_settings_of_rules_are_checked_against_the_optimizer():
     with pytest.raises(UserError, match=re.escape("groups: SGD has no setting momentun; did you mean momentum?")):
-        optimizer_and_schedule(nn.Linear(2, 2), partial(SGD, lr=LR), None, 0, 4, [{"match": ".*", "momentun": 0.9}])
+        build_optimizer(nn.Linear(2, 2), partial(SGD, lr=LR), [{"match": ".*", "momentun": 0.9}])
 
 
 class ConstantLoss(LightningModule):
@@ -236,7 +236,8 @@ class ConstantLoss(LightningModule):
 
     def configure_optimizers(self):
         plateau = partial(ReduceLROnPlateau, factor=0.5, patience=0)
-        return optimizer_and_schedule(self.net, partial(SGD, lr=LR), plateau, self.warmup_steps, 30)
+        optimizer = build_optimizer(self.net, partial(SGD, lr=LR))
+        return [optimizer], with_warmup(optimizer, plateau, self.warmup_steps, 30)
 
 
 def fit_rates(task: LightningModule, **settings) -> list[float]:
@@ -282,7 +283,8 @@ def test_every_optimizer_learns_digits(name):
     torch.manual_seed(0)
     images, targets = Digits().load(train=True)
     net = SmallCNN(10, width=2)
-    (built,), (config,) = optimizer_and_schedule(net, OPTIMIZERS[name], Cosine, 3, 40, layer_decay=0.9)
+    built = build_optimizer(net, OPTIMIZERS[name], layer_decay=0.9)
+    (config,) = with_warmup(built, Cosine, 3, 40)
     losses = []
     for step in range(40):
         batch = slice(32 * step, 32 * (step + 1))

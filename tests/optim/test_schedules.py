@@ -41,10 +41,14 @@ def take_steps(schedule: LRScheduler, steps: int) -> list[float]:
     return rates
 
 
+def built(schedule, total_steps: float, warmup_steps: int) -> LRScheduler:
+    (config,) = with_warmup(sgd(), schedule, warmup_steps, total_steps)
+    return config["scheduler"]
+
+
 def run(schedule, total_steps: float, steps: int, warmup_steps: int = 0) -> list[float]:
     """Return the learning rate of each of the first steps of a run."""
-    (scheduler,) = with_warmup(sgd(), schedule, warmup_steps, total_steps)
-    return take_steps(scheduler, steps)
+    return take_steps(built(schedule, total_steps, warmup_steps), steps)
 
 
 def torch_one_cycle(optimizer: Optimizer, pct_start: float, start_ratio: float, final_ratio: float) -> LRScheduler:
@@ -207,13 +211,13 @@ def test_a_negative_warmup_is_rejected():
 @pytest.mark.parametrize("warmup_steps", [0, 5])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_resumed_and_extended_run_follows_its_new_length(schedule, warmup_steps):
-    (first,) = with_warmup(sgd(), schedule, warmup_steps, 20)
+    first = built(schedule, 20, warmup_steps)
     take_steps(first, 10)
     file = io.BytesIO()
     torch.save([first.optimizer.state_dict(), first.state_dict()], file)
     file.seek(0)
     optimizer_state, schedule_state = torch.load(file, weights_only=True)
-    (second,) = with_warmup(sgd(), schedule, warmup_steps, 40)
+    second = built(schedule, 40, warmup_steps)
     second.optimizer.load_state_dict(optimizer_state)
     second.load_state_dict(schedule_state)
     assert take_steps(second, 30)[1:] == pytest.approx(run(schedule, 40, 40, warmup_steps)[11:])
