@@ -5,7 +5,7 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from src import compile_pattern, require
+from src import UserError, compile_pattern, require
 
 
 class Penalty:
@@ -29,8 +29,9 @@ class Penalty:
     def __call__(self, net: nn.Module) -> Tensor:
         weights = {name: p for name, p in net.named_parameters() if p.requires_grad and p.ndim > 1}
         terms = [self.term(weight) for name, weight in weights.items() if self.pattern.fullmatch(name)]
-        names = ", ".join([*list(weights)[:5], *["..."][: len(weights) > 5]])
-        require(terms, f"match must match the full name of a weight ({names}), got {self.pattern.pattern!r}")
+        if not terms:
+            shown = ", ".join(list(weights)[:5]) + (", ..." if len(weights) > 5 else "")
+            raise UserError(f"match must match the full name of a weight ({shown}), got {self.pattern.pattern!r}")
         return self.weight * torch.stack(terms).sum()
 
 
