@@ -178,14 +178,9 @@ def with_warmup(
         start = max(main.factor(0), 1e-9)  # LinearLR requires a positive factor
         main.total_steps = max(1, int(min(total_steps, 2**53)) - warmup_steps)
     warmup = LinearLR(optimizer, start / (warmup_steps + 1), start, warmup_steps) if warmup_steps else None
-    schedulers: list[LRScheduler] = [each for each in (warmup, main) if each]
-    if len(schedulers) == 2 and not isinstance(main, ReduceLROnPlateau):
-        schedulers = [SequentialLR(optimizer, schedulers, milestones=[warmup_steps])]
-    return [
-        {
-            "scheduler": each,
-            "interval": "epoch" if isinstance(each, ReduceLROnPlateau) else "step",
-            "monitor": "val/loss",
-        }
-        for each in schedulers
-    ]
+    configs: list[dict[str, Any]] = [{"scheduler": each, "interval": "step"} for each in (warmup, main) if each]
+    if isinstance(main, ReduceLROnPlateau):
+        configs[-1] |= {"interval": "epoch", "monitor": "val/loss"}
+    elif warmup and main:
+        configs = [{"scheduler": SequentialLR(optimizer, [warmup, main], [warmup_steps]), "interval": "step"}]
+    return configs
