@@ -3,6 +3,5 @@
 from src.callbacks.averaging import EMA, SWA
 from src.callbacks.freeze import Freeze
 from src.callbacks.gradient_checkpointing import GradientCheckpointing
-from src.callbacks.gradient_noise import GradientNoise
 from src.callbacks.micro_batches import MicroBatches
-from src.callbacks.weight_noise import WeightNoise
+from src.callbacks.noise import GradientNoise, WeightNoise
