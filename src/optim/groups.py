@@ -19,10 +19,7 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def build_optimizer(
-    net: nn.Module,
-    optimizer: Callable[[list[dict[str, Any]]], Optimizer],
-    rules: list[Rule] | None = None,
-    layer_decay: float = 1.0,
+    net: nn.Module, optimizer: Callable[[list[dict[str, Any]]], Optimizer], rules: list[Rule] | None, layer_decay: float
 ) -> Optimizer:
     """Call ``optimizer`` with the ``param_groups`` of a net; refuse rules that it does not accept."""
     built = optimizer(param_groups(net, rules, layer_decay))

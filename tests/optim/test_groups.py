@@ -199,7 +199,7 @@ def test_only_decoupled_decay_is_independent_of_the_gradient(optimizer, decouple
 def test_the_schedule_scales_the_rates_of_rules_and_layers():
     net = linear_layers(3)
     rules = [{"match": "0.weight", "lr": 0.7}]
-    built = build_optimizer(net, partial(SGD, lr=LR), rules, layer_decay=0.5)
+    built = build_optimizer(net, partial(SGD, lr=LR), rules, 0.5)
     (config,) = with_warmup(built, Linear, 0, 4)
     base = {"2.weight": LR, "2.bias": LR, "1.weight": LR / 2, "1.bias": LR / 2, "0.weight": 0.7, "0.bias": LR / 4}
     for factor in (1, 0.75):
@@ -212,13 +212,13 @@ def test_the_schedule_scales_the_rates_of_rules_and_layers():
 
 def test_layer_decay_scales_a_shared_learning_rate_tensor_per_group():
     optimizer = partial(SGD, lr=torch.tensor(1.0))
-    built = build_optimizer(linear_layers(2), optimizer, layer_decay=0.5)
+    built = build_optimizer(linear_layers(2), optimizer, None, 0.5)
     assert [float(group["lr"]) for group in built.param_groups] == [1, 1, 0.5, 0.5]
 
 
 def test_settings_of_rules_are_checked_against_the_optimizer():
     with pytest.raises(UserError, match=re.escape("groups: SGD has no setting momentun; did you mean momentum?")):
-        build_optimizer(nn.Linear(2, 2), partial(SGD, lr=LR), [{"match": ".*", "momentun": 0.9}])
+        build_optimizer(nn.Linear(2, 2), partial(SGD, lr=LR), [{"match": ".*", "momentun": 0.9}], 1.0)
 
 
 class ConstantLoss(LightningModule):
@@ -236,7 +236,7 @@ class ConstantLoss(LightningModule):
 
     def configure_optimizers(self):
         plateau = partial(ReduceLROnPlateau, factor=0.5, patience=0)
-        optimizer = build_optimizer(self.net, partial(SGD, lr=LR))
+        optimizer = build_optimizer(self.net, partial(SGD, lr=LR), None, 1.0)
         return [optimizer], with_warmup(optimizer, plateau, self.warmup_steps, 30)
 
 
@@ -283,7 +283,7 @@ def test_every_optimizer_learns_digits(name):
     torch.manual_seed(0)
     images, targets = Digits().load(train=True)
     net = SmallCNN(10, width=2)
-    built = build_optimizer(net, OPTIMIZERS[name], layer_decay=0.9)
+    built = build_optimizer(net, OPTIMIZERS[name], None, 0.9)
     (config,) = with_warmup(built, Cosine, 3, 40)
     losses = []
     for step in range(40):
