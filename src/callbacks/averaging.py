@@ -22,8 +22,7 @@ class EMA(Average):
     """Keep an exponential moving average of weights and batch-norm statistics, and validate and save it.
 
     It spans about the last 1 / (1 - decay) steps. After t steps the decay is (1 + t) / (10 + t) if that is smaller, as
-    in TensorFlow's tf.train.ExponentialMovingAverage, so that the initial weights do not dominate a short run as they
-    do in Lightning's EMAWeightAveraging.
+    in tf.train.ExponentialMovingAverage, so that the initial weights do not dominate a short run.
 
     Args:
         decay: weight of the old average in each step, in [0, 1).
@@ -49,8 +48,7 @@ class SWA(Average):
 
     Stochastic weight averaging (arXiv:1803.05407); batch-norm statistics are averaged too. Until averaging starts, the
     weights themselves are validated and saved. Use a learning rate that stays high: no schedule, or one with a
-    ``final_ratio`` of at least 0.1. Lightning's StochasticWeightAveraging neither validates nor saves the mean before
-    training ends.
+    ``final_ratio`` of at least 0.1. Lightning's StochasticWeightAveraging validates and saves no mean during training.
 
     Args:
         start: progress of the run at which averaging starts, in [0, 1).

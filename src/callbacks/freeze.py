@@ -58,14 +58,12 @@ class Freeze(Callback):
     on_train_start = on_train_epoch_start  # a run that resumes within an epoch does not start that epoch again
 
     def begin(self, epoch: int) -> None:
-        """Freeze and unfreeze the matching parameters for an epoch."""
         for p in self.params:
             p.requires_grad_(not self.is_frozen(p, epoch))
         for norm in self.norms:
             norm.train(any(p.requires_grad for p in norm.parameters(recurse=False)))
 
     def is_frozen(self, p: nn.Parameter, epoch: int) -> bool:
-        """Tell whether this or another Freeze freezes a parameter in an epoch."""
         active = (each for each in self.all if epoch >= each.start and (each.stop is None or epoch < each.stop))
         return any(p in each.params for each in active)
 

@@ -41,10 +41,9 @@ def restore_class_weights(states: list[dict[str, Any]], loss: Any, keep_stored: 
     With ``keep_stored``, stored weights win, as balanced ones do, because only the checkpoint has them.
     """
     configured = loss.state_dict(keep_vars=True) if isinstance(loss, nn.Module) else {}
-    for state, name in product(states, NAMES):
+    names = [name for name in NAMES if not isinstance(configured.get(name), nn.Parameter)]  # parameters are trained
+    for state, name in product(states, names):
         key = f"loss.{name}"
-        if isinstance(configured.get(name), nn.Parameter):
-            continue  # trained, not configured
         if name not in configured:
             state.pop(key, None)
         elif not keep_stored or key not in state:

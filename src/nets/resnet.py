@@ -130,8 +130,6 @@ class ResNet9(nn.Module):
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, optional pooling, batch norm, ReLU."""
-
     def __init__(self, in_channels: int, out_channels: int, pool: bool = False) -> None:
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
@@ -142,8 +140,6 @@ class ConvBlock(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolution blocks with a skip connection."""
-
     def __init__(self, channels: int, drop_path: float) -> None:
         super().__init__()
         self.branch = nn.Sequential(ConvBlock(channels, channels), ConvBlock(channels, channels))

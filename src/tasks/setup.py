@@ -13,7 +13,6 @@ MAX_PIXELS = 5000 * 32 * 32  # for data-dependent initialization
 
 
 def check_num_classes(num_classes: int, data: Any) -> None:
-    """Refuse a ``num_classes`` that differs from the number of classes in the data."""
     names = data.class_names if isinstance(data, ImageData) else None
     if names is not None and len(names) != num_classes:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
