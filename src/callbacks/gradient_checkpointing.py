@@ -1,6 +1,5 @@
 """GradientCheckpointing: less memory for more computation."""
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -30,20 +29,16 @@ class GradientCheckpointing(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         if stage != "fit":
             return
-        self.blocks = list(dict.fromkeys(self.outermost_matches(pl_module)))
+        modules = dict(pl_module.named_modules(remove_duplicate=False))
+        names = [name for name, m in modules.items() if name and self.pattern.fullmatch(type(m).__name__)]
+        outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+        self.blocks = list(dict.fromkeys(modules[name] for name in outermost))
         if not self.blocks:
             inner = [m for m in pl_module.modules() if len([*m.children()]) and len([*m.parameters()])][1:]
-            names = dict.fromkeys(type(module).__name__ for module in inner)
-            raise UserError(f"blocks must match one of the net's ({', '.join(names)}), got {self.pattern.pattern}")
+            kinds = dict.fromkeys(type(module).__name__ for module in inner)
+            raise UserError(f"blocks must match one of the net's ({', '.join(kinds)}), got {self.pattern.pattern}")
         for block in self.blocks:
             block.forward = partial(forward, block)  # type: ignore[method-assign]
-
-    def outermost_matches(self, module: nn.Module) -> Iterator[nn.Module]:
-        for child in module.children():
-            if self.pattern.fullmatch(type(child).__name__):
-                yield child
-            else:
-                yield from self.outermost_matches(child)
 
     def undo(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         for block in self.blocks:
