@@ -154,11 +154,12 @@ def same_kind(default: Any, value: Any) -> bool:
     """Check that a value can replace a default that is a bool, a number or a tuple of them; accept any other."""
     if isinstance(default, tuple):
         return isinstance(value, tuple | list) and len(value) == len(default) and all(map(same_kind, default, value))
-    numeric = isinstance(value, int | float) and isinstance(value, bool) == isinstance(default, bool)
-    return not isinstance(default, int | float) or numeric
+    return describe_kind(default) in ("", describe_kind(value))
 
 
-def describe_kind(default: Any) -> str:
-    if isinstance(default, tuple):
-        return f"{len(default)} numbers"
-    return "true or false" if isinstance(default, bool) else "a number"
+def describe_kind(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{len(value)} numbers"
+    if isinstance(value, bool):
+        return "true or false"
+    return "a number" if isinstance(value, int | float) else ""
