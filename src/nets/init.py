@@ -36,8 +36,7 @@ class Init:
             raise UserError(f"settings must be arguments of {weight.__name__}: {error}") from None
 
     def __call__(self, net: nn.Module) -> None:
-        types = (nn.Linear, nn.modules.conv._ConvNd)
-        layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, types)}
+        layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)}
         matching = [layer for name, layer in layers.items() if self.pattern.fullmatch(name)]
         shown = ", ".join(layers) or "none"
         require(matching, f"init: match {self.pattern.pattern!r} matches no layer; the net has {shown}")
