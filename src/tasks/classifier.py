@@ -76,4 +76,5 @@ class Classifier(Task):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         states = [checkpoint[key] for key in ("state_dict", "current_model_state") if key in checkpoint]  # with EMA
-        restore_class_weights(states, self.loss, keep_stored=self.class_weights == "balanced")
+        if any(key.startswith("loss.") for key in (*self.state_dict(), *states[0])):
+            restore_class_weights(states, self.loss, keep_stored=self.class_weights == "balanced")
