@@ -31,7 +31,11 @@ class MLP(nn.Sequential):
 
 
 class LeNet(nn.Sequential):
-    """LeNet-5 with ReLU and max pooling, for images (N, C, 32, 32); LeCun et al., 1998."""
+    """LeNet-5 with ReLU and max pooling, for images (N, C, 32, 32); LeCun et al., 1998.
+
+    Args:
+        in_channels: channels C of the input.
+    """
 
     def __init__(self, num_outputs: int, in_channels: int = 3) -> None:
         super().__init__(
@@ -54,6 +58,9 @@ class SequentialCNN(nn.Sequential):
     """Three 5x5 convolutions and two linear layers, with max pooling as the only nonlinearity, as in many tutorials.
 
     For images (N, C, 32, 32).
+
+    Args:
+        in_channels: channels C of the input.
     """
 
     def __init__(self, num_outputs: int, in_channels: int = 3) -> None:
