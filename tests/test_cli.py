@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -109,7 +110,11 @@ def test_the_command_line_handles_signals_warnings_and_garbage() -> None:
         "--trainer.max_epochs=1",
         f"--trainer.callbacks+={__name__}.Probe",
     ]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits SIG_IGN
+    try:
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     state = json.loads(Path("state.json").read_text())
     assert state["signals"][:2] == ["Signals.receive", "Signals.receive"]
     assert "quiet" in state["showwarning"]
