@@ -139,8 +139,8 @@ class TensorLoader:
             if self.sampler.shuffle:
                 self.seed_batch()
             self.position += 1
-            moved = [*(copy_to(tensor, self.device) for tensor in (images, *targets)), None]
-            batch = self.transform(moved[0], moved[1], index, self.sampler.seed_epoch)
+            moved = copy_to(targets[0], self.device) if targets else None
+            batch = self.transform(copy_to(images, self.device), moved, index, self.sampler.seed_epoch)
             yield batch if targets else batch[0]
 
     def fetch(self) -> Iterator[Any]:
