@@ -81,19 +81,22 @@ def hash_index(index: Tensor) -> Tensor:
 
 
 class RandomCrop(MovePixels):
-    """Pad by reflection and crop at the original size: a shift by up to ``padding`` pixels.
+    """Pad and crop at the original size: a shift by up to ``padding`` pixels.
 
     Args:
         padding: largest shift, in pixels, at least 1.
+        fill: value of the pixels outside, in [0, 255]; masks get class 0. By default, the border is reflected, which
+            repeats what is close to it: for digits and shapes, the value of the background is better.
     """
 
-    def __init__(self, padding: int = 4) -> None:
+    def __init__(self, padding: int = 4, fill: float | None = None) -> None:
         super().__init__()
         require(padding >= 1, f"padding must be at least 1, got {padding}")
-        self.padding = padding
+        require(fill is None or 0 <= fill <= 255, f"fill must be in [0, 255], got {fill}")
+        self.padding, self.fill = padding, fill
 
     def make_params(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the source row of each row, (N, H), and the source column of each column, (N, W)."""
+        """Return the source row of each row, (N, H), and the source column of each column, (N, W); -1 is outside."""
         n, _, h, w = images.shape
         return self.draw_source(n, h, images.device), self.draw_source(n, w, images.device)
 
@@ -101,11 +104,19 @@ class RandomCrop(MovePixels):
     def draw_source(self, n: int, size: int, device: torch.device) -> Tensor:
         shift = torch.randint(-self.padding, self.padding + 1, (n, 1), device=device)
         last = size - 1
-        position = (torch.arange(size, device=device) + shift).abs() % max(1, 2 * last)
+        position = torch.arange(size, device=device) + shift
+        if self.fill is not None:
+            return position.where((position >= 0) & (position <= last), -1)  # outside
+        position = position.abs() % max(1, 2 * last)
         return last - (last - position).abs()  # reflected at both ends, as often as needed
 
-    def transform(self, images: Tensor, source: tuple[Tensor, Tensor], _mode: str) -> Tensor:
+    def transform(self, images: Tensor, source: tuple[Tensor, Tensor], mode: str) -> Tensor:
         n, c, h, w = images.shape
-        rows, columns = source
+        rows, columns = source if self.fill is None else (each.clamp(min=0) for each in source)
         pixels = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, h * w)  # (N, 1, H * W)
-        return images.reshape(n, c, h * w).gather(2, pixels.expand(n, c, h * w)).view(n, c, h, w)
+        moved = images.reshape(n, c, h * w).gather(2, pixels.expand(n, c, h * w)).view(n, c, h, w)
+        if self.fill is None:
+            return moved
+        outside = (source[0] < 0)[:, None, :, None] | (source[1] < 0)[:, None, None, :]
+        fill = self.fill if images.is_floating_point() else round(self.fill)
+        return moved.masked_fill(outside, 0 if mode == "nearest" else fill)
