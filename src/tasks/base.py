@@ -1,6 +1,7 @@
 """Task: steps, logging, metrics and optimizer of a training run, whatever a batch means."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,7 @@ class Task(LightningModule):
         test_metrics: the same for the test split.
         schedule: called with the optimizer, then stepped after each training step: one of ``src.optim``, which scale
             to the length of the run, or of ``torch.optim.lr_scheduler``, which count steps.
-        warmup_steps: steps of linear warm-up before the schedule begins.
+        warmup_steps: steps of linear warm-up before the schedule begins; below 1, a fraction of the run.
         groups: optimizer settings for the parameters whose full name matches a regular expression, such as
             {match: 'head.*', lr: 0.01}; the first match wins.
         layer_decay: factor of the learning rate from each layer to the one before it, in (0, 1].
@@ -47,7 +48,7 @@ class Task(LightningModule):
         val_metrics: MetricCollection,
         test_metrics: MetricCollection,
         schedule: Callable[[Optimizer], LRScheduler] | None = None,
-        warmup_steps: int = 0,
+        warmup_steps: int | float = 0,
         groups: list[dict[str, Any]] | None = None,
         layer_decay: float = 1.0,
         init: Callable[[nn.Module], Any] | None = None,
@@ -57,7 +58,9 @@ class Task(LightningModule):
         super().__init__()
         if init is not None:
             init(net)
-        self.net, self.optimizer, self.schedule, self.warmup_steps = net, optimizer, schedule, warmup_steps
+        self.net, self.optimizer, self.schedule = net, optimizer, schedule
+        self.warmup, self.warmup_steps = warmup_steps, int(warmup_steps)  # as configured, and in steps
+        self.stored_warmup: list[float] = []  # the same two of the checkpoint to resume
         self.groups, self.layer_decay, self.penalties = groups, layer_decay, penalties or []
         self.val_metrics, self.test_metrics = val_metrics.clone("val/"), test_metrics.clone("test/")
         self.train_means = EpochMeans()
@@ -88,6 +91,10 @@ class Task(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.net, self.optimizer, self.groups, self.layer_decay)
         total_steps = self.trainer.estimated_stepping_batches
+        if 0 < self.warmup < 1:
+            require(total_steps < inf, f"the run length is unknown, got warmup_steps={self.warmup}: set it in steps")
+            same = self.stored_warmup[:1] == [self.warmup]  # an extended run keeps the warm-up that it had
+            self.warmup_steps = int(self.stored_warmup[1]) if same else round(self.warmup * total_steps)
         return [optimizer], with_warmup(optimizer, self.schedule, self.warmup_steps, total_steps)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
@@ -129,9 +136,11 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_means"] = self.train_means.gather_state(self.all_gather)  # for a resume within the epoch
+        checkpoint["warmup"] = [self.warmup, self.warmup_steps]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.train_means.load_state(checkpoint.get("train_means", {}), self.global_rank)
+        self.stored_warmup = checkpoint.get("warmup", [])
 
 
 def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: str) -> Tensor:

@@ -138,6 +138,23 @@ def test_the_schedule_is_stepped_after_each_batch_and_ends_with_the_run():
     assert lrs == pytest.approx(expected)
 
 
+def test_a_warm_up_below_1_is_a_share_of_the_run_and_stays_when_it_is_extended(tmp_path):
+    def fitted(share, epochs, stored=None):
+        task, run = classifier(schedule=Cosine, warmup_steps=share), trainer(max_epochs=epochs, limit_val_batches=0)
+        run.limit_train_batches = 3
+        if stored:
+            task.on_load_checkpoint(stored)
+        run.fit(task, Noise())
+        return task, run
+
+    task, run = fitted(0.5, 2)
+    assert task.warmup_steps == 3  # of 6 steps
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    stored = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert fitted(0.5, 4, stored)[0].warmup_steps == 3  # of 12
+    assert fitted(0.75, 4, stored)[0].warmup_steps == 9  # another share
+
+
 def test_reduce_on_plateau_is_stepped_after_each_epoch():
     task = classifier(schedule=partial(ReduceLROnPlateau, factor=0.5, patience=0, threshold=0.99))
     run = trainer(max_epochs=3)
