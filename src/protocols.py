@@ -23,6 +23,21 @@ class ImageData(Protocol):
     normalize: Any
 
 
+@runtime_checkable
+class KnownClasses(Protocol):
+    """A data module that knows its number of classes before it loads anything."""
+
+    num_classes: int
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A data module that prints rows, names and values, when training starts."""
+
+    def describe_splits(self) -> list[tuple[str, str]]:
+        """Return for example the number of images per class and split."""
+
+
 class Augmentation(Protocol):
     """What a batch augmentation may have besides ``forward(images)``; each name is optional."""
 

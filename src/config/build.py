@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, require
 from src.config.arguments import Options
-from src.config.parser import check_training, instantiate
+from src.config.parser import check_training, infer_num_classes, instantiate
 from src.engine.checkpoints import BestCheckpoint, own_monitor
 from src.engine.overhead import LowOverhead, NoOpProfiler
 from src.engine.progress import EpochLine, ProgressBar
@@ -65,6 +65,7 @@ def build(
     stored = stored or {}
     if command in ("fit", "schedule"):
         check_training(config.trainer, config.name)
+    infer_num_classes(config)
     config.seed_everything = random_seed() if config.seed_everything is True else config.seed_everything
     seed_everything(config.seed_everything, workers=True, verbose=False)
     task, data, built = instantiate(config)

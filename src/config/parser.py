@@ -22,7 +22,7 @@ from src.config.errors import explain
 from src.config.files import SETTINGS
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.skip_non_finite import SkipNonFinite
-from src.protocols import ImageData
+from src.protocols import ImageData, KnownClasses
 
 # Lightning lets every setting be an address, from which a config would be fetched that nobody has checked
 set_parsing_settings(config_read_mode_fsspec_enabled=False, config_read_mode_urls_enabled=False)
@@ -81,6 +81,19 @@ def instantiate(config: Namespace) -> tuple[LightningModule, LightningDataModule
     if isinstance(data, ImageData):
         data.seed = config.seed_everything
     return task, data, objects
+
+
+def infer_num_classes(config: Namespace) -> None:
+    """Replace ``num_classes: data`` of the model by the number of classes of the data."""
+    settings = config.model.get("init_args") or Namespace()
+    if settings.get("num_classes") != "data":
+        return
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+    data = parser.instantiate(Namespace(data=config.get("data"))).get("data")
+    known = isinstance(data, KnownClasses)
+    require(known, "num_classes cannot be read from this data module: set --model.num_classes")
+    settings.num_classes = data.num_classes
 
 
 def plain_config(config: Namespace) -> dict[str, Any]:

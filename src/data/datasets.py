@@ -6,12 +6,24 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from src import UserError
+from src import UserError, require
 from src.data.base import DataModule
 
 
 class Digits(DataModule):
-    """1,797 digits of 8x8 pixels from scikit-learn, doi:10.24432/C50P49; a stratified fifth is the test set."""
+    """1,797 digits of 8x8 pixels from scikit-learn, doi:10.24432/C50P49; a stratified fifth is the test set.
+
+    Args:
+        root: not used; another value than the default is refused.
+        kwargs: see ``src.data.DataModule``.
+    """
+
+    num_classes = 10
+
+    def __init__(self, root: str = "data", **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        remedy = "for images of your own, use --config configs/folder.yaml"
+        require(root == "data", f"root must stay data, because Digits come with scikit-learn, got {root}; {remedy}")
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         from sklearn.datasets import load_digits  # slow to import
@@ -53,22 +65,22 @@ class TorchvisionData(DataModule):
 class MNIST(TorchvisionData):
     """60,000 + 10,000 handwritten digits, 1x28x28; LeCun et al., 1998, doi:10.1109/5.726791."""
 
-    dataset = datasets.MNIST
+    dataset, num_classes = datasets.MNIST, 10
 
 
 class FashionMNIST(TorchvisionData):
     """60,000 + 10,000 images of clothes, 1x28x28; arXiv:1708.07747."""
 
-    dataset = datasets.FashionMNIST
+    dataset, num_classes = datasets.FashionMNIST, 10
 
 
 class CIFAR10(TorchvisionData):
     """50,000 + 10,000 photos of 10 classes, 3x32x32; Krizhevsky, 2009, "Learning multiple layers of features"."""
 
-    dataset = datasets.CIFAR10
+    dataset, num_classes = datasets.CIFAR10, 10
 
 
 class CIFAR100(TorchvisionData):
     """50,000 + 10,000 photos of 100 classes, 3x32x32; Krizhevsky, 2009, "Learning multiple layers of features"."""
 
-    dataset = datasets.CIFAR100
+    dataset, num_classes = datasets.CIFAR100, 100

@@ -19,7 +19,7 @@ class Classifier(Task):
 
     Args:
         net: called with the number of classes K, returns the net, which maps inputs to logits (N, K).
-        num_classes: number of classes K, at least 2.
+        num_classes: number of classes K, at least 2; ``data`` in a config: as many as the data has.
         loss: function or module of logits (N, K) and targets (N,).
         class_weights: weight of each class in the loss, (K,); ``balanced``: inversely proportional to class frequency
             in the training split.
@@ -31,11 +31,13 @@ class Classifier(Task):
     def __init__(
         self,
         net: Callable[[int], nn.Module],
-        num_classes: int,
+        num_classes: int | Literal["data"] = "data",
         loss: nn.Module | Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         class_weights: list[float] | Literal["balanced"] | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(num_classes, str):
+            raise UserError(f"num_classes must be a number, unless a config also names the data; got {num_classes}")
         val, test = (classification_metrics(num_classes, per_class) for per_class in (False, True))
         super().__init__(net=net(num_classes), val_metrics=val, test_metrics=test, **kwargs)
         self.loss = nn.CrossEntropyLoss() if loss is cross_entropy else loss  # the module can hold class weights

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from src import UserError
 from src.callbacks import EMA
 from src.cli import main
-from src.config.arguments import read
+from src.config.arguments import Options, read
 from src.config.build import Experiment, build, random_seed
 from src.config.parser import parse
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
@@ -170,3 +170,20 @@ def test_a_drawn_seed_is_written_into_the_config_and_used(environment: Any) -> N
     assert seed == x.config.seed_everything == x.data.seed == int(os.environ["PL_GLOBAL_SEED"])
     again = main([*fit, f"--seed_everything={seed}"])
     assert same(x.task.state_dict(), again.task.state_dict())
+
+
+@pytest.mark.parametrize(("data", "expected"), [("src.data.Digits", 10), ("src.data.CIFAR100", 100)])
+def test_the_number_of_classes_comes_from_the_data_unless_it_is_typed(data: str, expected: int) -> None:
+    args = ["--model=src.tasks.Classifier", "--model.net=src.nets.MLP", "--model.optimizer=torch.optim.SGD"]
+    for typed, number in ([], expected), (["--model.num_classes=7"], 7):
+        x = build(parse(Options("show", settings=[f"--data={data}", *args, *typed])), "show")
+        assert x.task.num_classes == number
+
+
+def test_the_number_of_classes_must_be_typed_where_the_data_does_not_know_it() -> None:
+    settings = ["--model=src.tasks.Classifier", "--model.net=src.nets.MLP", "--model.optimizer=torch.optim.SGD"]
+    for data in ([], ["--data=lightning.pytorch.demos.boring_classes.BoringDataModule"]):
+        with pytest.raises(
+            UserError, match=r"num_classes cannot be read from this data module: set --model\.num_classes"
+        ):
+            build(parse(Options("show", settings=[*settings, *data])), "show")

@@ -102,3 +102,8 @@ def test_the_test_set_is_stratified_and_fixed():
     assert images.equal(again)
     assert set(targets.bincount().tolist()) <= {34, 35, 36, 37}  # a fifth of 174 to 183
     assert first.class_names == [str(digit) for digit in range(10)]
+
+
+def test_a_root_is_refused_for_digits():
+    with pytest.raises(UserError, match=r"root must stay data, because Digits come with scikit-learn, got photos; .*"):
+        Digits(root="photos")
