@@ -27,6 +27,12 @@ def as_user_error(error: Exception) -> UserError | None:
 
     if isinstance(error, MisconfigurationException):
         return UserError(" ".join(str(error).split()))
+    if re.search(r"DataLoader worker \(pid", str(error)):
+        reason = "a process that reads data was killed, usually because memory ran out"
+        return UserError(f"{reason}: use a smaller --data.num_workers. Existing checkpoints are intact.")
+    if getattr(error, "errno", 0) in (errno.EMFILE, errno.ENFILE) or "items of ancdata" in str(error):
+        hint = "raise the limit with ulimit -n, or set --data.num_workers=0"
+        return UserError(f"too many open files: {hint}. Existing checkpoints are intact.")
     out_of_memory = re.search("out of memory|DefaultCPUAllocator", str(error))
     if out_of_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
         presets = "configs/presets/micro_batches.yaml, bf16.yaml or checkpointing.yaml of the same folder"

@@ -1,11 +1,8 @@
 """Which samples form each batch, and the loader of batches that depend only on seed, epoch and position."""
 
-import os
-import signal
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from multiprocessing.util import get_temp_dir
-from threading import Thread
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from src import UserError, require
 from src.data.loading.splits import Samples, copy_to
+from src.data.loading.workers import Packed, ignore_group_signals
 
 Sampling = Literal["shuffled", "weighted", "balanced"]
 Transform = Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]]
@@ -55,6 +53,7 @@ class BatchSampler(Sampler):
         if classes is not None and shuffle and sampling != "shuffled":
             self.members = [(classes == k).nonzero()[:, 0] for k in classes.unique()]
         self.epoch = self.start = 0
+        self.as_arrays = False  # True: for workers, to which each tensor would take a file descriptor
         self.frozen = False  # True: repeat the order of epoch 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -77,7 +76,8 @@ class BatchSampler(Sampler):
         else:
             order = torch.randperm(self.num_samples, generator=generator)
         for batch in order.tensor_split(self.num_batches)[self.start :]:
-            yield batch if self.world_size == 1 else batch.tensor_split(self.world_size)[self.rank]
+            own = batch if self.world_size == 1 else batch.tensor_split(self.world_size)[self.rank]
+            yield own.numpy() if self.as_arrays else own  # type: ignore[misc]
 
     def class_balanced_order(self, generator: torch.Generator) -> Tensor:
         """Return positions (N,) with equally likely classes, drawn independently or, if balanced, in rounds."""
@@ -123,7 +123,9 @@ class TensorLoader:
             get_temp_dir()  # created here, because a killed worker would leave its own behind
             settings: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": ignore_group_signals}
             settings["pin_memory"] = self.device.type == "cuda"
-            self.workers = DataLoader(samples, None, sampler=batch_sampler, num_workers=num_workers, **settings)
+            settings |= {"collate_fn": Packed.of, "sampler": batch_sampler}
+            batch_sampler.as_arrays = True
+            self.workers = DataLoader(samples, None, num_workers=num_workers, **settings)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -145,7 +147,10 @@ class TensorLoader:
 
     def fetch(self) -> Iterator[Any]:
         try:
-            yield from map(self.samples.__getitem__, self.sampler) if self.workers is None else self.workers
+            if self.workers is None:
+                yield from map(self.samples.__getitem__, self.sampler)
+            else:
+                yield from (batch.unpack() if isinstance(batch, Packed) else batch for batch in self.workers)
         except UserError as error:  # a worker's error has its traceback in the text
             raise UserError(str(error).splitlines()[-1].removeprefix("src.UserError: ")) from None
 
@@ -168,19 +173,3 @@ class TensorLoader:
         changed = [f"{key} was {state[key]}, is {now[key]}" for key in SETTINGS if state.get(key, now[key]) != now[key]]
         details = f"{', '.join(changed)}; restore the setting"
         require(not changed, f"cannot resume in the middle of epoch {state['epoch']}: {details}")
-
-
-def ignore_group_signals(worker: int) -> None:  # noqa: ARG001
-    """Ignore signals sent to the whole process group (Ctrl-C); exit only on SIGTERM from the parent."""
-    for name in ("SIGINT", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # absent on macOS, where any SIGTERM ends a worker
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        Thread(target=exit_on_parent_sigterm, daemon=True).start()
-
-
-def exit_on_parent_sigterm() -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
-        pass
-    os._exit(0)
