@@ -1,5 +1,6 @@
 """Every config trains: on made-up data of the right shape, and MNIST also on the real images."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +64,26 @@ def test_a_config_trains_and_tests_two_batches(file: Path, monkeypatch: pytest.M
         args += SMALLER
     if name == "ImageFolder":
         write_images(Path("images"))
-        args += ["--data.root=images", "--model.num_classes=10"]
+        args += ["--data.root=images"]
     experiment = main(["fit", f"--config={file}", *args])
     assert experiment.trainer.global_step == 2
+
+
+def test_a_few_photos_per_class_are_enough_for_the_folder_config(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, count in (("cat", 7), ("dog", 4), ("eel", 3)):
+        Path("photos", name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 30, 3), np.uint8)).save(
+                f"photos/{name}/{i}.jpg"
+            )
+    args = ["--data.root=photos", "--trainer.max_epochs=2", "--model.net.depth=18", "--data.size=32"]
+    x = main(["fit", "--config=configs/folder.yaml", *args])
+    out = capsys.readouterr().out
+    assert re.match(r"images +train +val +test\ncat +\d+ +\d+ +1\ndog .*\neel .*\nall +\d+ +\d+ +3\n", out)
+    assert "note    a class has only 2 training images, fewer than 5 folds\n" in out
+    assert re.search(r"note    batch_size is \d, the number of training samples, instead of 32\n", out)
+    assert yaml.safe_load((x.run.path / "config.yaml").read_text())["model"]["init_args"]["num_classes"] == 3
+    main(["test", f"--run={x.run.path}"])
 
 
 @every_cifar10_config

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from src import UserError, require
 from src.data.loading.loader import BatchSampler, Sampling, TensorLoader
-from src.data.loading.splits import Samples, digest, kfold_split, move_to_device
+from src.data.loading.splits import Samples, digest, has_classes, kfold_split, max_folds, move_to_device
 from src.data.loading.transform import BatchTransform, Normalize
 
 
@@ -33,6 +33,7 @@ class DataModule(LightningDataModule):
     """
 
     class_names: list[str] | None = None  # None unless targets are classes
+    shrinks = False  # whether batch_size and folds that are too large for the data are reduced instead of refused
     seed: int = 0  # of training: order of samples, augmentation, dropout; set by src.config.build
 
     def __init__(
@@ -50,7 +51,7 @@ class DataModule(LightningDataModule):
         require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
         require(folds >= 2, f"folds must be at least 2, got {folds}")
         require(0 <= fold < folds, f"fold must be in [0, {folds}), got {fold}")
-        self.root, self.batch_size = Path(root), batch_size
+        self.root, self.batch_size = Path(root).expanduser(), batch_size
         self.augment, self.mix, self.sampling = augment or [], mix, sampling
         self.folds, self.fold, self.split_seed = folds, fold, split_seed
         self.splits: dict[str, Samples] = {}  # keys: train, val, test, predict
@@ -58,6 +59,8 @@ class DataModule(LightningDataModule):
         self.normalize: Normalize | None = None
         self.shape: tuple[int, ...] = ()  # of one image, (C, H, W)
         self.augmented_shape: tuple[int, ...] = ()  # of the smallest augmented training image, once the data is split
+        self.notes: list[tuple[str, str]] = []  # to print when training starts
+        self.scale: tuple[float, float] | None = None  # of deep pixels; see ``image_files.decode``
         self.split_hash = self.test_hash = ""  # identify the training and validation split, and a held-out test split
 
     def load(self, train: bool) -> tuple[Any, Tensor | None]:
@@ -87,11 +90,14 @@ class DataModule(LightningDataModule):
         """Load the training set, split off validation data, and compute the normalization."""
         images, targets = self.load(train=True)
         if (separate := self.load_val()) is None:
+            self.enforce_limit("folds", *max_folds(images, targets))
+            smallest = int(targets.long().bincount().min()) if has_classes(targets) else self.folds
+            if smallest < self.folds:
+                self.notes += [("note", f"a class has only {smallest} training images, fewer than {self.folds} folds")]
             train, val = kfold_split(images, targets, self.folds, self.fold, self.split_seed)
         else:
             train, val = Samples(images, targets), Samples(*separate)
-        limit = f"{len(train)}, the number of training samples"
-        require(len(train) >= self.batch_size, f"batch_size must be at most {limit}, got {self.batch_size}")
+        self.enforce_limit("batch_size", len(train), "number of training samples")
         self.splits |= {"train": train, "val": val}
         needs = "needs classes as targets, integers (N,)"
         mixable = self.mix is None or (train.classes is not None and self.class_names)
@@ -102,6 +108,18 @@ class DataModule(LightningDataModule):
         self.normalize = Normalize.of(train)
         self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
         self.augmented_shape = self.batch_transform("train").try_out(train)
+
+    def enforce_limit(self, name: str, limit: int, meaning: str) -> None:
+        """Refuse a setting above what the data allows, or reduce it with a note if the class ``shrinks``."""
+        value = getattr(self, name)
+        if self.shrinks and value > limit > 1:
+            self.notes += [("note", f"{name} is {limit}, the {meaning}, instead of {value}")]
+            setattr(self, name, limit)
+        require(getattr(self, name) <= limit, f"{name} must be at most {limit}, the {meaning}, got {value}")
+
+    def describe_splits(self) -> list[tuple[str, str]]:
+        """Return names and values to print when training starts."""
+        return self.notes
 
     def train_dataloader(self) -> TensorLoader:
         return self.loader("train", shuffle=True)
@@ -134,7 +152,7 @@ class DataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in ("class_names", "shape", "split_hash", "test_hash")}
-        scales = {} if self.normalize is None else vars(self.normalize)  # mean and std
+        scales = {} if self.normalize is None else vars(self.normalize)  # mean, std and more
         return state | {name: values.flatten().tolist() for name, values in scales.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -146,4 +164,4 @@ class DataModule(LightningDataModule):
                 "restore the data, folds, fold, split_seed and test_fraction, or start a new run"
             )
         self.class_names, self.shape = state["class_names"], tuple(state["shape"])
-        self.normalize = Normalize(state["mean"], state["std"])
+        self.normalize = Normalize(state["mean"], state["std"], state.get("typical", ()))

@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -12,29 +13,36 @@ from torch import Tensor
 
 from src import UserError, require
 from src.data.base import DataModule
-from src.data.loading.image_files import ImageFiles, decode_all, find_images, save_atomically
-from src.data.loading.splits import Samples, digest
+from src.data.loading import cache
+from src.data.loading.image_files import ImageFiles, decode_all, scan
+from src.data.loading.report import Rows, Subset, describe
+from src.data.loading.splits import Samples, digest, hold_out
 
 MAX_BAD = 0.25  # fraction of undecodable images above which the folder itself is probably wrong
+NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+DECODING = 2  # of the decoder: a new number makes older caches invalid
 
 
 class ImageFolder(DataModule):
-    """One folder of images per class: ``root/train/<class>/*``, with optional ``val/`` and ``test/``.
+    """One folder of images per class: ``root/<class>/*``, or ``root/train/<class>/*``, with optional val/ and test/.
 
-    Without ``test/``, a fixed stratified fraction of ``train/`` is held out. Without ``val/``, one fold is. Images
-    are decoded once, in parallel, into a file in ``cache``; datasets too large for memory are decoded on access.
+    Without ``test/``, a fixed stratified fraction of the images is held out. Without ``val/`` (also ``valid/``), one
+    fold is. Images are decoded once, in parallel, into a file in ``cache``; datasets too large for memory are decoded
+    on access. If pixels have more than 8 bits, the training images define the scale of all images.
 
     Args:
-        root: folder that contains ``train/``.
+        root: folder that contains ``train/``, or the folders of the classes.
         size: height and width to which images are resized and center-cropped, in pixels.
         channels: 3 for color, 1 for gray.
-        test_fraction: fraction of ``train/`` to hold out if there is no ``test/``, in (0, 1).
+        test_fraction: fraction of the images to hold out if there is no ``test/``, in (0, 1).
         on_bad_image: ``stop`` at images that cannot be decoded, or ``skip`` up to a quarter; both name them.
         in_memory: whether to keep all images in memory; by default if they fit into a quarter of it.
         num_workers: number of processes that decode images on access; by default one per core, at most 8.
         cache: folder for decoded images.
         kwargs: see ``src.data.DataModule``.
     """
+
+    shrinks = True
 
     def __init__(
         self,
@@ -53,59 +61,104 @@ class ImageFolder(DataModule):
         require(0 < test_fraction < 1, f"test_fraction must be in (0, 1), got {test_fraction}")
         require(num_workers is None or num_workers >= 0, f"num_workers must be at least 0, got {num_workers}")
         self.shape, self.test_fraction, self.skip_bad = (channels, size, size), test_fraction, on_bad_image == "skip"
-        self.in_memory, self.num_workers, self.cache = in_memory, num_workers, Path(cache)
+        self.in_memory, self.num_workers, self.cache = in_memory, num_workers, Path(cache).expanduser()
+        self.decoded: dict[str, dict[str, Any]] = {}  # by split: what decode_all returns, with the classes as "targets"
+        self.subsets: dict[str, Subset] = {}  # by split, before folds are split off
+        self.left_out: dict[str, Counter[str]] = {}  # by split: files that are not used, by kind
+        self.nested: dict[str, Counter[str]] = {}  # by split: images in subfolders, by class
 
     def prepare_data(self) -> None:
-        testing = self.trainer is not None and self.trainer.state.fn in ("test", "predict")
-        for split in ["test"] if testing and self.has("test") else ["train", "val"]:
+        stage = "" if self.trainer is None else self.trainer.state.fn
+        testing = stage in ("test", "predict") and self.has("test")
+        for split in ["test"] if testing else ["train", "val", "test"] if stage == "fit" else ["train", "val"]:
             if split == "train" or self.has(split):
                 self.read(split)
 
     def load(self, train: bool) -> tuple[Any, Tensor]:
-        self.class_names = self.find_classes("train")
+        if train or self.has("train") or self.class_names is None:  # else only the test set is there
+            self.class_names = self.find_classes("train")
         if self.has("test"):
             return self.read("train" if train else "test")
-        from sklearn.model_selection import train_test_split  # slow to import
-
         images, targets = self.read("train")
-        index = torch.arange(len(targets))
-        try:
-            sets = train_test_split(index, test_size=self.test_fraction, random_state=0, stratify=targets)
-        except ValueError as error:
-            what = f"{self.test_fraction:.0%} of {self.root / 'train'}"
-            raise UserError(f"cannot hold out {what} for testing: {error}") from None
-        train_index, test_index = (subset.sort().values for subset in sets)
+        train_index, test_index = hold_out(targets, self.test_fraction, self.folder("train"))
         self.test_hash = digest(self.files["train"], Samples(images, targets, test_index))
         self.files["test"] = [self.files["train"][i] for i in test_index.tolist()]
+        digests = self.decoded["train"]["digests"]
+        self.subsets |= {"train": (digests[train_index], targets[train_index])}
+        self.subsets |= {"test": (digests[test_index], targets[test_index])}
         index = train_index if train else test_index
         return images[index] if isinstance(images, Tensor) else images.subset(index), targets[index]
 
     def load_val(self) -> tuple[Any, Tensor] | None:
         return self.read("val") if self.has("val") else None
 
+    @property
+    def num_classes(self) -> int:
+        return len(self.find_classes("train"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"scale": self.scale and [*self.scale]}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         names = state["class_names"]
         check_same_classes(self.class_names or names, names, f"{self.root} must have the checkpoint's classes")
         super().load_state_dict(state)
+        self.scale = state.get("scale") and tuple(state["scale"])
+
+    def describe_splits(self) -> Rows:
+        """Return the number of images per class and split, what was left out and why, and copies across splits."""
+        subsets = {"train": self.subsets["train"], "val": self.subsets["val" if self.has("val") else "train"]}
+        for split, (digests, targets) in subsets.items():
+            index = self.splits[split].index
+            subsets[split] = digests[index], targets[index]
+        subsets |= {"test": self.subsets["test"]} if "test" in self.subsets else {}
+        left_out, nested = (sum(counts.values(), Counter()) for counts in (self.left_out, self.nested))
+        bad = [each for split in self.decoded.values() for each in split["bad"]]
+        return describe(subsets, self.class_names or [], left_out, bad, nested) + super().describe_splits()
+
+    def folder(self, split: str) -> Path:
+        """Return the folder of a split; the training images may also be in the root itself."""
+        folders = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        found = [each for each in folders if each.name.lower() in NAMES[split] and each.is_dir()]
+        several = " and ".join(f"{each.name}/" for each in found)
+        require(len(found) < 2, f"{self.root} has {several}, which all mean {split}: keep one of them")
+        return found[0] if found else self.root if split == "train" else self.root / split
 
     def has(self, split: str) -> bool:
-        return (self.root / split).is_dir()
+        return bool(self.class_folders()) if self.folder(split) == self.root else self.folder(split).is_dir()
+
+    def class_folders(self, split: str = "train") -> list[Path]:
+        """Return the folders of the classes, without those of splits and of the cache in the root."""
+        folder, splits = self.folder(split), sum(NAMES.values(), ())
+        found = [each for each in folder.iterdir() if each.is_dir() and each.name[0] != "."] if folder.is_dir() else []
+        if folder == self.root:
+            cache = self.cache.absolute()
+            found = [each for each in found if each.name.lower() not in splits and each.absolute() != cache]
+        return sorted(found)
 
     def find_classes(self, split: str) -> list[str]:
-        folder = self.root / split
-        names = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] != ".") if self.has(split) else []
-        remedy = "put images into root/train/<class>/, set --data.root, or use configs/digits.yaml"
-        require(names, f"no class folders in {folder.absolute()}: {remedy}, which needs no download")
-        return names
+        folder, folders = self.folder(split), self.class_folders(split)
+        place = (folder / "train" if folder == self.root else folder).absolute()
+        remedy = "put images into root/train/<class>/ or root/<class>/, set --data.root, or use configs/digits.yaml"
+        require(folders, f"no class folders in {place}: {remedy}, which needs no download")
+        nested = any(each.is_dir() for each in folders[0].iterdir())
+        hint = f"add another, or set --data.root={folders[0]} if the classes are in it" if nested else "add another"
+        require(len(folders) > 1, f"{folder} has only one class folder, {folders[0].name}: {hint}")
+        return [each.name for each in folders]
 
     def list_files(self, split: str) -> tuple[list[Path], Tensor]:
-        classes, names = self.find_classes("train" if self.has("train") else split), self.find_classes(split)
-        check_same_classes(names, classes, f"{self.root / split} must have the classes of {self.root / 'train'}")
-        files = [find_images(self.root / split / name) for name in names]
-        for name, found in zip(names, files, strict=True):
-            require(found, f"class folder {self.root / split / name} has no images: add some or remove it")
-        targets = torch.arange(len(names)).repeat_interleave(torch.tensor([len(found) for found in files]))
-        return [file for found in files for file in found], targets
+        classes = self.find_classes("train") if self.has("train") else self.class_names or self.find_classes(split)
+        folder, names = self.folder(split), self.find_classes(split)
+        check_same_classes(names, classes, f"{folder} must have the classes of {self.folder('train')}")
+        found, others = zip(*(scan(folder / name) for name in names), strict=True)
+        for name, files in zip(names, found, strict=True):
+            require(files, f"class folder {folder / name} has no images: add some or remove it")
+        beside = [file.suffix.lower() or "no suffix" for file in folder.iterdir() if file.is_file()]
+        self.left_out[split] = sum(others, Counter()) + Counter(f"{kind} outside class folders" for kind in beside)
+        inner = [file.relative_to(folder).parts for files in found for file in files]
+        self.nested[split] = Counter(parts[0] for parts in inner if len(parts) > 2)
+        targets = torch.arange(len(names)).repeat_interleave(torch.tensor([len(files) for files in found]))
+        return [file for files in found for file in files], targets
 
     def read(self, split: str) -> tuple[Any, Tensor]:
         """Return the images of a split that can be decoded, and their classes; name the other files."""
@@ -118,24 +171,28 @@ class ImageFolder(DataModule):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
         if len(bad) > MAX_BAD * len(paths):
-            limit = f"more than {MAX_BAD:.0%} of those in {self.root / split}"
+            limit = f"more than {MAX_BAD:.0%} of those in {self.folder(split)}"
             raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded, {limit}; first: {bad[0]}")
         if bad and split not in self.files:  # warn once
             warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=1)
         self.files[split] = [str(paths[i].relative_to(self.root)) for i in good.tolist()]
-        return cached["images"] if keep else ImageFiles(paths, self.shape, self.num_workers).subset(good), targets[good]
+        self.scale = self.scale or (cached["scale"] and tuple(cached["scale"]))
+        self.decoded[split], self.subsets[split] = cached, (cached["digests"], targets[good])
+        files = cached["images"] if keep else ImageFiles(paths, self.shape, self.num_workers, self.scale).subset(good)
+        return files, targets[good]
 
     def decode_cached(self, split: str, paths: list[Path], keep: bool) -> dict[str, Any]:
         """Return the cached result of ``decode_all``; changed names, sizes or times of files invalidate it."""
         stats = [(str(path.relative_to(self.root)), path.stat(follow_symlinks=path.exists())) for path in paths]
-        content = [keep, self.shape, [(name, s.st_size, s.st_mtime_ns) for name, s in stats]]
+        content = [DECODING, str(self.root.absolute()), keep, self.shape]
+        content += [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
         key = sha256(repr(content).encode()).hexdigest()[:16]
         file = self.cache / f"{self.root.absolute().name}-{split}-{key}.pt"
-        try:
-            return torch.load(file, mmap=True, weights_only=True)
-        except Exception:  # missing or damaged
-            save_atomically(decode_all(paths, self.shape, keep), file)
-            return torch.load(file, mmap=True, weights_only=True)
+        cached = cache.load(file, len(paths), self.shape, keep)
+        if cached is None or (self.scale and cached["scale"] and tuple(cached["scale"]) != self.scale):
+            cached = decode_all(paths, self.shape, keep, self.scale)
+            cache.save(cached, file)
+        return cached
 
 
 def check_same_classes(names: list[str], expected: list[str], message: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from src import UserError
-from src.protocols import HasEpochMeans, Resumable, WarmedUp
+from src.protocols import Describes, HasEpochMeans, Resumable, WarmedUp
 
 Rows = list[tuple[str, str]]  # what print_rows prints: names and values
 
@@ -33,7 +33,8 @@ def print_rows(rows: Rows) -> None:
 
 def start_notes(trainer: Any, resumed: Path | None) -> Rows:
     """Return notes to print when training starts: the resumed run, and what may be unexpected."""
-    rows: Rows = []
+    data = getattr(trainer, "datamodule", None)
+    rows: Rows = data.describe_splits() if isinstance(data, Describes) else []
     if resumed:
         rows += [("resumed", f"{resumed}, after step {trainer.global_step}")]
         rows += [("", "with the settings of its config.yaml and those typed")]

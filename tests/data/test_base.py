@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src import UserError
-from src.commands.predict import files_loader
+from src.commands.predict import FilesLoader
 from src.data import DataModule
 
 TARGETS = torch.tensor([0] * 41 + [1] * 26 + [2] * 13)[torch.randperm(80, generator=torch.Generator().manual_seed(0))]
@@ -142,7 +142,7 @@ def test_image_files_are_predicted_without_a_dataset(tmp_path):
     fresh.load_state_dict(
         {"class_names": ["cat"], "shape": [1, 2, 2], "split_hash": "x", "mean": [20.0], "std": [10.0]}
     )
-    (batch,) = files_loader(paths, fresh)
+    (batch,) = FilesLoader(paths, fresh)
     assert batch.equal((image.float() - 20).div(10).expand(2, 1, 2, 2))
     assert (fresh.class_names, fresh.loaded) == (["cat"], [])
 

@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -269,3 +271,145 @@ def test_a_damaged_cache_is_replaced():
     (cached,) = Path("data/cache").glob("*.pt")
     cached.write_bytes(cached.read_bytes()[:100])
     assert grays(small_folder().load(train=True)) == first
+
+
+def noise(file: str, seed: int, size: tuple[int, ...] = (9, 9), high: int = 256) -> None:
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(high, size=size, dtype=np.uint8)).save(file)
+
+
+def described(data: ImageFolder) -> str:
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    data.prepare_data()
+    data.trainer = None
+    data.setup("fit")
+    return "\n".join(f"{name}: {' '.join(value.split())}" for name, value in data.describe_splits())
+
+
+@pytest.mark.parametrize("names", [("", "", ""), ("train", "valid", "test"), ("Training", "validation", "Testing")])
+def test_splits_are_found_by_their_usual_names(names, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    for split, count in zip(names, (10, 2, 3), strict=True):
+        if split or count == 10:
+            fill(split, count, first=count)
+    data = small_folder(root="~/data")
+    text = described(data)
+    assert data.class_names == list(CLASSES)
+    if names[0]:
+        assert "images: train val test\ncat: 10 2 3\ndog: 10 2 3\neel: 10 2 3\nall: 30 6 9" in text
+    else:  # a fifth is held out, then every second is for validation
+        assert "images: train val test\ncat: 4 4 2\ndog: 4 4 2\neel: 4 4 2\nall: 12 12 6" in text
+
+
+def test_two_names_of_one_split_are_refused():
+    for split in ("train", "val", "valid"):
+        fill(split, 2)
+    with pytest.raises(UserError, match=r"data has val/ and valid/, which all mean val: keep one"):
+        small_folder().setup("fit")
+
+
+def test_a_folder_around_the_class_folders_is_named():
+    fill("photos", 4)
+    with pytest.raises(UserError, match=r"data has only one class folder, photos: .* --data.root=data/photos"):
+        small_folder().setup("fit")
+
+
+def test_the_table_names_files_that_are_left_out_and_why():
+    fill("train", 10)
+    for name in ("cat/a.HEIC", "cat/b.heic", "dog/c.svg", "labels.csv"):
+        Path("data/train", name).touch()
+    noise("data/train/eel/young/0.png", 0)
+    Path("data/train/cat/01.bmp").write_text("not an image")
+    with pytest.warns(UserWarning, match="skipped 1 of 31"):
+        text = described(small_folder(on_bad_image="skip"))
+    assert "left out: 2 .heic, 1 .svg, 1 .csv outside class folders\n: to use .heic, install pillow-heif" in text
+    assert "left out: 1 that cannot be decoded, first: cannot decode data/train/cat/01.bmp" in text
+    assert "note: images in subfolders of eel, 1, count as eel" in text
+
+
+def test_copies_of_training_images_are_counted():
+    for i in range(12):
+        noise(f"data/train/{'ab'[i % 2]}/{i}.png", i)
+        noise(f"data/test/{'ab'[i % 2]}/{i}.png", i if i < 5 else 100 + i)
+    (Path("data/train/a/copy.png")).write_bytes(Path("data/train/a/2.png").read_bytes())
+    data = small_folder(folds=6)
+    text = described(data)
+    held = {Path(data.files["train"][i]).name for i in data.splits["val"].index}
+    assert "note: 5 of 12 test images are copies of images in an earlier split" in text
+    assert ("val images are copies" in text) == (len(held & {"2.png", "copy.png"}) == 1)
+
+
+def test_a_small_folder_shrinks_batches_and_folds_with_a_note():
+    fill("train", 4)
+    data = small_folder(batch_size=32, folds=10)
+    text = described(data)
+    assert "note: folds is 3, the size of the largest training class, instead of 10" in text
+    assert "note: batch_size is 6, the number of training samples, instead of 32" in text
+    assert (data.folds, data.batch_size, len(next(iter(data.train_dataloader()))[0])) == (3, 6, 6)
+
+
+def test_a_class_with_fewer_images_than_folds_is_noted():
+    fill("train", 10)
+    for file in sorted(Path("data/train/eel").iterdir())[3:]:
+        file.unlink()
+    assert "note: a class has only 2 training images, fewer than 5 folds" in described(small_folder(folds=5))
+
+
+def test_data_sets_of_equal_names_sizes_and_times_have_their_own_cache():
+    for place, seed in (("one", 0), ("two", 1)):
+        for name in ("a/0.bmp", "a/1.bmp", "b/0.bmp", "b/1.bmp"):
+            noise(f"{place}/data/train/{name}", seed)
+            os.utime(f"{place}/data/train/{name}", ns=(10**18, 10**18))
+    loaded = [small_folder(root=f"{place}/data", test_fraction=0.5).load(train=True)[0] for place in ("one", "two")]
+    assert not loaded[0].equal(loaded[1])
+
+
+def flipped(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    at = content.index(bytes(range(80, 84)) * 4)  # pixels of the fifth image
+    content[at : at + 16] = bytes(255 - each for each in content[at : at + 16])
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        flipped,
+        lambda file: torch.save([1, 2], file),
+        lambda file: torch.save({}, file),
+        lambda file: torch.save(torch.load(file) | {"images": torch.zeros(12, 1, 2, 2, dtype=torch.uint8)}, file),
+        lambda file: torch.save(torch.load(file) | {"good": torch.arange(12) + 1}, file),
+        lambda file: torch.save(torch.load(file) | {"images": torch.zeros(12, 1, 4, 4)}, file),
+    ],
+)
+def test_a_cache_with_other_content_is_replaced(change):
+    fill("train", 4)
+    fill("test", 1)
+    for file in Path("data/train").rglob("*.bmp"):
+        Image.fromarray(np.arange(80, 84, dtype=np.uint8)[None].repeat(4, 0)).save(file)
+    first = small_folder().load(train=True)[0].clone()
+    (cached,) = Path("data/cache").glob("*.pt")
+    change(cached)
+    assert small_folder().load(train=True)[0].equal(first)
+    assert [file.suffix for file in Path("data/cache").iterdir()] == [".pt"]
+
+
+def test_deep_images_of_a_data_set_have_one_scale():
+    for i, high in enumerate((4095, 2000, 100, 4000, 1000, 50)):
+        for split, factor in (("train", 1), ("test", 0.5)):
+            pixels = np.full((4, 4), high * factor)
+            for name in "ab":
+                Path("data", split, name).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype((np.uint16, np.int32, np.float32)[i % 3])).save(
+                    Path("data", split, name, f"{i}.tif")
+                )
+    data, expected = small_folder(), np.array([4095, 2000, 100, 4000, 1000, 50]) / 4095 * 255
+    images = data.load(train=True)[0][:6, 0, 0, 0].numpy()
+    assert np.abs(images - expected).max() <= 0.5
+    assert np.abs(data.load(train=False)[0][:6, 0, 0, 0].numpy() - expected / 2).max() <= 0.51
+    on_access = small_folder(in_memory=False)
+    assert on_access.load(train=True)[0][torch.arange(6)][:, 0, 0, 0].tolist() == images.tolist()
+    data.setup("fit")
+    other = small_folder()
+    other.load_state_dict(data.state_dict())
+    assert other.scale == (0, 4095)

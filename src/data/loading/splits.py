@@ -1,16 +1,18 @@
 """Subsets of a dataset, and k-fold splits of the training set."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
+from math import ceil
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from src import require
+from src import UserError, require
 
 
 @dataclass
@@ -57,17 +59,34 @@ def has_classes(targets: Tensor | None) -> TypeGuard[Tensor]:
     return targets is not None and targets.ndim == 1 and not targets.is_floating_point()
 
 
+def max_folds(images: Any, targets: Tensor | None) -> tuple[int, str]:
+    """Return the largest possible number of folds, and what it is."""
+    if has_classes(targets):
+        return int(targets.long().bincount().max()), "size of the largest training class"
+    return len(images), "number of training samples"
+
+
 def kfold_split(images: Any, targets: Tensor | None, folds: int, fold: int, seed: int) -> tuple[Samples, Samples]:
     """Return the training and the validation subset for one fold; classes are stratified."""
-    limit, meaning = len(images), "number of training samples"
-    if has_classes(targets):
-        limit, meaning = int(targets.long().bincount().max()), "size of the largest training class"
-    require(folds <= limit, f"folds must be at most {limit}, the {meaning}, got {folds}")
+    require(fold < folds, f"fold must be in [0, {folds}), got {fold}")
     from sklearn.model_selection import KFold, StratifiedKFold  # slow to import
 
     splitter = (StratifiedKFold if has_classes(targets) else KFold)(folds, shuffle=True, random_state=seed)
-    train, val = next(islice(splitter.split(torch.arange(len(images)), targets), fold, None))
+    with warnings.catch_warnings(action="ignore"):  # of classes that not every fold has
+        train, val = next(islice(splitter.split(torch.arange(len(images)), targets), fold, None))
     return Samples(images, targets, torch.from_numpy(train)), Samples(images, targets, torch.from_numpy(val))
+
+
+def hold_out(targets: Tensor, fraction: float, name: Any) -> tuple[Tensor, Tensor]:
+    """Return sorted indices of training and test samples: a fixed stratified fraction, at least one per class."""
+    from sklearn.model_selection import train_test_split  # slow to import
+
+    count = max(ceil(fraction * len(targets)), len(targets.unique()))
+    try:
+        sets = train_test_split(torch.arange(len(targets)), test_size=count, random_state=0, stratify=targets)
+    except ValueError as error:
+        raise UserError(f"cannot hold out {fraction:.0%} of {name} for testing: {error}") from None
+    return sets[0].sort().values, sets[1].sort().values
 
 
 def move_to_device(samples: Samples, others: Iterable[Samples], device: torch.device) -> None:

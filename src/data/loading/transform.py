@@ -10,30 +10,53 @@ from torch.nn.functional import one_hot
 from src import UserError, require
 from src.data.loading.splits import Samples
 
+MIN_SPREAD = 8.0  # training images that are all alike must not make others stand out by a few gray levels
+
 
 class Normalize:
-    """Subtract the mean of each channel and divide by its standard deviation, (C,) each, in pixel values."""
+    """Subtract the mean of each channel and divide by its standard deviation, (C,) each, in pixel values.
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    ``typical`` has the mean and std over images of their brightness, then of their contrast: an image's mean and std.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], typical: Sequence[float] = ()) -> None:
         self.mean, self.std = (torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (mean, std))
+        self.typical = torch.tensor(typical, dtype=torch.float32)  # empty in older checkpoints
 
     @classmethod
     def of(cls, samples: Samples) -> "Normalize":
         """Compute mean and std per channel, over all images in memory or up to 9,999 evenly spaced image files."""
         index = samples.index if isinstance(samples.images, Tensor) else samples.index[:: max(1, len(samples) // 5000)]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
+        each = []
         for chunk in index.split(1000):
             pixels = samples.images[chunk].double()
             count += pixels[:, 0].numel()
             total = total + pixels.sum((0, 2, 3))
             square = square + pixels.square().sum((0, 2, 3))
-        mean = total / count
-        return cls(mean.tolist(), (square / count - mean.square()).clamp(min=1e-12).sqrt().tolist())
+            each.append(brightness_and_contrast(pixels))
+        mean, looks = total / count, torch.cat(each)
+        typical = torch.stack([looks.mean(0), looks.std(0, correction=0)], 1).flatten()
+        std = (square / count - mean.square()).clamp(min=1e-12).sqrt()
+        return cls(mean.tolist(), std.tolist(), typical.tolist())
+
+    def unlike(self, looks: Tensor) -> Tensor:
+        """Tell which images are unlike the training images, (N,), given brightness and contrast of each, (N, 2)."""
+        if not len(self.typical):
+            return torch.zeros(len(looks), dtype=torch.bool)
+        mean, std = self.typical.view(2, 2).T
+        return ((looks - mean).abs() > 3 * std.clamp(min=MIN_SPREAD)).any(1)
 
     def __call__(self, images: Tensor) -> Tensor:
         if self.mean.device != images.device:
             self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         return (images - self.mean).div_(self.std)
+
+
+def brightness_and_contrast(images: Tensor) -> Tensor:
+    """Return the mean and the standard deviation of the pixels of each image, (N, 2), as floats."""
+    pixels = images.float().flatten(1)
+    return torch.stack([pixels.mean(1), pixels.std(1, correction=0)], 1)
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from src import UserError
-from src.data.loading.image_files import ImageFiles, decode, find_images
+from src.data.loading.image_files import ImageFiles, decode, decode_all, find_images
 
 PIXELS = np.random.default_rng(0).integers(256, size=(6, 4, 3), dtype=np.uint8)
 
@@ -195,3 +195,73 @@ def test_images_behind_links_are_found_once():
     Path("a/more").symlink_to(Path("elsewhere").absolute())
     Path("elsewhere/back").symlink_to(Path("a").absolute())
     assert find_images(Path("a")) == [Path("a/1.png"), Path("a/more/deep/1.png")]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_12_bit_values_in_deep_files_keep_their_levels(kind):
+    levels = (np.arange(256) * 16).astype(kind)[None]  # 0 to 4080
+    got = decoded(Image.fromarray(levels), "a.tif", channels=1)[0, :, 0]
+    assert np.abs(got - np.arange(256) * 16 / 4095 * 255).max() <= 0.5
+    assert len(set(got.tolist())) > 250
+
+
+def test_values_below_zero_and_not_finite_pixels_stay_in_the_range():
+    levels = np.array([[-1, 0, 1, np.nan]], dtype=np.float32)
+    assert decoded(Image.fromarray(levels), "a.tif", channels=1)[0, :, 0].tolist() == [0, 128, 255, 128]
+
+
+def test_one_scale_is_used_for_images_decoded_together():
+    for name, level in (("a.tif", 4000), ("b.tif", 1000)):
+        Image.fromarray(np.full((2, 2), level, dtype=np.uint16)).save(name)
+    images = decode_all([Path("a.tif"), Path("b.tif")], (3, 2, 2))["images"]
+    assert images[:, 2, 0, 0].tolist() == [round(4000 / 4095 * 255), round(1000 / 4095 * 255)]
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n", b"<svg/>"])
+def test_a_file_of_another_format_is_not_opened(content, monkeypatch):
+    monkeypatch.setattr("subprocess.check_call", None)  # PIL would start Ghostscript
+    Path("a.png").write_bytes(content)
+    assert decode(Path("a.png"), (3, 4, 4)) == "cannot decode a.png: not a readable image"
+
+
+@pytest.mark.parametrize("error", [KeyError("exif"), MemoryError(), ZeroDivisionError("odd"), EOFError("x\ny")])
+def test_any_exception_of_a_decoder_is_one_line_that_names_the_file(error, monkeypatch):
+    def fail(*_args, **_settings):
+        raise error
+
+    constant("RGB", 0).save("a.png")
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", fail)
+    message = decode(Path("a.png"), (3, 4, 4))
+    assert message.startswith("cannot decode a.png: ")
+    assert "\n" not in message
+    assert type(error).__name__ in message or "x y" in message or str(error) in message
+
+
+def test_damaged_exif_of_a_webp_is_named_or_ignored():
+    constant("RGB", 0).save("a.webp", exif=b"Exif\0\0II*\0" + b"\xff" * 8)
+    result = decode(Path("a.webp"), (3, 4, 4))
+    assert not isinstance(result, str) or result.startswith("cannot decode a.webp: ")
+
+
+def test_a_huge_image_is_refused_by_its_size_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr("src.data.loading.image_files.MAX_PIXELS", 1000)
+    constant("RGB", 0, (40, 30)).save("a.png")
+    message = "cannot decode a.png: 40 x 30 pixels are more than 1,000: make it smaller"
+    assert decode(Path("a.png"), (3, 4, 4)) == message
+
+
+def test_a_huge_jpeg_is_decoded_at_a_fraction_of_its_size(monkeypatch):
+    monkeypatch.setattr("src.data.loading.image_files.MAX_PIXELS", 1000)
+    blocks = np.kron([[0, 250], [100, 200]], np.ones((64, 64))).astype(np.uint8)
+    pixels = decoded(Image.fromarray(blocks), "a.jpg", channels=1, size=(2, 2))[:, :, 0]
+    full = np.asarray(Image.fromarray(blocks).resize((2, 2), Image.Resampling.BILINEAR), dtype=int)
+    assert np.abs(pixels - full).max() <= 3
+    assert isinstance(decode(Path("a.jpg"), (3, 64, 64)), str)
+
+
+def test_a_heic_file_is_read_where_pillow_heif_is_installed():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    noise = Image.fromarray(np.full((8, 8, 3), 90, dtype=np.uint8))
+    assert np.abs(decoded(noise, "a.heic") - 90).max() <= 8
+    assert find_images(Path()) == [Path("a.heic")]
