@@ -2,6 +2,8 @@
 
 import csv
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,76 +15,140 @@ from src.commands.test import start
 from src.config.arguments import Options
 from src.config.build import Experiment
 from src.data import DataModule
-from src.data.loading.image_files import ImageFiles, decode, find_images
-from src.data.loading.loader import BatchSampler, TensorLoader
-from src.data.loading.splits import Samples
-from src.data.loading.transform import BatchTransform
+from src.data.loading.image_files import decode_all, scan
+from src.data.loading.report import left_out_rows
+from src.data.loading.transform import brightness_and_contrast
 from src.protocols import ImageData
 from src.runs.summary import print_rows
 
+CHUNK = 8192  # image files that are decoded at once
 
-def run(options: Options, *, images: list[Path] | None = None, output: Path | None = None) -> Experiment:
+
+def run(
+    options: Options, *, images: list[Path] | None = None, output: Path | None = None, invert: bool = False
+) -> Experiment:
     """Name the classes of images: of the test set, or of image files.
+
+    If files are in folders named like classes, or the test set is used, the accuracy is printed, and confusion.csv
+    counts the images of each class (rows) by prediction (columns).
 
     Args:
         images: image files and folders.
         output: the CSV file of probabilities; by default predictions.csv in the run folder.
+        invert: swap black and white, such as in dark drawings on white for a net trained on MNIST.
 
     Examples:
         python -m src.cli predict --run runs/digits/version_0 --images photos/
     """
+    require(images or not invert, "--invert needs --images")
     x = start(options)
-    names: list[str] = []
-    loader: Any = None
-    if images:
-        files, data = expand(images), restore_data(x)
-        files = decodable(files, data) if getattr(data, "skip_bad", False) else files
-        loader, names = files_loader(files, data), [str(file) for file in files]
-    datamodule = None if images else x.data
-    outputs: Any = x.trainer.predict(x.task, loader, datamodule, ckpt_path=x.config.ckpt_path)
+    loader = FilesLoader(expand(images), check_data(x), invert) if images else None
+    outputs: Any = x.trainer.predict(x.task, loader, None if images else x.data, ckpt_path=x.config.ckpt_path)
+    if loader is not None and not loader.names:
+        raise UserError(f"--images: none of {len(loader.paths)} files can be decoded")
     rows = probabilities(outputs or [])
+    names, targets = loader.names if loader else [], None
     if isinstance(x.data, ImageData):
         names = names or x.data.files.get("test", [])
+        targets = None if images else x.data.splits["test"].classes
     names = (names or [f"test/{i}" for i in range(len(rows))])[: len(rows)]  # batches may be limited
     classes = (isinstance(x.data, ImageData) and x.data.class_names) or [str(i) for i in range(rows.shape[1])]
     file = output or (x.run.path if x.run else Path()) / "predictions.csv"
     write_csv(file, names, classes, rows)
     print_rows(predictions_table(names, classes, rows))
-    print_rows([("written to", str(file))])
+    if images:
+        targets = true_classes(names, images, classes)
+    print_rows([("written to", str(file)), *judge(rows, targets, classes, file.with_name("confusion.csv"))])
+    print_rows(loader.notes(len(rows)) if loader else [])
     return x
 
 
-def restore_data(x: Experiment) -> DataModule:
-    """Restore class names, image shape and normalization of the data module from the checkpoint."""
-    state = x.stored.get(type(x.data).__qualname__)
-    if not isinstance(x.data, DataModule) or not state:
+def check_data(x: Experiment) -> DataModule:
+    """Refuse a data module whose class names, image shape and normalization are not in the checkpoint."""
+    if not isinstance(x.data, DataModule) or type(x.data).__qualname__ not in x.stored:
         raise UserError("--images needs a run whose data module derives from src.data.DataModule")
-    x.data.load_state_dict(state)
     return x.data
 
 
 def expand(paths: list[Path]) -> list[Path]:
-    """Replace each folder among the paths by the image files in it, at any depth."""
+    """Replace each folder among the paths by the image files in it, at any depth; print what is left out."""
     found: list[Path] = []
     for path in paths:
         require(path.exists(), f"--images {path} does not exist")
-        found += find_images(path) if path.is_dir() else [path]
+        files, others = scan(path) if path.is_dir() else ([path], Counter())
+        found += files
+        if files:
+            print_rows(left_out_rows(others))
     require(found, f"--images {' '.join(map(str, paths))}: no image files found")
     return found
 
 
-def decodable(paths: list[Path], data: DataModule) -> list[Path]:
-    """Skip images that cannot be decoded, with a warning that names them."""
-    faults = {path: fault for path in paths if isinstance(fault := decode(path, data.shape), str)}
-    if faults:
-        warnings.warn(f"skipped {len(faults)} of {len(paths)} images: {'; '.join(faults.values())}", stacklevel=1)
-    return [path for path in paths if path not in faults]
+class FilesLoader:
+    """Batches of the image files that can be decoded, normalized as in training; the others print one line each."""
+
+    def __init__(self, paths: list[Path], data: DataModule, invert: bool = False) -> None:
+        self.paths, self.data, self.invert = paths, data, invert
+        self.names: list[str] = []  # of the images in all batches so far
+        self.looks: list[Tensor] = []  # brightness and contrast of these images, (N, 2)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.names, self.looks, scale = [], [], self.data.scale
+        normalize: Any = self.data.normalize
+        for first in range(0, len(self.paths), CHUNK):
+            paths = self.paths[first : first + CHUNK]
+            decoded = decode_all(paths, self.data.shape, scale=scale)
+            scale = scale or decoded["scale"]
+            for message in decoded["bad"]:
+                warnings.warn(message, stacklevel=1)
+            if not len(decoded["good"]):
+                continue
+            images = 255 - decoded["images"] if self.invert else decoded["images"]
+            self.looks.append(brightness_and_contrast(images))
+            self.names += [str(paths[i]) for i in decoded["good"].tolist()]
+            yield from map(normalize, images.split(64))
+
+    def notes(self, count: int) -> list[tuple[str, str]]:
+        """Say so if more than one in twenty of the first images is unlike those of the training."""
+        normalize: Any = self.data.normalize
+        looks = torch.cat(self.looks)[:count]
+        unlike = normalize.unlike(looks)
+        if unlike.float().mean() <= 0.05:
+            return []
+        trained, _, contrast, _ = normalize.typical.tolist()
+        text = f"{int(unlike.sum())} of {count} images are unlike the training images"
+        bright, contrasts = looks[unlike].mean(0).tolist()
+        rows = [("note", f"{text}: brightness {bright:.0f}, there {trained:.0f},")]
+        rows += [("", f"contrast {contrasts:.0f}, there {contrast:.0f}; predictions may be wrong")]
+        mirrored = looks * torch.tensor([-1.0, 1.0]) + torch.tensor([255.0, 0.0])
+        better = normalize.unlike(mirrored).sum() < unlike.sum() / 2
+        return [*rows, ("", f"try it {'without' if self.invert else 'with'} --invert")] if better else rows
 
 
-def files_loader(paths: list[Path], data: DataModule) -> TensorLoader:
-    """Return batches of image files, normalized as in training."""
-    samples = Samples(ImageFiles(paths, data.shape), None)
-    return TensorLoader(samples, BatchSampler(len(paths), 64), BatchTransform(data.normalize))  # type: ignore[arg-type]
+def true_classes(names: list[str], given: list[Path], classes: list[str]) -> Tensor:
+    """Return the class of each file (N,) by the nearest folder named like a class; -1 if there is none.
+
+    Only folders below the given ones count, the given ones themselves, and the folder of a given file.
+    """
+    roots = {(path if path.is_dir() else path.parent).absolute() for path in given}
+    targets = []
+    for name in names:
+        parents = [*Path(name).absolute().parents]
+        last = next(i for i, parent in enumerate(parents) if parent in roots)
+        found = [parent.name for parent in parents[: last + 1] if parent.name in classes]
+        targets.append(classes.index(found[0]) if found else -1)
+    return torch.tensor(targets)
+
+
+def judge(rows: Tensor, targets: Tensor | None, classes: list[str], file: Path) -> list[tuple[str, str]]:
+    """Write the confusion of the images whose class is known, if any, and return their accuracy."""
+    if targets is None or not (known := targets[: len(rows)] >= 0).any():
+        return []
+    predicted, true = rows.argmax(1)[known], targets[: len(rows)][known]
+    counts = (true * len(classes) + predicted).bincount(minlength=len(classes) ** 2).view(len(classes), -1)
+    lines = [[name, *line] for name, line in zip(classes, counts.tolist(), strict=True)]
+    save_csv(file, [["class", *classes], *lines])
+    right = int(counts.trace())
+    return [("confusion", str(file)), ("accuracy", f"{right / len(true):.4f}, {right} of {len(true)} images")]
 
 
 def probabilities(outputs: list[Tensor]) -> Tensor:
@@ -95,13 +161,17 @@ def probabilities(outputs: list[Tensor]) -> Tensor:
 
 
 def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor) -> None:
+    lines: list[list[Any]] = [["image", "prediction", "probability", *classes]]
+    for name, row in zip(names, rows, strict=True):
+        best = int(row.argmax())
+        lines.append([name, classes[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row.tolist())])
+    save_csv(file, lines)
+
+
+def save_csv(file: Path, lines: list[list[Any]]) -> None:
     try:
         with file.open("w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["image", "prediction", "probability", *classes])
-            for name, row in zip(names, rows, strict=True):
-                best = int(row.argmax())
-                writer.writerow([name, classes[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row.tolist())])
+            csv.writer(stream).writerows(lines)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from None
 

@@ -3,6 +3,7 @@
 from src.config.arguments import Options
 from src.config.build import Experiment, build, find_start
 from src.config.parser import parse
+from src.protocols import ImageData
 from src.runs.summary import merge_dataloaders, metrics_table, per_class_table, print_rows
 
 
@@ -28,6 +29,9 @@ def evaluate(options: Options) -> Experiment:
 
 
 def start(options: Options) -> Experiment:
-    """Build the experiment of a command that uses a checkpoint."""
+    """Build the experiment of a command that uses a checkpoint, which tells the data its classes and normalization."""
     config = parse(options)
-    return build(config, options.command, *find_start(options, config))
+    x = build(config, options.command, *find_start(options, config))
+    if isinstance(x.data, ImageData) and (state := x.stored.get(type(x.data).__qualname__)):
+        x.data.load_state_dict(state)
+    return x

@@ -131,30 +131,131 @@ def test_image_files_are_predicted_like_the_same_pixels_of_the_test_set(
         assert [float(p) for p in got[name][2:]] == pytest.approx([float(p) for p in same_pixels[2:]], abs=2e-2)
 
 
-@pytest.mark.filterwarnings("default:skipped")
-def test_predict_skips_images_that_cannot_be_decoded_if_asked_to(capsys: pytest.CaptureFixture[str]) -> None:
+def fit_noise(*settings: str) -> list[str]:
+    """Train on noise of two classes; return the arguments that predict with the run."""
     generator = np.random.default_rng(0)
     for name in "ab":
         Path(f"images/train/{name}").mkdir(parents=True)
         for i in range(20):
             Image.fromarray(generator.integers(0, 255, (8, 8, 3), np.uint8)).save(f"images/train/{name}/{i}.png")
-    settings = ["--data=src.data.ImageFolder", "--data.root=images", "--data.size=8", "--data.batch_size=8"]
-    settings += ["--data.folds=4", "--model.num_classes=2", "--model.net.image_shape=[3,8,8]"]
-    main(["fit", *SMALL, *settings, "--trainer.max_epochs=1"])
+    data = ["--data=src.data.ImageFolder", "--data.root=images", "--data.size=8", "--data.batch_size=8"]
+    data += ["--data.folds=4", "--model.num_classes=2", "--model.net.image_shape=[3,8,8]", *settings]
+    main(["fit", *SMALL, *data, "--trainer.max_epochs=1"])
+    return ["predict", "--run=runs/digits/version_0"]
+
+
+@pytest.mark.filterwarnings("default:cannot decode")
+@pytest.mark.parametrize("settings", [[], ["--data.on_bad_image=skip"]])
+def test_predict_names_images_that_cannot_be_decoded_and_predicts_the_rest(
+    settings: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = fit_noise()
     Path("new").mkdir()
-    Image.new("L", (30, 20)).save("new/good.png")
-    Path("new/bad.png").write_text("no image")
-    predict = ["predict", "--run=runs/digits/version_0"]
-    assert "cannot decode new/bad.png" in refused(capsys, *predict, "--images", "new")
-    main([*predict, "--images", "new", "--data.on_bad_image=skip"], owns_process=True)
-    warning = capsys.readouterr().err
-    assert warning.startswith("warning: skipped 1 of 2 images: cannot decode new/bad.png")
-    assert warning.count("\n") == 1
+    for name in "acd":
+        Image.new("L", (30, 20), 120).save(f"new/{name}.png")
+    for name in "be":
+        Path(f"new/{name}.png").write_text("no image")
+    Path("new/f.heic").touch()
+    opened: list[str] = []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda file, **kwargs: opened.append(file.name) or real(file, **kwargs))
+    capsys.readouterr()
+    main([*predict, "--images", "new", *settings], owns_process=True)
+    out, err = capsys.readouterr()
+    assert err == "".join(f"warning: cannot decode new/{name}.png: not a readable image\n" for name in "be")
+    assert sorted(opened) == [f"{name}.png" for name in "abcde"]  # each once
+    assert "left out  1 .heic" in out
     written = Path("runs/digits/version_0/predictions.csv")
-    assert [row[0] for row in table(written)[1:]] == ["new/good.png"]
+    assert [row[0] for row in table(written)[1:]] == [f"new/{name}.png" for name in "acd"]
+    Path("new/only").mkdir()
+    Path("new/b.png").rename("new/only/b.png")
+    with pytest.warns(UserWarning, match="cannot decode new/only/b"):
+        error = refused(capsys, *predict, "--images", "new/only")
+    assert "none of 1 files can be decoded" in error
     main(predict)
     assert {row[0].split("/")[0] for row in table(written)[1:]} == {"train"}  # held-out images, by their names
     assert len(table(written)) == 9
     # others would be held out, among them some that were trained on
     error = refused(capsys, "test", "--run=runs/digits/version_0", "--data.test_fraction=0.5")
     assert "trained on another split" in error
+
+
+def draw_digits(folder: str, invert: bool, count: int = 60) -> None:
+    images, targets = Digits().load(train=False)
+    for i, (image, target) in enumerate(zip(images[:count, 0].numpy(), targets.tolist(), strict=False)):
+        Path(folder, str(target)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - image if invert else image).save(f"{folder}/{target}/{i}.png")
+
+
+def test_folders_named_like_classes_give_accuracy_and_confusion(
+    capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    draw_digits("photos", invert=False)
+    Path("photos/other").mkdir()
+    Image.new("L", (8, 8)).save("photos/other/0.png")
+    main(["predict", f"--run={trained}", "--images", "photos"])
+    out = capsys.readouterr().out
+    lines = [row for row in table(trained / "predictions.csv")[1:] if "other" not in row[0]]
+    pairs = [(int(row[0].split("/")[1]), int(row[1])) for row in lines]
+    expected = np.zeros((10, 10), dtype=int)
+    for true, predicted in pairs:
+        expected[true, predicted] += 1
+    head, *counts = table(trained / "confusion.csv")
+    assert head == ["class", *map(str, range(10))]
+    assert [row[0] for row in counts] == head[1:]
+    assert [[int(cell) for cell in row[1:]] for row in counts] == expected.tolist()
+    right = int(expected.trace())
+    assert f"accuracy    {right / 60:.4f}, {right} of 60 images\n" in out
+    assert "unlike" not in out
+    main(["predict", f"--run={trained}", "--images", "photos/3", *map(str, sorted(Path("photos/4").iterdir())[:2])])
+    of_3_and_4 = sum(true == 3 for true, _ in pairs) + 2
+    assert f" of {of_3_and_4} images" in capsys.readouterr().out
+
+
+def test_the_test_split_gives_the_accuracy_of_its_results(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    main(["predict", f"--run={trained}"])
+    accuracy = json.loads((trained / "results.json").read_text())["test/accuracy"]
+    assert f"accuracy    {accuracy:.4f}, " in capsys.readouterr().out
+
+
+def test_inverted_images_are_noticed_and_invert_turns_them_back(
+    capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    draw_digits("white", invert=True)
+    draw_digits("black", invert=False)
+    rows = []
+    for folder, *option in (("white",), ("white", "--invert"), ("black",), ("black", "--invert")):
+        capsys.readouterr()
+        main(["predict", f"--run={trained}", "--images", folder, *option])
+        noticed = "60 of 60 images are unlike the training images" in capsys.readouterr().out
+        assert noticed == (len(option) == (folder == "black"))
+        rows.append([row[1:] for row in table(trained / "predictions.csv")])
+    assert rows[1] == rows[2]
+    assert rows[0] == rows[3] != rows[1]
+    assert "--invert needs --images" in refused(capsys, "predict", f"--run={trained}", "--invert")
+
+
+def test_the_note_names_the_option_that_helps(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    draw_digits("white", invert=True, count=5)
+    main(["predict", f"--run={trained}", "--images", "white"])
+    assert "try it with --invert" in capsys.readouterr().out
+    checkpoint = trained / "checkpoints/best.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["Digits"].pop("typical")  # as in older checkpoints
+    torch.save(content, checkpoint)
+    main(["predict", f"--run={trained}", "--images", "white"])
+    assert "unlike" not in capsys.readouterr().out
+
+
+def test_a_test_folder_alone_is_tested(capsys: pytest.CaptureFixture[str]) -> None:
+    fit_noise()
+    for name in "ab":
+        Path(f"alone/test/{name}").mkdir(parents=True)
+        for i in range(3):
+            Image.new("L", (8, 8), 100 + i).save(f"alone/test/{name}/{i}.png")
+    capsys.readouterr()
+    main(["test", "--run=runs/digits/version_0", "--data.root=alone"])
+    assert "accuracy       0.5000" in capsys.readouterr().out
+    Path("alone/test/b").rename("alone/test/c")
+    error = refused(capsys, "test", "--run=runs/digits/version_0", "--data.root=alone")
+    assert "not in both: b, c" in error
