@@ -141,9 +141,9 @@ class ImageFolder(DataModule):
         place = (folder / "train" if folder == self.root else folder).absolute()
         remedy = "put images into root/train/<class>/ or root/<class>/, set --data.root, or use configs/digits.yaml"
         require(folders, f"no class folders in {place}: {remedy}, which needs no download")
-        nested = any(each.is_dir() for each in folders[0].iterdir())
-        hint = f"add another, or set --data.root={folders[0]} if the classes are in it" if nested else "add another"
-        require(len(folders) > 1, f"{folder} has only one class folder, {folders[0].name}: {hint}")
+        nested = len(folders) == 1 and any(each.is_dir() for each in folders[0].iterdir())
+        hint = f"--data.root={folders[0]} if the classes are in it"
+        require(not nested, f"{folder} has only one class folder, {folders[0].name}: add another, or set {hint}")
         return [each.name for each in folders]
 
     def list_files(self, split: str) -> tuple[list[Path], Tensor]:
