@@ -39,27 +39,106 @@ FILES = {  # contents of a config file
         "did you mean src.nets.SmallCNN?",
     ),
 }
-DOORS = {  # configs that name code; given/beside.yaml, other.yaml and other.txt name evil.Net
+NET = "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, net: %s}}"
+INIT = "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, net: src.nets.SmallCNN, init: %s}}"
+LOGGER = "trainer: {logger: {class_path: lightning.pytorch.loggers.%s}}"
+CALLBACK = "trainer: {callbacks: [{class_path: %s}]}"
+FUNCTIONS = (  # of trusted packages, but not harmless
+    "torch.os.system",
+    "torch.hub.load",
+    "torch.hub.load_state_dict_from_url",
+    "torch.load",
+    "torch.save",
+    "torch.from_file",
+    "torch.jit.load",
+    "torch.serialization.load",
+    "torch.ops.load_library",
+    "torch.classes.load_library",
+    "torch.compile",
+    "torch.multiprocessing.spawn",
+    "torch.distributed.run.main",
+    "torch.utils.model_zoo.load_url",
+    "torch.nn.functional.boolean_dispatch",
+    "torch.nn.functional.handle_torch_function",
+    "torch.nn.functional.importlib.import_module",
+    "torch.nn.Module.__init__",
+    "torchvision.io.write_file",
+    "torchvision.datasets.utils.download_url",
+    "torchvision.datasets.folder.pil_loader",
+    "lightning.pytorch.LightningModule.load_from_checkpoint",
+    "lightning.pytorch.seed_everything",
+    "lightning.pytorch.core.saving.load_hparams_from_yaml",
+    "src.cli.main",
+    "src.load_run",
+    "src.config.load.load_run",
+    "src.runs.folder.write_atomically",
+    "src.data.loading.image_files.save_atomically",
+    "src.nets.init.compile_pattern",
+    "tests.bad_inputs.build",
+    "tools.faults.main",
+)
+CLASSES = (  # of trusted packages, but of no kind that a config needs
+    "torch.package.PackageImporter",
+    "torch.utils.data.DataLoader",
+    "torch.utils.tensorboard.SummaryWriter",
+    "lightning.pytorch.Trainer",
+    "lightning.pytorch.cli.LightningCLI",
+    "src.runs.records.ResumedCSVLogger",
+    "src.runs.folder.Path",
+    "tests.processes.Process",
+    "tests.processes.Launched",
+)
+DOORS = {  # configs that run code or write files; given/beside.yaml, other.yaml and other.txt name evil.Net
     "class path": "model: {class_path: evil.Net}",
     "short class path": "model: evil.Net",
     "namespace package": "model: {class_path: folder.evil.Net}",
-    "net": "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, net: {class_path: evil.Net}}}",
-    "callback": "trainer: {callbacks: [{class_path: evil.Net}]}",
+    "net": NET % "{class_path: evil.Net}",
+    "callback": CALLBACK % "evil.Net",
     "logger": "trainer: {logger: {class_path: subprocess.Popen, init_args: {args: touch ran}}}",
-    "function": "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, init: os.system}}",
-    "function of a package": (
-        "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, init: torch.os.system}}"
-    ),
+    "function": INIT % "os.system",
     "string of YAML": "trainer: {callbacks: '[{class_path: evil.Net}]'}",
     "string in a string": """model: '"{class_path: evil.Net}"'""",
     "built-in": "model: {class_path: builtins.eval}",
     "anchor": "data: &evil evil.Net\nmodel: *evil",
+    "argument of any type": INIT % "{class_path: src.nets.Init, init_args: {settings: {std: {class_path: evil.Net}}}}",
     "another file": "model: other.yaml",
     "file with another suffix": "model: other.txt",
     "file next to the config": "model: beside.yaml",
     "file that names itself": "data: bad.yaml\nmodel: evil.Net",
+    "compiler": "data: src.data.Digits\ncompile: {options: {cpp.cxx: [touch ran]}}",
+    "folder of the best checkpoint": "best: {dirpath: ran}",
+    "folder of the last checkpoint": "last: {dirpath: runs/other/version_0/checkpoints}",
+    "folder of ModelCheckpoint": CALLBACK % "lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: ran}",
+    "file of ModelCheckpoint": CALLBACK % "lightning.pytorch.callbacks.ModelCheckpoint, init_args: {filename: ../ran}",
+    "folder of a CSV logger": LOGGER % "CSVLogger, init_args: {save_dir: ran}",
+    "parent folder of a CSV logger": LOGGER % "CSVLogger, init_args: {save_dir: runs/../ran}",
+    "absolute folder of a CSV logger": LOGGER % "CSVLogger, init_args: {save_dir: /tmp/ran}",
+    "version of a CSV logger": LOGGER % "CSVLogger, init_args: {save_dir: runs, name: digits, version: version_0}",
+    "empty version of a CSV logger": LOGGER % "CSVLogger, init_args: {save_dir: ., name: '', version: ''}",
+    "name of a TensorBoard logger": LOGGER % "TensorBoardLogger, init_args: {save_dir: runs, name: ../ran}",
+    "address of a logger": LOGGER % "MLFlowLogger, init_args: {tracking_uri: 'http://host/x'}",
+    "database elsewhere": LOGGER % "MLFlowLogger, init_args: {tracking_uri: 'sqlite:///runs/../ran.db'}",
+    "folder of a profiler": (
+        "trainer: {profiler: {class_path: lightning.pytorch.profilers.SimpleProfiler, init_args: {dirpath: .}}}"
+    ),
+    "folder of the picture cache": "data: {class_path: src.data.ImageFolder, init_args: {root: x, cache: /tmp/ran}}",
+    "address of a folder": "trainer: {default_root_dir: 'ftp://host/ran'}",
+    "address of images": "data: {class_path: src.data.ImageFolder, init_args: {root: 's3://bucket/x'}}",
     "tag": "model: !!python/object/apply:os.system [touch ran]",
 }
+DOORS |= {f"function {name}": INIT % name for name in FUNCTIONS} | {f"class {name}": NET % name for name in CLASSES}
+PASSED = (  # values that only look like code or like files elsewhere
+    "data: {class_path: src.data.ImageFolder, init_args: {root: test.images, cache: data/cache}}",
+    "data: {class_path: src.data.ImageFolder, init_args: {root: /data/os.path}}",
+    "trainer: {profiler: {class_path: lightning.pytorch.profilers.SimpleProfiler, init_args: {filename: profile.txt}}}",
+    CALLBACK % "lightning.pytorch.callbacks.ModelCheckpoint, init_args: {filename: os.path, monitor: val/loss}",
+    LOGGER % "CSVLogger, init_args: {save_dir: runs/csv, name: evil.Net}",
+    "name: os.v2",
+    "trainer: {default_root_dir: /tmp/elsewhere}",
+    INIT % "torch.nn.init.orthogonal_",
+    NET % "{class_path: torchvision.models.resnet18, init_args: {num_classes: 10}}",
+    "data: {class_path: src.data.Digits, init_args: {augment: [torchvision.transforms.v2.RandomGrayscale]}}",
+)
 
 
 def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
@@ -72,7 +151,7 @@ def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
 
 
 def build(door: str, folder: Path) -> Path:
-    """Write a config that tries to run a module of its own, which would create the file ``ran``."""
+    """Write a config and a module that creates the file ``ran`` when it is imported."""
     (folder / "folder").mkdir(parents=True)
     for place in (folder, folder / "folder"):
         (place / "evil.py").write_text(

@@ -24,11 +24,11 @@ def inputs(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
 
 
 def doors(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
-    """Configs that try to run code from elsewhere, without --trust: rejected, and none of it runs."""
+    """Configs that try to run code or to write files elsewhere, without --trust: rejected, and none of it happens."""
     for door in draw.sample(sorted(DOORS), min(tries, len(DOORS))):
         place = folder / door
         config = build(door, place)
-        text = "a tag must not name code" if door == "tag" else "--trust"
+        text = {"tag": "a tag must not name code", "file that names itself": "loop"}.get(door, "--trust")
         wrong = refusal(Process(partial(fit_in, place, config), place), text)
         yield f"{door}: it ran" if (place / "ran").exists() else wrong and f"{door}: {wrong}"
 

@@ -12,7 +12,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from src import UserError
 from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, epochs_done, find_start
-from src.config.files import needs_trust
 from src.config.parser import parse, plain_config
 from src.engine.checkpoints import PublishedCheckpoint
 from src.protocols import ImageData
@@ -35,6 +34,7 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
     config = parse(options)
     continues = options.run is not None and (config.ckpt_path is None or options.resumed)
     x = build(config, "fit", *find_start(options, config))
+    x.needs_trust = options.needs_trust
     unchanged = continues and x.run is not None and x.run.has_config(plain_config(config))
     complete = is_complete(x) or (unchanged and x.stored.get("stopped", False))
     if (complete or unchanged) and (x.run is None or x.run.is_evaluated()):
@@ -149,15 +149,15 @@ def explain_end(x: Experiment, error: BaseException, new_run: bool) -> None:
         raise UserError(f"the run folder {x.run.path.absolute()} was deleted during training") from error
     asked, how = isinstance(error, SystemExit), "before the first checkpoint: nothing is saved"
     if x.run is not None and x.run.has_checkpoint():
-        how = f"resume with: python -m src.cli fit {run_args(x.run)}"
+        how = f"resume with: python -m src.cli fit {run_args(x, x.run)}"
     elif x.run is not None and new_run and (asked or not x.trained):
         x.run.discard()
     if asked or x.trained:
         print_rows([("stopped", how)])
 
 
-def run_args(run: Run) -> str:
-    return f"--run {shlex.quote(str(run.path))}{' --trust' if needs_trust(run.config) else ''}"
+def run_args(x: Experiment, run: Run) -> str:
+    return f"--run {shlex.quote(str(run.path))}{' --trust' if x.needs_trust else ''}"
 
 
 def evaluate_best(x: Experiment) -> dict[str, float]:
@@ -193,7 +193,7 @@ def report(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
         if not x.config.trainer.fast_dev_run:
             x.run.write_results({**metrics, **stats})
         if x.run.has_checkpoint():
-            print_rows(next_commands(x.run.path, run_args(x.run), stop_setting(x, x.trainer.global_step)))
+            print_rows(next_commands(x.run.path, run_args(x, x.run), stop_setting(x, x.trainer.global_step)))
     io = x.trainer.strategy.checkpoint_io
     if isinstance(io, AtomicCheckpointIO) and io.failed:
         raise UserError(f"training has finished, but its last checkpoint was not saved: {io.failed}")

@@ -8,7 +8,6 @@ import argparse
 import ast
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 
 from src import UserError, require
-from src.config.files import check_trusted, check_yaml, did_you_mean, named_files
+from src.config.files import check_yaml, did_you_mean
 from src.runs.folder import Run
 
 COMMANDS = Path(__file__).parents[1] / "commands"
@@ -57,6 +56,7 @@ class Options:
     settings: list[str] = field(default_factory=list)  # everything else that was typed: --key=value
     description: str = ""  # the docstring of the command, for --help
     resumed: bool = False  # whether --resume chose the run
+    needs_trust: bool = False  # whether its run will need --trust, because something untrusted was typed
     owns_process: bool = False  # whether this is ``python -m src.cli``, which may handle signals
 
 
@@ -121,8 +121,6 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     resumes = own.get("resume") == "auto" or restarts != ["0", "0"]
     if resumes and options.run is None and own.get("resume", "never") != "never":
         choose_run(options, job=None if own["resume"] else scheduler_job())
-    if not options.trust:
-        check_all_trusted(options, typed=" ".join(settings) if resumes else "")
     return options, own
 
 
@@ -168,13 +166,3 @@ def without_list_additions(settings: list[str]) -> list[str]:
     keys = [found[1] for setting in settings if (found := re.match(r"([^=]+)\+=", setting))]
     added = tuple(key + end for key in keys for end in "+.")
     return [setting for setting in settings if not setting.startswith(added)]
-
-
-def check_all_trusted(options: Options, typed: str) -> None:
-    """Refuse untrusted code in the configs, and in files that settings name."""
-    for config in options.config:
-        check_trusted(Path(config), typed)
-    for value in (setting.partition("=")[2] for setting in options.settings):
-        for file in named_files(value, Path()):
-            with suppress(UnicodeDecodeError, yaml.YAMLError):
-                check_trusted(file)

@@ -36,6 +36,7 @@ class Experiment:
     best: BestCheckpoint | None  # None if no checkpoints are saved
     run: Run | None = None  # the run folder, if there is one
     stored: dict[str, Any] = field(default_factory=dict)  # content of the checkpoint that the command starts from
+    needs_trust: bool = False  # whether its run can be used only with --trust
     trained: bool = False  # whether training has started in this process
 
 

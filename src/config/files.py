@@ -1,11 +1,7 @@
-"""Check config files: valid YAML, known keys, trusted code unless ``--trust`` is set. Does not import torch."""
+"""Check config files: valid YAML and known keys. Does not import torch."""
 
 import difflib
-import os
-import re
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from importlib.util import find_spec
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -14,8 +10,6 @@ from src import UserError, require
 
 SETTINGS: tuple[str, ...] = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last")
 SETTINGS += ("best", "last", "non_finite")
-# importing a module runs it, so configs may name only these packages without --trust
-TRUSTED = ("src", "scripts", "tests", "tools", "torch", "torchvision", "torchmetrics", "lightning", "kornia")
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
@@ -70,76 +64,8 @@ def check_keys(file: Path, node: yaml.Node) -> None:
         check_keys(file, value)
 
 
-def check_trusted(file: Path, typed: str = "", seen: frozenset[Path] = frozenset()) -> None:
-    """Refuse a config that names code of untrusted packages, directly or in a file that it names.
-
-    Names in the text ``typed`` are trusted; ``seen`` are the files that are already being checked.
-    """
-    for line, value in scalars(yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)):
-        if re.fullmatch(r"[^\W\d]\w*(\.\w+)+", value) and is_foreign(value) and value not in typed:
-            what = f"config {file}, line {line + 1}: {value} is code outside {', '.join(TRUSTED)}"
-            raise UserError(f"{what}; if you trust it, add --trust (load_run: trust=True)")
-        for other in named_files(value, file.parent):  # jsonargparse may read it as a config too
-            if other not in seen:
-                with suppress(UnicodeDecodeError, yaml.YAMLError):
-                    check_trusted(other, typed, seen | {file, other})
-
-
-def needs_trust(file: Path) -> bool:
-    try:
-        check_trusted(file)
-    except (UserError, OSError) as error:  # an OSError if the file is gone
-        return isinstance(error, UserError)
-    return False
-
-
-def named_files(value: str, folder: Path) -> list[Path]:
-    """Return the files that jsonargparse may read for a value, relative to the working directory or to a folder."""
-    if not value or len(value) > 4000 or "\n" in value:
-        return []
-    value = re.sub("^file:///?", "/", os.path.expanduser(value))  # noqa: PTH111  # as jsonargparse does
-    return [path for path in dict.fromkeys((Path(value), folder / value)) if path.is_file()]
-
-
-def scalars(node: yaml.Node | None, line: int = 0) -> Iterator[tuple[int, str]]:
-    """Yield line and text of every value in a tree, except keys and the value of ``name``.
-
-    A value that is YAML itself, such as ``"[a.b.C]"``, also yields its own values, because jsonargparse parses it.
-    """
-    if isinstance(node, yaml.ScalarNode):
-        yield line + node.start_mark.line, node.value
-        with suppress(yaml.YAMLError):
-            inner = yaml.compose(node.value, yaml.SafeLoader)
-            if not isinstance(inner, yaml.ScalarNode) or inner.value != node.value:
-                yield from scalars(inner, line + node.start_mark.line)
-    for key, value in children(node):
-        if key is None or key.value != "name":
-            yield from scalars(value, line)
-
-
 def children(node: yaml.Node | None) -> list[tuple[yaml.Node | None, yaml.Node]]:
     """Return the entries of a mapping or list as pairs of a key, None in a list, and a value."""
     if isinstance(node, yaml.SequenceNode):
         return [(None, value) for value in node.value]
     return node.value if isinstance(node, yaml.MappingNode) else []
-
-
-def is_foreign(path: str) -> bool:
-    """Tell whether a dotted path could be imported from an untrusted package, without importing it.
-
-    A trusted package's own imports count as untrusted too, as in ``torch.os.system``.
-    """
-    top, *names = path.split(".")
-    if (spec := find_spec(top)) is None:
-        return False
-    folders = [Path(folder) for folder in spec.submodule_search_locations or []]
-    if top not in TRUSTED or not folders:
-        return spec.origin is not None or any(has_module(folder, names[0]) for folder in folders)
-    folder = folders[0]
-    while names and has_module(folder, names[0]):
-        folder /= names.pop(0)
-    return len(names) > 1 and names[0].lstrip("_")[:1].islower()  # not a name in a module file of the package
-
-
-def has_module(folder: Path, name: str) -> bool:
-    return (folder / name).is_dir() or (folder / f"{name}.py").is_file()

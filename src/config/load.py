@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from src.config.arguments import Options
-from src.config.files import check_trusted, check_yaml
+from src.config.files import check_yaml
 from src.config.parser import instantiate, parse
 from src.runs.checkpoint import check_weights, load_first_valid
 from src.runs.folder import Run
@@ -23,15 +23,13 @@ def load_run(
         path: the run folder, such as runs/digits/version_0; a UserError if it cannot be loaded.
         checkpoint: if it cannot be loaded, another one of the run is used, with a warning.
         root: data folder to use instead of the config's.
-        trust: whether the config may name code outside the packages of ``src.config.files.TRUSTED``.
+        trust: whether the config may name code and write files that ``src.config.trust`` does not trust.
     """
     run = Run.find(Path(path))
     check_yaml(run.config)
-    if not trust:
-        check_trusted(run.config)
     _, stored = load_first_valid(run.checkpoints(checkpoint))
     typed = [] if root is None else [f"--data.root={root}"]
-    config = parse(Options("load_run", [str(run.config)], settings=typed))
+    config = parse(Options("load_run", [str(run.config)], trust=trust, settings=typed))
     with torch.random.fork_rng(devices=[]):  # building the net draws weights, which are then replaced
         task, data, _ = instantiate(config)
     key = type(data).__qualname__

@@ -20,7 +20,9 @@ from src import UserError, require
 from src.config.arguments import Options, run_name
 from src.config.errors import explain
 from src.config.files import SETTINGS
+from src.config.trust import Trust
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
+from src.engine.imports import imports_checked
 from src.engine.skip_non_finite import SkipNonFinite
 from src.protocols import ImageData, KnownClasses
 
@@ -62,10 +64,14 @@ def parse(options: Options) -> Namespace:
     """Return all settings: what is typed wins over the configs, a later config over an earlier one."""
     parser = make_parser(run_name(options))
     parser.prog, parser.description = f"python -m src.cli {options.command}", options.description
+    trust = Trust(options)
     try:
-        config = parser.parse_args([*(f"--config={file}" for file in options.config), *options.settings])
+        with imports_checked(trust.check_import):
+            config = parser.parse_args([*(f"--config={file}" for file in options.config), *options.settings])
     except argparse.ArgumentError as error:
-        raise UserError(explain(error.message)) from None
+        refused = next((text for path, text in trust.refused.items() if path in error.message), None)
+        raise UserError(refused or explain(error.message)) from None
+    trust.check_values(config)
     check_values(config)
     if config.seed_everything is False:
         raise UserError("seed_everything must be an integer, or true for a random seed; got false")

@@ -10,6 +10,7 @@ from src import UserError
 from src.cli import main
 from src.config import arguments
 from src.config.arguments import command_names, describe, read
+from src.config.parser import parse
 from tests.conftest import refused
 
 DIGITS = ["fit", "--config=configs/digits.yaml"]
@@ -138,9 +139,12 @@ def test_resume_auto_adds_nothing_to_a_list_again() -> None:
 
 def test_resume_auto_trusts_a_class_that_is_typed() -> None:
     write_run("digits/version_0", config="model: {class_path: subprocess.Popen}")
-    assert read([*DIGITS, "--model=subprocess.Popen", "--resume=auto"])[0].run is not None
+    typed, _ = read([*DIGITS, "--model=subprocess.Popen", "--resume=auto"])
+    assert typed.run is not None
+    with pytest.raises(UserError, match="model: must be a class path of a LightningModule"):  # which is imported
+        parse(typed)
     with pytest.raises(UserError, match="add --trust"):
-        read([*DIGITS, "--resume=auto"])
+        parse(read([*DIGITS, "--resume=auto"])[0])
 
 
 @pytest.mark.parametrize(

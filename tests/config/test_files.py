@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from src.cli import main
-from src.config.files import check_trusted, needs_trust
-from tests.bad_inputs import DOORS, build
+from src.config.arguments import read
+from src.config.parser import parse
+from tests.bad_inputs import DOORS, PASSED, build
 from tests.conftest import ROOT, refused
 
 EVIL = "from pathlib import Path\nPath('ran').touch()\nfrom src.nets import MLP as Net\n"
@@ -30,16 +31,38 @@ def _evil_module(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_a_config_that_names_foreign_code_is_refused_before_it_runs(
+def test_a_config_that_runs_code_or_writes_elsewhere_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, door: str
 ) -> None:
     Path("door").mkdir()
     monkeypatch.chdir("door")
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    error = refused(capsys, "fit", f"--config={build(door, Path())}")
-    assert any(name in error for name in ("bad.yaml", "other.", "beside.yaml"))
-    assert ("--trust" in error) == (door != "tag")
-    assert not RAN.exists()
+    config = build(door, Path())
+    files = {path for path in Path().rglob("*") if "__pycache__" not in path.parts}
+    error = refused(capsys, "fit", "--config=../configs/digits.yaml", f"--config={config}")
+    assert ("--trust" in error) == (door not in ("tag", "file that names itself"))
+    assert {path for path in Path().rglob("*") if "__pycache__" not in path.parts} == files
+    assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("content", PASSED)
+def test_a_value_that_only_looks_like_code_needs_no_trust(content: str) -> None:
+    Path("own.yaml").write_text(content)
+    options = read(["fit", *DIGITS, "--config=own.yaml"])[0]
+    assert parse(options)
+    assert not options.needs_trust
+
+
+def test_what_is_typed_is_trusted_and_the_run_needs_trust_then(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.yaml").write_text("best: {dirpath: kept}")
+    assert "best.dirpath must not leave the run folder" in refused(capsys, "fit", *DIGITS, "--config=own.yaml")
+    for typed in ("--best.dirpath=kept", "--model.net=evil.Net"):
+        options = read(["fit", *DIGITS, typed])[0]
+        parse(options)
+        assert options.needs_trust
+    options = read(["fit", *DIGITS])[0]
+    parse(options)
+    assert not options.needs_trust
 
 
 @pytest.mark.parametrize("name", ["given.yaml", "~/given.yaml", "file://{}/given.yaml"])
@@ -51,7 +74,7 @@ def test_a_file_that_a_setting_names_is_not_trusted(
     name = name.format(Path.cwd())
     Path("own.yaml").write_text(f"model: {name}")
     for setting in (f"--model={name}", "--config=own.yaml"):
-        assert "given.yaml, line 1: evil.Net is code" in refused(capsys, "fit", *DIGITS, setting)
+        assert "evil.Net is code outside" in refused(capsys, "fit", *DIGITS, setting)
     assert not RAN.exists()
 
 
@@ -59,7 +82,7 @@ def test_the_config_of_a_run_folder_is_not_trusted(capsys: pytest.CaptureFixture
     Path("given/checkpoints").mkdir(parents=True)
     Path("given/config.yaml").write_text("model: {class_path: evil.Net}")
     for command in ("fit", "test", "validate", "predict"):
-        assert "line 1: evil.Net is code outside src, scripts, " in refused(capsys, command, "--run=given")
+        assert "given/config.yaml, line 1: evil.Net is code outside src" in refused(capsys, command, "--run=given")
     assert not RAN.exists()
 
 
@@ -72,19 +95,11 @@ def test_a_trusted_config_may_name_any_code(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("config", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.stem)
 def test_every_config_of_the_project_is_trusted(config: Path) -> None:
-    check_trusted(config)
-
-
-def test_names_and_paths_are_not_taken_for_code() -> None:
-    Path("config.yaml").write_text("name: os.v2\nckpt_path: best.ckpt\ndata: {init_args: {root: my.images}}\n")
-    check_trusted(Path("config.yaml"))
-
-
-def test_needs_trust_tells_whether_the_next_command_needs_the_option() -> None:
-    Path("own.yaml").write_text("model: {class_path: evil.Net}")
-    assert needs_trust(Path("own.yaml"))
-    assert not needs_trust(Path("configs/digits.yaml"))
-    assert not needs_trust(Path("absent.yaml"))
+    if config.stem in ("mlflow", "wandb"):
+        pytest.importorskip(config.stem)
+    options = read(["fit", *DIGITS, f"--config={config}"])[0]
+    assert parse(options)
+    assert not options.needs_trust
 
 
 class Payload:

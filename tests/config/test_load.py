@@ -67,7 +67,7 @@ def test_the_last_checkpoint_can_be_loaded(trained: Path) -> None:
 
 
 def test_a_foreign_module_needs_trust_and_gives_the_same_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.config.files.TRUSTED", ("src", "torch"))
+    monkeypatch.setattr("src.config.trust.TRUSTED", ("src", "torch"))
     path = f"{PlainModule.__module__}.{PlainModule.__name__}"
     main(["fit", "--data=src.data.Digits", f"--model={path}", "--name=plain", "--trainer.max_epochs=2"])
     run = Path("runs/plain/version_0")
