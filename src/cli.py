@@ -13,9 +13,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
-from src.config.arguments import read, usage
-from src.config.errors import as_user_error
-from src.runs.summary import echo
+try:
+    from src.config.arguments import read, usage
+    from src.config.errors import as_user_error
+    from src.runs.summary import echo
+except ModuleNotFoundError as error:  # yaml comes with the environment
+    sys.exit(f"error: {error.name} is not installed here: run make train once, then source .venv/bin/activate")
 
 NOISE = (  # library warnings that users cannot act on
     r".*LeafSpec.*is deprecated",
@@ -106,6 +109,15 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def open_streams() -> None:
+    """Replace a closed stdout or stderr, and print characters that the terminal lacks as escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: PTH123, SIM115
+        stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream)
+
+
 if __name__ == "__main__":
+    open_streams()
     keep_freed_memory()
     main(owns_process=True)

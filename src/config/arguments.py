@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from src import UserError, require
-from src.config.files import check_yaml, did_you_mean
+from src.config.files import check_setting, check_yaml, did_you_mean
 from src.runs.folder import Run
 
 COMMANDS = Path(__file__).parents[1] / "commands"
@@ -111,6 +111,8 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     own = {name: getattr(known, name) for name in arguments}
     options = Options(args[0], known.config, known.run, known.trust, settings, description)
     refuse_options_of_others(options)
+    for setting in settings:
+        check_setting(setting)
     if isinstance(own.get("output"), Path) and own["output"].is_dir():
         raise UserError(f"--output must be a file, got the folder {own['output']}")
     if options.run is not None:

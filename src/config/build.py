@@ -115,12 +115,17 @@ def own_callbacks(settings: Namespace, command: str, new_run: bool) -> list[Call
     if sum(isinstance(each, averaging) for each in used) > 1:
         raise UserError("trainer.callbacks has two kinds of weight averaging, which cannot be combined: remove one")
     if settings.max_time is not None:  # Lightning would stop within an epoch and lose the rest of it
-        used.append(callbacks.Timer(settings.max_time, interval="epoch"))
+        timer = callbacks.Timer(settings.max_time, interval="epoch")
+        require((timer.time_remaining() or 0) > 0, f"trainer.max_time must be more than 0, got {settings.max_time}")
+        used.append(timer)
     return used
 
 
 def epochs_done(stored: dict[str, Any]) -> int:
-    return stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if stored else 0
+    try:
+        return stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if stored else 0
+    except (KeyError, TypeError):
+        raise UserError("the checkpoint does not tell how many epochs are done: start a new run") from None
 
 
 def random_seed() -> int:

@@ -3,15 +3,19 @@
 import errno
 import importlib
 import inspect
+import linecache
 import re
 import sys
 from pathlib import Path
 from traceback import walk_tb
+from types import FrameType
 
 from src import UserError
 from src.config.files import SETTINGS, did_you_mean
 
 EXTRAS = ("kornia", "mlflow", "wandb")
+DEPENDENCIES = ("yaml", "torch", "torchvision", "lightning", "jsonargparse", "torchmetrics", "numpy")
+PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST)
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
@@ -22,6 +26,8 @@ def as_user_error(error: Exception) -> UserError | None:
     """
     if isinstance(error, UserError):
         return error
+    if isinstance(error, ModuleNotFoundError) and error.name in DEPENDENCIES:
+        return UserError(f"{error.name} is not installed here: run make train once, then source .venv/bin/activate")
     import torch
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -42,6 +48,14 @@ def as_user_error(error: Exception) -> UserError | None:
         return UserError(
             f"cannot write {error.filename or 'a file'}: {error.strerror}. Existing checkpoints are intact."
         )
+    if isinstance(error, OSError) and error.errno in PATHS and error.filename:
+        return UserError(f"cannot use {str(error.filename)[:200]}: {error.strerror}")
+    frames = list(walk_tb(error.__traceback__))
+    if any(frame.f_code.co_filename.endswith("checkpoint_connector.py") for frame, _ in frames):
+        cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return UserError(f"the checkpoint does not match this run ({cause}): start a new run")
+    if frames and is_refusal(*frames[-1]):
+        return UserError(" ".join(str(error).split()))
     link: BaseException | None = error
     while isinstance(link, ValueError) or (isinstance(link, RuntimeError) and link is not error):
         # jsonargparse wraps the error of a constructor in its own errors
@@ -50,9 +64,30 @@ def as_user_error(error: Exception) -> UserError | None:
         if missing := re.search(r"Requirement '([\w-]+)\S* not met", str(link)):
             return UserError(f"{missing[1]} is not installed: run make extras")
         if raised_by_constructor(link):
-            return UserError(" ".join(str(link).split()))
+            return UserError(named_argument(link) + " ".join(str(link).split()))
         link = link.__cause__ or link.__context__
     return None
+
+
+def is_refusal(frame: FrameType, line: int) -> bool:
+    """Tell whether a line is a ``raise`` of Lightning or of torch's optimizers, which reject their arguments so."""
+    import lightning
+    import torch
+
+    places = [Path(lightning.__path__[0]), Path(torch.__path__[0]) / "optim"]
+    file = frame.f_code.co_filename
+    return any(map(Path(file).is_relative_to, places)) and linecache.getline(file, line).strip().startswith("raise ")
+
+
+def named_argument(error: BaseException) -> str:
+    """Return ``Class.argument: `` for the argument of a constructor whose value its message gives without a name."""
+    frame = [frame for frame, _ in walk_tb(error.__traceback__)][-1]
+    owner, words = frame.f_locals.get("self"), str(error).split()
+    names = [name for name in inspect.signature(type(owner)).parameters if name in frame.f_locals] if owner else []
+    if not names or any(re.search(rf"\b{name}\b", str(error)) for name in names):
+        return ""
+    given = [name for name in names if str(frame.f_locals[name]) in words]
+    return f"{type(owner).__name__}{'.' + given[0] if len(given) == 1 else ''}: "
 
 
 def raised_by_constructor(error: BaseException) -> bool:

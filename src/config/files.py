@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 
 import yaml
@@ -10,6 +11,8 @@ from src import UserError, require
 
 SETTINGS: tuple[str, ...] = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last")
 SETTINGS += ("best", "last", "non_finite")
+
+LARGEST, DEEPEST = 100_000, 100  # values and levels of a config, aliases resolved
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
@@ -27,6 +30,8 @@ def check_yaml(file: Path) -> None:
         tree = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
     except UnicodeDecodeError:
         raise UserError(f"config {file} is not UTF-8 text") from None
+    except RecursionError:
+        raise UserError(f"config {file} is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -34,10 +39,7 @@ def check_yaml(file: Path) -> None:
         raise UserError(f"config {file}{where}: invalid YAML: {reason}") from None
     if not isinstance(tree, yaml.MappingNode):
         raise UserError(f"config {file} must hold settings, 'key: value', got {'nothing' if tree is None else tree.id}")
-    try:
-        check_keys(file, tree)
-    except RecursionError:
-        raise UserError(f"config {file} has an alias that contains itself") from None
+    check_keys(file, tree, [LARGEST])
     for key, value in tree.value:
         where, name = f"config {file}, line {key.start_mark.line + 1}", key.value
         if name not in (*SETTINGS, "ckpt_path"):
@@ -48,8 +50,11 @@ def check_yaml(file: Path) -> None:
             raise UserError(f"{where}: name must be a word, got nothing")
 
 
-def check_keys(file: Path, node: yaml.Node) -> None:
-    """Refuse tags that name code, keys that are not scalars, and duplicate keys."""
+def check_keys(file: Path, node: yaml.Node, left: list[int], depth: int = 0) -> None:
+    """Refuse tags that name code, keys that are not scalars, duplicate keys, and more than LARGEST values in all."""
+    left[0] -= 1
+    aliases = "an alias that contains itself" if depth > DEEPEST else f"more than {LARGEST:,} values"
+    require(left[0] >= 0 and depth <= DEEPEST, f"config {file} has {aliases}")
     if ":python/" in node.tag:
         raise UserError(f"config {file}, line {node.start_mark.line + 1}: a tag must not name code, got {node.tag}")
     lines: dict[str, int] = {}
@@ -61,7 +66,17 @@ def check_keys(file: Path, node: yaml.Node) -> None:
             if key.value in lines:
                 raise UserError(f"{where}: key {key.value!r} is already set in line {lines[key.value]}")
             lines[key.value] = line
-        check_keys(file, value)
+        check_keys(file, value, left, depth + 1)
+
+
+def check_setting(setting: str) -> None:
+    """Refuse a typed value that is nested too deeply for the parser."""
+    opened = sum(setting.count(bracket) for bracket in "[{")
+    require(
+        opened <= LARGEST // 100, f"{setting[:40]}... has {opened:,} brackets, but may have at most {LARGEST // 100:,}"
+    )
+    deepest = max(accumulate((character in "[{") - (character in "]}") for character in setting))
+    require(deepest <= DEEPEST, f"{setting[:40]}... is nested too deeply")
 
 
 def children(node: yaml.Node | None) -> list[tuple[yaml.Node | None, yaml.Node]]:

@@ -73,8 +73,9 @@ def parse(options: Options) -> Namespace:
         raise UserError(refused or explain(error.message)) from None
     trust.check_values(config)
     check_values(config)
-    if config.seed_everything is False:
-        raise UserError("seed_everything must be an integer, or true for a random seed; got false")
+    seed = config.seed_everything
+    valid = seed is not False and 0 <= seed < 2**32
+    require(valid, f"seed_everything must be an integer in [0, {2**32}), or true for a random seed; got {seed}")
     return config
 
 
@@ -152,6 +153,8 @@ def check_training(trainer: Namespace, name: str) -> None:
         require((trainer[key] or 0) >= 0, f"trainer.{key} must be at least 0, got {trainer[key]}")
     if 0 <= (trainer.max_epochs or -1) < (trainer.min_epochs or 0):
         raise UserError(f"trainer.min_epochs must be at most max_epochs {trainer.max_epochs}, got {trainer.min_epochs}")
+    root = str(trainer.default_root_dir or "")
+    require("://" not in root, f"trainer.default_root_dir must be a folder of this machine, got {root}")
     path = Path(name)
     inside = path.name and not path.is_absolute() and ".." not in path.parts
     require(inside, f"name must be a folder below runs/, got {name!r}")

@@ -63,12 +63,12 @@ class DataModule(LightningDataModule):
         self.scale: tuple[float, float] | None = None  # of deep pixels; see ``image_files.decode``
         self.split_hash = self.test_hash = ""  # identify the training and validation split, and a held-out test split
 
-    def load(self, train: bool) -> tuple[Any, Tensor | None]:
+    def load(self, train: bool) -> tuple[Any, Tensor | None]:  # noqa: ARG002
         """Return images (N, C, H, W), uint8, of the training or the test set, and their targets.
 
         Targets are classes (N,), integers; numbers (N,) or (N, D), floats; masks (N, H, W); or None.
         """
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} is no dataset: it must define load(train) -> images, targets")
 
     def load_val(self) -> tuple[Any, Tensor | None] | None:
         """Return a separate validation set like ``load``, or None to validate on a fold of the training set."""
@@ -157,6 +157,8 @@ class DataModule(LightningDataModule):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore class names, image shape and normalization of a checkpoint trained on the same split."""
+        known = isinstance(state, dict) and {"class_names", "shape", "split_hash", "mean", "std"} <= state.keys()
+        require(known, f"the checkpoint lacks the state of {type(self).__name__}: start a new run")
         changed = self.split_hash not in ("", state["split_hash"])
         if changed or self.test_hash not in ("", state.get("test_hash", self.test_hash)):
             raise UserError(

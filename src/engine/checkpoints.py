@@ -28,8 +28,11 @@ class PublishedCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
-            self.file().parent.mkdir(parents=True, exist_ok=True)
-            self.file("next").unlink(missing_ok=True)  # a killed process may have left one
+            try:
+                self.file().parent.mkdir(parents=True, exist_ok=True)
+                self.file("next").unlink(missing_ok=True)  # a killed process may have left one
+            except OSError as error:
+                raise UserError(f"{self.name}.dirpath: cannot write to {self.dirpath}: {error.strerror}") from None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.publish(trainer)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, SequentialLR
 
 from src import require
 
@@ -177,6 +177,9 @@ def with_warmup(
     if isinstance(main, RunLR):
         start = max(main.factor(0), 1e-9)  # LinearLR requires a positive factor
         main.total_steps = max(1, int(min(total_steps, 2**53)) - warmup_steps)
+    if isinstance(main, OneCycleLR):
+        needed = f"at least {total_steps - warmup_steps:g}, the steps after the warm-up"
+        require(main.total_steps >= total_steps - warmup_steps, f"total_steps must be {needed}, got {main.total_steps}")
     warmup = LinearLR(optimizer, start / (warmup_steps + 1), start, warmup_steps) if warmup_steps else None
     configs: list[dict[str, Any]] = [{"scheduler": each, "interval": "step"} for each in (warmup, main) if each]
     if isinstance(main, ReduceLROnPlateau):

@@ -18,6 +18,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError, require
 
+CONTENT = {"state_dict": dict, "epoch": int, "global_step": int, "pytorch-lightning_version": str, "callbacks": dict}
+CONTENT |= {"loops": dict, "optimizer_states": list, "lr_schedulers": list}
 CLASS_WEIGHTS = ("loss.weight", "loss.pos_weight")  # the config's win over the checkpoint's
 
 
@@ -116,6 +118,8 @@ def load_checkpoint(path: str | Path, to_resume: bool = False, mmap: bool = True
     require(not damaged, f"checkpoint {path} is damaged: wrong checksum of {damaged}")
     valid = isinstance(stored, dict) and {"state_dict", "pytorch-lightning_version"} <= stored.keys()
     require(valid, f"{path} is not a Lightning checkpoint: it has no state_dict or no version")
+    wrong = [name for name, kind in CONTENT.items() if not isinstance(stored.get(name, kind()), kind)]
+    require(not wrong, f"checkpoint {path} is damaged: {', '.join(wrong)} is of another type")
     resumable = not to_resume or {"loops", "optimizer_states"} <= stored.keys()
     require(resumable, f"{path} holds only weights: it can be tested, but training cannot resume from it")
     return stored
@@ -136,7 +140,10 @@ def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
     if is_overridden("configure_model", model) or not model.strict_loading:
         return  # the net does not exist yet, or need not match
     states = (model.state_dict(), stored["state_dict"])
-    own, theirs = ({key: tuple(w.shape) for key, w in state.items() if key not in CLASS_WEIGHTS} for state in states)
+    own, theirs = (
+        {key: tuple(getattr(w, "shape", ())) for key, w in state.items() if key not in CLASS_WEIGHTS}
+        for state in states
+    )
     faults = {
         "missing": [key for key in own if key not in theirs],
         "unexpected": [key for key in theirs if key not in own],

@@ -39,6 +39,9 @@ class Run:
     def find(cls, path: Path) -> "Run":
         """Return the run in an existing folder; refuse a folder without config.yaml."""
         run = cls(path)
+        if path.is_file():
+            use = f"--run {path.parent}" if path.name == "config.yaml" else f"--config {path}"
+            raise UserError(f"--run must be a run folder, got the file {path}: use {use}")
         if not run.config.is_file():
             found = sorted(path.glob("**/config.yaml"), key=lambda file: file.stat().st_mtime)[-3:]
             hint = f"; runs below it: {', '.join(str(config.parent) for config in found)}" if found else ""
@@ -52,7 +55,9 @@ class Run:
         return next((run for run in runs if run.config.is_file() and run.has_checkpoint() and run.is_of(job)), None)
 
     def is_of(self, job: str | None) -> bool:
-        return job is None or job in [entry.get("job") for entry in read_json(self.path / "provenance.json", [])]
+        return job is None or job in [
+            entry.get("job") for entry in read_json(self.path / "provenance.json", []) if isinstance(entry, dict)
+        ]
 
     def has_checkpoint(self) -> bool:
         return any((self.path / "checkpoints").glob("*.ckpt"))
@@ -92,15 +97,16 @@ class Run:
         """Return the results of the previous version and its name, both empty if there is none."""
         previous = self.path.with_name(f"version_{version(self.path) - 1}")
         results = read_json(previous / "results.json", {})
+        results = {name: value for name, value in results.items() if isinstance(value, int | float)}
         return results, previous.name if results else ""
 
     def add_provenance(self, entry: dict[str, Any]) -> None:
         """Append an entry to provenance.json; a damaged file is kept as provenance.damaged."""
         file = self.path / "provenance.json"
-        entries = read_json(file, None)
-        if entries is None and file.is_file():
+        entries = read_json(file, [])
+        if not entries and file.is_file():
             file.replace(file.with_suffix(".damaged"))
-        write_atomically(file, json.dumps([*(entries or []), entry], indent=2) + "\n")
+        write_atomically(file, json.dumps([*entries, entry], indent=2) + "\n")
 
     def lock(self) -> None:
         """Lock the folder for this process until it ends; refuse a folder in which another process trains."""
@@ -119,6 +125,8 @@ class Run:
         """Delete the folder unless a checkpoint was saved in it."""
         if not self.has_checkpoint():
             shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):
+                self.path.parent.rmdir()  # if it is empty
 
 
 def version(run: Path) -> int:
@@ -128,11 +136,12 @@ def version(run: Path) -> int:
 
 
 def read_json(file: Path, default: Any) -> Any:
-    """Return the content of a file, or the default if it is missing or damaged."""
+    """Return the content of a file, or the default if it is missing, damaged or of another type."""
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return default
+    return content if isinstance(content, type(default)) else default
 
 
 def write_atomically(file: Path, text: str) -> None:

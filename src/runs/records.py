@@ -37,11 +37,14 @@ class ResumedCSVLogger(CSVLogger):
             self.prepared = True
             if self.file.is_file() and not self.backup.is_file():  # else an earlier rewrite was interrupted
                 self.file.replace(self.backup)
-            rows = csv.DictReader(self.backup.read_text().splitlines()) if self.backup.is_file() else ()
-            earlier = [row for row in rows if (row["step"] or "").isdecimal() and int(row["step"]) < self.step]
+            text = self.backup.read_text(encoding="utf-8", errors="replace") if self.backup.is_file() else ""
+            rows = csv.DictReader(text.replace("\0", "").splitlines())
+            earlier = [row for row in rows if (row.get("step") or "").isdecimal() and int(row["step"]) < self.step]
             writer = super().experiment
-            writer.metrics = [{key: value for key, value in row.items() if value} for row in earlier]
+            writer.metrics = [{key: value for key, value in row.items() if key and value} for row in earlier]
             writer.save()
+            if text and not earlier and "step" not in text.partition("\n")[0]:
+                self.backup.replace(self.file.with_suffix(".damaged"))
             self.backup.unlink(missing_ok=True)
         return super().experiment
 

@@ -95,7 +95,11 @@ class Task(LightningModule):
             require(total_steps < inf, f"the run length is unknown, got warmup_steps={self.warmup}: set it in steps")
             same = self.stored_warmup[:1] == [self.warmup]  # an extended run keeps the warm-up that it had
             self.warmup_steps = int(self.stored_warmup[1]) if same else round(self.warmup * total_steps)
-        return [optimizer], with_warmup(optimizer, self.schedule, self.warmup_steps, total_steps)
+        configs = with_warmup(optimizer, self.schedule, self.warmup_steps, total_steps)
+        for config in configs:
+            if "monitor" in config:  # a metric of the validation
+                config["frequency"] = self.trainer.check_val_every_n_epoch or 1
+        return [optimizer], configs
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, preds, targets = self.evaluate(batch)
