@@ -55,7 +55,9 @@ def main(args: list[str] | None = None, owns_process: bool = False) -> Any:
     except Exception as error:
         if (user_error := as_user_error(error)) is None:
             raise
-        sys.stderr.write(f"error: {user_error}\n")  # one write: several processes may print it
+        text = str(user_error)
+        text = text if len(text) < 480 else f"{text[:240]} ... {text[-220:]}"
+        sys.stderr.write(f"error: {text}\n")  # one write: several processes may print it
         sys.exit(2)
 
 

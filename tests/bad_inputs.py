@@ -13,6 +13,8 @@ COMMANDS = {
     "prediction of random weights": (["predict", "--config", "configs/digits.yaml"], "predict needs a trained model"),
     "images for fit": (["fit", "--images", "a.png"], "--images is an option of predict, not of fit"),
     "folder as an output file": (["show", "--output", "."], "--output must be a file, got the folder ."),
+    "config as a run": (["test", "--run", "configs/digits.yaml"], "use --config configs/digits.yaml"),
+    "long path of a run": (["test", f"--run={'a' * 300}"], "File name too long"),
     "option without a value": (["fit", "--run"], "--run: expected one argument"),
 }
 FILES = {  # contents of a config file
@@ -33,6 +35,13 @@ FILES = {  # contents of a config file
         "line 4: key 'max_epochs' is already set in line 2",
     ),
     "misspelled section": (b"modle: {}\n", "unknown setting modle, did you mean model?"),
+    "nested brackets": (b"model: " + b"[" * 3000 + b"]" * 3000, "is nested too deeply"),
+    "aliases of aliases": (
+        b"\n".join(
+            [b"a: &a [1]", *(b"%c: &%c [%s]" % (c + 1, c + 1, b",".join([b"*%c" % c] * 9)) for c in b"abcdefgh")]
+        ),
+        "has more than 100,000 values",
+    ),
     "recursive alias": (b"data: &a [*a]\n", "has an alias that contains itself"),
     "section without a class": (
         b"model: {class_path: src.tasks.Classifier, init_args: {net: src.nets.SmalCNN}}\n",

@@ -5,6 +5,46 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     "unknown nested key": (["--model.net.widht=3"], "unknown setting model.net.widht, did you mean model.net.width?"),
     "unknown top-level key": (["--modle=3"], "unknown setting --modle=3, did you mean model?"),
     "abbreviated option": (["--trainer.max_epoch=3"], "did you mean trainer.max_epochs?"),
+    "bare learning rate": (["--lr=1"], "unknown setting --lr=1, did you mean model.optimizer.lr?"),
+    "bare epochs": (["--epochs=3"], "did you mean trainer.max_epochs?"),
+    "bare max_epochs": (["--max_epochs=3"], "did you mean trainer.max_epochs?"),
+    "bare batch size": (["--batch_size=3"], "did you mean data.batch_size?"),
+    "learning rate of the model": (["--model.lr=1"], "did you mean model.optimizer.lr?"),
+    "learning rate spelled out": (["--model.optimizer.learning_rate=1"], "did you mean model.optimizer.lr?"),
+    "bare seed": (["--seed=3"], "did you mean seed_everything?"),
+    "bare gpus": (["--gpus=1"], "did you mean trainer.devices?"),
+    "setting of another dataset": (["--data.size=3"], "unknown setting data.size\n"),
+    "setting of another net": (["--model.net.depth=18"], "unknown setting model.net.depth\n"),
+    "setting of a later class": (
+        ["--model.schedule=src.optim.OneCycle", "--model.schedule.rise=0.1"],
+        "did you mean model.schedule.pct_start?",
+    ),
+    "renamed setting": (["--model.schedule.final=0.1"], "did you mean model.schedule.final_ratio?"),
+    "renamed limit": (["--non_finite.most_in_a_row=3"], "did you mean non_finite.max_consecutive?"),
+    "replaced setting": (["--model.on_out_of_memory=halve"], "it is --config configs/presets/micro_batches.yaml now"),
+    "bare word for a callback": (["--trainer.callbacks=Foo"], "such as src.callbacks.EMA, got Foo"),
+    "bare word for a loss": (["--model.loss=Foo"], "such as torch.nn.CrossEntropyLoss, got Foo"),
+    "brackets": (["--data.augment=" + "[" * 3000], "may have at most 1,000"),
+    "nested brackets": (["--data.augment=" + "[" * 300 + "]" * 300], "... is nested too deeply"),
+    "long name": ([f"--name={'a' * 300}"], "File name too long"),
+    "long path of a checkpoint": ([f"--ckpt_path={'a' * 300}"], "File name too long"),
+    "no time": (["--trainer.max_time=00:00:00:00"], "trainer.max_time must be more than 0, got 00:00:00:00"),
+    "address as a folder": (["--trainer.default_root_dir=http://x/y"], "must be a folder of this machine, got http:"),
+    "word for devices": (["--trainer.devices=two"], "`devices` selected with `CPUAccelerator` should be an int > 0"),
+    "unwritable folder for checkpoints": (["--best.dirpath=/proc/x"], "best.dirpath: cannot write to /proc/x: No such"),
+    "base class of datasets": (["--data=src.data.DataModule"], "DataModule is no dataset: it must define load(train)"),
+    "two of a callback": (
+        [
+            "--trainer.callbacks=[{class_path: E, init_args: {monitor: val/loss}}, {class_path: E, init_args: {monitor: "
+            "val/loss}}]".replace("E,", "lightning.pytorch.callbacks.EarlyStopping,")
+        ],
+        "Found more than one stateful callback of type `EarlyStopping`",
+    ),
+    "too short one-cycle schedule": (
+        ["--model.schedule=torch.optim.lr_scheduler.OneCycleLR", "--model.schedule.max_lr=0.1"]
+        + ["--model.schedule.total_steps=5"],
+        "total_steps must be at least 380, the steps after the warm-up, got 5",
+    ),
     "stray word": (["trainer.max_epochs=3"], "unexpected 'trainer.max_epochs=3'"),
     "wrong type": (["--trainer.max_epochs=many"], "trainer.max_epochs: must be int, got many"),
     "wrong type of a nested setting": (["--model.net.width=wide"], "model.net.width: must be int, got wide"),
@@ -14,7 +54,7 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     "misspelled optimizer": (["--model.optimizer=torch.optim.Adamm"], "did you mean torch.optim.Adam?"),
     "misspelled loss": (["--model.loss=torch.nn.CrossEntropyLos"], "did you mean torch.nn.CrossEntropyLoss?"),
     "class of another kind": (["--model=torch.nn.Linear"], "model: must be a class path of a LightningModule"),
-    "bare word for a class": (["--trainer.callbacks=Foo"], "must be a class path such as src.nets.SmallCNN, got Foo"),
+    "bare word for a class": (["--trainer.callbacks=Foo"], "must be a class path such as src.callbacks.EMA, got Foo"),
     "accumulation of 0 batches": (
         ["--trainer.accumulate_grad_batches=0"],
         "trainer.accumulate_grad_batches must be more than 0, got 0",
@@ -48,7 +88,7 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     "batch size zero": (["--data.batch_size=0"], "batch_size must be at least 1, got 0"),
     "fold out of range": (["--data.fold=99"], "fold must be in [0, 10), got 99"),
     "a single fold": (["--data.folds=1"], "folds must be at least 2, got 1"),
-    "negative learning rate": (["--model.optimizer.lr=-1"], "Invalid learning rate: -1"),
+    "negative learning rate": (["--model.optimizer.lr=-1"], "AdamW.lr: Invalid learning rate: -1"),
     "fewer samples than one batch": (["--data.batch_size=5000"], "batch_size must be at most 1293"),
     "wrong number of classes": (
         ["--model.num_classes=7"],
@@ -122,7 +162,10 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     "unknown accelerator": (["--trainer.accelerator=cpux"], "invalid accelerator name: `accelerator='cpux'`"),
     "unknown precision": (["--trainer.precision=banana"], "trainer.precision: must be int or Literal["),
     "unknown profiler": (["--trainer.profiler=foo"], "the `profiler` parameter of `Trainer`"),
-    "unknown logger": (["--trainer.logger=nonsense"], "trainer.logger: must be Iterable or bool, got nonsense"),
+    "unknown logger": (
+        ["--trainer.logger=nonsense"],
+        "true, false or a class path such as lightning.pytorch.loggers.CSVLogger",
+    ),
     "more than all validation batches": (
         ["--trainer.limit_val_batches=2.5"],
         "invalid value 2.5 for limit_val_batches",
@@ -169,10 +212,10 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     "unknown choice": (["--best.mode=biggest"], "best.mode: must be Literal['max', 'min'], got biggest"),
     "seed turned off": (
         ["--seed_everything=false"],
-        "seed_everything must be an integer, or true for a random seed; got false",
+        "seed_everything must be an integer in [0, 4294967296), or true for a random seed; got False",
     ),
     "seed that is not a number": (["--seed_everything=abc"], "seed_everything: must be bool or int, got abc"),
-    "negative seed": (["--seed_everything=-1"], "-1 is not in bounds"),
+    "negative seed": (["--seed_everything=-1"], "seed_everything must be an integer in [0, 4294967296)"),
     "malformed boolean": (["--test=perhaps"], "test: must be bool, got perhaps"),
     "malformed compile": (["--compile=perhaps"], "compile: must be bool or dict, got perhaps"),
     "unknown argument of compile": (

@@ -15,7 +15,8 @@ import torch
 from lightning.pytorch import Callback
 
 from src.cli import fast_import, main, quiet
-from src.config.arguments import command_names
+from src.config.arguments import command_names, read
+from src.config.parser import parse
 from src.tasks import Task
 from tests.conftest import FIT, ROOT, process_state, refused
 
@@ -54,6 +55,30 @@ def test_help_lists_every_command(args: list[str], capsys: pytest.CaptureFixture
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("config", ["digits", "folder", "cifar10_fast", None])
+def test_the_help_of_a_command_fits_a_page_and_lists_settings_that_exist(
+    config: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [f"--config=configs/{config}.yaml"] if config else []
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *given, "--help"])
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 80
+    settings = [line.split()[0] for line in lines if line.startswith("  --")]
+    assert len(settings) >= 20
+    assert ("--model.optimizer.lr=" in " ".join(settings)) == bool(given)
+    if config == "digits":
+        assert parse(read(["fit", *given, *(each for each in settings if "[...]" not in each)])[0])
+
+
+def test_every_setting_is_explained_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help-all"])
+    assert "--trainer.barebones" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("args", [["--help"], ["fitt"], ["fit", "--config", "absent.yaml"]], ids=" ".join)
 def test_torch_is_not_imported_for(args: list[str]) -> None:
     code = (
@@ -90,6 +115,21 @@ def test_an_interrupt_while_torch_is_imported_ends_the_process() -> None:  # an 
         "from src.cli import main; main(owns_process=True)"
     )
     subprocess.run([sys.executable, "-c", code, "fit", "--config=configs/digits.yaml"], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_run_needs_no_open_output(redirection: str) -> None:
+    command = f"{sys.executable} -m src.cli {' '.join(FIT)} --trainer.fast_dev_run=1 {redirection}"
+    assert subprocess.run(command, shell=True, env=ENVIRONMENT, check=False).returncode == 0
+
+
+def test_without_the_environment_a_command_says_how_to_install_it() -> None:
+    for missing in ("yaml", "torch"):
+        code = f"import sys; sys.modules[{missing!r}] = None; from src.cli import main; main(['fit'])"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert f"error: {missing} is not installed here: run make train once" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.returncode in (1, 2)
 
 
 @pytest.mark.filterwarnings("ignore:look here")

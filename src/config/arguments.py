@@ -30,7 +30,8 @@ options:
   --trust            allow configs to name code outside src, torch, ...
   --key=value        any setting of the YAML, such as --trainer.max_epochs=3
   --print_config     print the complete config, defaults included, and stop
-  COMMAND --help     the options of a command, then every setting
+  COMMAND --help     what is often typed, for the classes of a --config
+  COMMAND --help-all every setting
 
 examples:
 {examples}

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import linecache
 import re
-import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -16,6 +16,37 @@ from src.config.files import SETTINGS, did_you_mean
 EXTRAS = ("kornia", "mlflow", "wandb")
 DEPENDENCIES = ("yaml", "torch", "torchvision", "lightning", "jsonargparse", "torchmetrics", "numpy")
 PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST)
+EXAMPLES = {
+    "model": "src.tasks.Classifier",
+    "data": "src.data.Digits",
+    "loss": "torch.nn.CrossEntropyLoss",
+    "optimizer": "torch.optim.AdamW",
+    "schedule": "src.optim.Cosine",
+    "augment": "src.data.RandomFlip",
+    "mix": "src.data.MixUp",
+    "callbacks": "src.callbacks.EMA",
+    "logger": "lightning.pytorch.loggers.CSVLogger",
+    "profiler": "lightning.pytorch.profilers.SimpleProfiler",
+    "init": "src.nets.Init",
+    "penalties": "src.losses.L2",
+}
+ALIASES = {
+    "epochs": "max_epochs",
+    "steps": "max_steps",
+    "learning_rate": "lr",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+}
+ALIASES |= {
+    "seed": "seed_everything",
+    "gpus": "devices",
+    "workers": "num_workers",
+    "path": "root",
+    "classes": "num_classes",
+}
+RENAMED = {"final": "final_ratio", "start": "start_ratio", "rise": "pct_start", "every": "step_fraction"}
+RENAMED |= {"most_in_a_row": "max_consecutive", "test_share": "test_fraction"}
+RENAMED |= {"on_out_of_memory": "--config configs/presets/micro_batches.yaml"}
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
@@ -55,7 +86,7 @@ def as_user_error(error: Exception) -> UserError | None:
         cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         return UserError(f"the checkpoint does not match this run ({cause}): start a new run")
     if frames and is_refusal(*frames[-1]):
-        return UserError(" ".join(str(error).split()))
+        return UserError(named_argument(error) + " ".join(str(error).split()))
     link: BaseException | None = error
     while isinstance(link, ValueError) or (isinstance(link, RuntimeError) and link is not error):
         # jsonargparse wraps the error of a constructor in its own errors
@@ -83,8 +114,8 @@ def named_argument(error: BaseException) -> str:
     """Return ``Class.argument: `` for the argument of a constructor whose value its message gives without a name."""
     frame = [frame for frame, _ in walk_tb(error.__traceback__)][-1]
     owner, words = frame.f_locals.get("self"), str(error).split()
-    names = [name for name in inspect.signature(type(owner)).parameters if name in frame.f_locals] if owner else []
-    if not names or any(re.search(rf"\b{name}\b", str(error)) for name in names):
+    names = [name for name in inspect.signature(type(owner)).parameters if name in frame.f_locals]
+    if frame.f_code.co_name != "__init__" or not names or any(re.search(rf"\b{name}\b", str(error)) for name in names):
         return ""
     given = [name for name in names if str(frame.f_locals[name]) in words]
     return f"{type(owner).__name__}{'.' + given[0] if len(given) == 1 else ''}: "
@@ -103,8 +134,11 @@ def raised_by_constructor(error: BaseException) -> bool:
     return in_lightning or (code.co_name == "__init__" and (in_torch or not isinstance(error, RuntimeError)))
 
 
-def explain(message: str) -> str:
-    """Condense jsonargparse's multi-line message: setting, expected, got, and the closest valid name."""
+def explain(message: str, known: Callable[[str], Iterable[str]] = lambda _: ()) -> str:
+    """Condense jsonargparse's multi-line message: setting, expected, got, and the closest valid name.
+
+    ``known`` returns the settings that exist if the one of the given name is left out.
+    """
     key = ".".join(re.findall(r'Parser key "([^"]+)":', message))
     prefix, section = (f"{key}: ", f"{key}.") if key else ("", "")
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
@@ -117,15 +151,15 @@ def explain(message: str) -> str:
     if found := re.search(r"unrecognized arguments: (.*)", message):
         if not found[1].startswith("-"):
             return f"unexpected {found[1]!r}: settings are typed as --key=value"
-        return f"unknown setting {found[1]}{closest_setting(found[1].split('=')[0].lstrip('-'))}"
+        return f"unknown setting {found[1]}{closest_setting(name := found[1].split('=')[0].lstrip('-'), known(name))}"
     if found := re.search(r"(?:Option|accept option) '([^']+)'", message):
-        return f"unknown setting {section}{found[1]}{closest_setting(section + found[1])}"
+        return f"unknown setting {section}{found[1]}{closest_setting(section + found[1], known(section + found[1]))}"
     if found := re.search(r"the following arguments are required: (.*)", message):
         return f"{section}{found[1]} is required{'' if key else '; choose a config with --config'}"
-    return prefix + explain_type(message)
+    return prefix + explain_type(message, key)
 
 
-def explain_type(message: str) -> str:
+def explain_type(message: str, key: str) -> str:
     """Return the expected types and the value from jsonargparse's message about one setting."""
     value = re.search(r"(?:[Gg]iven|Got) value: (.*)", message)
     got = value[1].split(". Got value:")[0] if value else ""
@@ -136,11 +170,17 @@ def explain_type(message: str) -> str:
     kinds = [kind for kind in kinds if not re.search("NoneType|path but|dot import path", kind)]
     path = re.search(r"Expected a dot import path string: (.*)", message)
     if path and set(kinds) <= {"<class 'list'>"}:
-        return f"must be a class path such as src.nets.SmallCNN, got {path[1]}"
+        return f"must be a class path such as {example(key)}, got {path[1]}"
+    if path and key.endswith("logger"):
+        return f"must be true, false or a class path such as {example(key)}, got {path[1]}"
     if kinds:
         names = dict.fromkeys(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.", r"\1", kind) for kind in kinds)
         return f"must be {' or '.join(names)}, got {got}"
     return " ".join(line.strip(" -") for line in message.splitlines() if line.strip())[:400]
+
+
+def example(key: str) -> str:
+    return EXAMPLES.get(re.sub(r"\.\d+$|\+$", "", key).rpartition(".")[2], "src.nets.SmallCNN")
 
 
 def closest_attribute(module: str, name: str) -> str:
@@ -148,17 +188,21 @@ def closest_attribute(module: str, name: str) -> str:
     return did_you_mean(name, known, f"{module}.") or f"; it has {', '.join(known[:20])}"
 
 
-def closest_setting(name: str) -> str:
-    """Return a hint with the closest known name: a section, or an argument of a class that a config can name."""
+def closest_setting(name: str, known: Iterable[str]) -> str:
+    """Return a hint with the known setting that was probably meant: of the same name, renamed, or of a similar name."""
+    short = {re.sub(r"\.init_args|\.class_path$", "", key): None for key in known}
     group, _, last = name.rpartition(".")
-    if not group:
-        return did_you_mean(last, SETTINGS)
-    from lightning import LightningDataModule, LightningModule, Trainer
-    from torch.optim import Optimizer
-
-    ours = [vars(module).values() for name, module in list(sys.modules.items()) if name.startswith("src.")]
-    classes = [value for values in ours for value in values if inspect.isclass(value)]
-    for parent in (LightningModule, LightningDataModule, Trainer, Optimizer):
-        classes += [parent, *parent.__subclasses__()]
-    names = {p for c in classes for p in inspect.signature(c.__init__).parameters} | {"class_path", "init_args"}
-    return did_you_mean(last, names - {"self", "args", "kwargs"}, f"{group}.", 0.75)
+    if last in RENAMED:
+        last = RENAMED[last]
+        if last.startswith("--"):
+            return f"; it is {last} now"
+    last = ALIASES.get(last, last)
+    same = sorted((key for key in short if key.rpartition(".")[2] == last), key=lambda key: (key.count("."), len(key)))
+    nearest = [key for key in same if key.startswith(f"{group}.")] + [
+        key for key in same if last != "lr" or "optimizer" in key
+    ]
+    if nearest and nearest[0] != name:
+        return f", did you mean {nearest[0]}?"
+    inside = [key.removeprefix(f"{group}.") for key in short if group and key.startswith(f"{group}.")]
+    alike = [key for key in (*short, *SETTINGS) if key.count(".") == name.count(".")]
+    return did_you_mean(last, inside, f"{group}.", 0.75) or did_you_mean(name, alike, cutoff=0.8)

@@ -1,10 +1,12 @@
 """Parse configs and typed settings, and check their values."""
 
 import argparse
-import importlib
 import inspect
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from types import NoneType
@@ -22,7 +24,7 @@ from src.config.errors import explain
 from src.config.files import SETTINGS
 from src.config.trust import Trust
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
-from src.engine.imports import imports_checked
+from src.engine.imports import imports_checked, required_optional
 from src.engine.skip_non_finite import SkipNonFinite
 from src.protocols import ImageData, KnownClasses
 
@@ -65,18 +67,43 @@ def parse(options: Options) -> Namespace:
     parser = make_parser(run_name(options))
     parser.prog, parser.description = f"python -m src.cli {options.command}", options.description
     trust = Trust(options)
+    asks = {"-h", "--help"} & {*options.settings}
+    typed = ["--help" if each == "--help-all" else each for each in options.settings if each not in asks]
     try:
-        with imports_checked(trust.check_import):
-            config = parser.parse_args([*(f"--config={file}" for file in options.config), *options.settings])
+        with imports_checked(trust.check_import), required_optional() if asks else nullcontext():
+            config = parser.parse_args([*(f"--config={file}" for file in options.config), *typed])
     except argparse.ArgumentError as error:
         refused = next((text for path, text in trust.refused.items() if path in error.message), None)
-        raise UserError(refused or explain(error.message)) from None
+        raise UserError(refused or explain(error.message, partial(settings_without, options, trust))) from None
     trust.check_values(config)
+    if asks:
+        import_module("src.config.help").print_help(options, config)
     check_values(config)
     seed = config.seed_everything
     valid = seed is not False and 0 <= seed < 2**32
     require(valid, f"seed_everything must be an integer in [0, {2**32}), or true for a random seed; got {seed}")
     return config
+
+
+def settings_without(options: Options, trust: Trust, name: str) -> list[str]:
+    """Return the names of all settings of a command, given one that does not exist and is to be left out."""
+    leaf, parser, config = name.rpartition(".")[2], make_parser(), Namespace()
+    typed = [each for each in options.settings if re.split(r"[-.]", each.partition("=")[0])[-1] != leaf]
+    try:
+        with imports_checked(trust.check_import), required_optional():
+            for file in options.config:
+                layer = without_key(yaml.safe_load(Path(file).read_text(encoding="utf-8")), leaf)
+                config = parser.parse_object(layer, cfg_base=config, defaults=False)
+            return list(parser.parse_args(typed, namespace=config).keys())
+    except (argparse.ArgumentError, UserError):
+        return []
+
+
+def without_key(tree: Any, key: str) -> Any:
+    """Return nested settings without a key."""
+    if isinstance(tree, list):
+        return [without_key(value, key) for value in tree]
+    return {k: without_key(v, key) for k, v in tree.items() if k != key} if isinstance(tree, dict) else tree
 
 
 def instantiate(config: Namespace) -> tuple[LightningModule, LightningDataModule | None, Namespace]:
@@ -130,7 +157,7 @@ def check_values(settings: Any, key: str = "") -> None:
 def required_types(class_path: str) -> dict[str, str]:
     """Return the type of each argument of a class that must not be None."""
     module, _, name = class_path.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
+    found = getattr(import_module(module), name)
     constructors = [vars(parent)["__init__"] for parent in getattr(found, "__mro__", ()) if "__init__" in vars(parent)]
     hints: dict[str, str] = {}
     for constructor in constructors or [found]:  # no __mro__: a function that returns the object

@@ -1,10 +1,10 @@
 """Check what a config names before it is imported."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from jsonargparse import _actions, _typehints, _util
+from jsonargparse import _actions, _common, _typehints, _util
 
 import_object: Callable[..., Any] = _util.import_object
 
@@ -30,3 +30,8 @@ def imports_checked(check: Callable[[str], None]) -> Iterator[None]:
     finally:
         for (module, name), original in zip(before, originals, strict=True):
             setattr(module, name, original)
+
+
+def required_optional() -> AbstractContextManager[None]:
+    """Let parsers accept settings in which required ones are missing."""
+    return _common.parser_context(lenient_check=True)
