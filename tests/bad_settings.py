@@ -1,5 +1,7 @@
 """Invalid settings and the error message that each must get."""
 
+STOPPING = "{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val/loss}}"
+ONE_CYCLE = "torch.optim.lr_scheduler.OneCycleLR"
 SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of the error message
     "unknown key": (["--model.widht=3"], "unknown setting model.widht"),
     "unknown nested key": (["--model.net.widht=3"], "unknown setting model.net.widht, did you mean model.net.width?"),
@@ -34,15 +36,11 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     "unwritable folder for checkpoints": (["--best.dirpath=/proc/x"], "best.dirpath: cannot write to /proc/x: No such"),
     "base class of datasets": (["--data=src.data.DataModule"], "DataModule is no dataset: it must define load(train)"),
     "two of a callback": (
-        [
-            "--trainer.callbacks=[{class_path: E, init_args: {monitor: val/loss}}, {class_path: E, init_args: {monitor: "
-            "val/loss}}]".replace("E,", "lightning.pytorch.callbacks.EarlyStopping,")
-        ],
+        [f"--trainer.callbacks=[{STOPPING},{STOPPING}]"],
         "Found more than one stateful callback of type `EarlyStopping`",
     ),
     "too short one-cycle schedule": (
-        ["--model.schedule=torch.optim.lr_scheduler.OneCycleLR", "--model.schedule.max_lr=0.1"]
-        + ["--model.schedule.total_steps=5"],
+        [f"--model.schedule={ONE_CYCLE}", "--model.schedule.max_lr=1", "--model.schedule.total_steps=5"],
         "total_steps must be at least 380, the steps after the warm-up, got 5",
     ),
     "stray word": (["trainer.max_epochs=3"], "unexpected 'trainer.max_epochs=3'"),

@@ -19,6 +19,7 @@ import torch
 from tools.bad_inputs import doors, inputs
 from tools.bad_pictures import pictures
 from tools.interruptions import asked, asked_ranks, killed, own, ranks
+from tools.mutations import edited, mutated, redrawn
 from tools.steps import memory, numbers
 from tools.storage import damage, disk, saving, together
 
@@ -38,6 +39,9 @@ PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str
     "inputs": (ALL, inputs),
     "pictures": (ALL, pictures),
     "doors": (ALL, doors),
+    "mutated": (500, mutated),
+    "edited": (200, edited),
+    "redrawn": (1000, redrawn),
 }
 
 

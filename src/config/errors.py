@@ -113,9 +113,11 @@ def is_refusal(frame: FrameType, line: int) -> bool:
 def named_argument(error: BaseException) -> str:
     """Return ``Class.argument: `` for the argument of a constructor whose value its message gives without a name."""
     frame = [frame for frame, _ in walk_tb(error.__traceback__)][-1]
-    owner, words = frame.f_locals.get("self"), str(error).split()
+    if frame.f_code.co_name != "__init__" or "self" not in frame.f_locals:
+        return ""
+    owner, words = frame.f_locals["self"], str(error).split()
     names = [name for name in inspect.signature(type(owner)).parameters if name in frame.f_locals]
-    if frame.f_code.co_name != "__init__" or not names or any(re.search(rf"\b{name}\b", str(error)) for name in names):
+    if any(re.search(rf"\b{name}\b", str(error)) for name in names):
         return ""
     given = [name for name in names if str(frame.f_locals[name]) in words]
     return f"{type(owner).__name__}{'.' + given[0] if len(given) == 1 else ''}: "
@@ -204,5 +206,5 @@ def closest_setting(name: str, known: Iterable[str]) -> str:
     if nearest and nearest[0] != name:
         return f", did you mean {nearest[0]}?"
     inside = [key.removeprefix(f"{group}.") for key in short if group and key.startswith(f"{group}.")]
-    alike = [key for key in (*short, *SETTINGS) if key.count(".") == name.count(".")]
+    alike = [] if inside else [key for key in (*short, *SETTINGS) if key.count(".") == name.count(".")]
     return did_you_mean(last, inside, f"{group}.", 0.75) or did_you_mean(name, alike, cutoff=0.8)

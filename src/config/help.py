@@ -47,6 +47,8 @@ def line(key: str, value: Any, text: str) -> str:
     shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     if isinstance(value, list):
         shown = "[...]" if value else "[]"
+    elif isinstance(value, tuple):
+        shown = f"[{','.join(map(str, value))}]"
     elif callable(value):
         shown = f"{value.__module__}.{value.__name__}"
     setting = f"  --{key}={shown}"

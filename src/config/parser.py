@@ -93,7 +93,7 @@ def settings_without(options: Options, trust: Trust, name: str) -> list[str]:
         with imports_checked(trust.check_import), required_optional():
             for file in options.config:
                 layer = without_key(yaml.safe_load(Path(file).read_text(encoding="utf-8")), leaf)
-                config = parser.parse_object(layer, cfg_base=config, defaults=False)
+                config = parser.parse_object(layer, namespace=config, defaults=False)
             return list(parser.parse_args(typed, namespace=config).keys())
     except (argparse.ArgumentError, UserError):
         return []

@@ -80,7 +80,7 @@ def test_nulls_survive_in_the_config_of_a_run(capsys: pytest.CaptureFixture[str]
 
 def test_false_is_no_seed() -> None:
     with pytest.raises(
-        UserError, match="seed_everything must be an integer in .*, or true for a random seed; got False"
+        UserError, match=r"seed_everything must be an integer in .*, or true for a random seed; got False"
     ):
         parsed(*DIGITS, "--seed_everything=false")
     assert parsed(*DIGITS, "--seed_everything=true").seed_everything is True
