@@ -112,11 +112,10 @@ def keep_freed_memory() -> None:
 
 
 def open_streams() -> None:
-    """Replace a closed stdout or stderr, and print characters that the terminal lacks as escapes."""
+    """Replace a closed stdout or stderr."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: PTH123, SIM115
-        stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, stream)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
 
 
 if __name__ == "__main__":

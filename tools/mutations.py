@@ -16,24 +16,8 @@ from src.config.parser import parse, plain_config
 from tests.processes import PICTURES, ROOT, SMALL, TIMED_OUT, Process, draw_pictures
 
 SHORT = ["--trainer.fast_dev_run=1"]
-VALUES = (
-    "",
-    "0",
-    "-1",
-    "1e999",
-    "nan",
-    "null",
-    "true",
-    "[]",
-    "{}",
-    "a b",
-    "é",
-    "../x",
-    "1,2",
-    "[1,2]",
-    "x" * 300,
-    "a.b.C",
-)
+DIGITS = f"{ROOT}/configs/digits.yaml"
+VALUES = ("", "0", "-1", "1e999", "nan", "null", "true", "[]", "{}", "a b", "é", "../x", "1,2", "[1,2]", "x" * 300)
 VALUES += (
     "{class_path: src.nets.MLP}",
     "src.nets.MLP",
@@ -42,37 +26,17 @@ VALUES += (
     "{a: 1}",
     "1.5",
     "99999999999",
-    "auto",
+    "a.b",
 )
-FILES = (
-    "config.yaml",
-    "results.json",
-    "provenance.json",
-    "metrics.csv",
-    "checkpoints/best.ckpt",
-    "checkpoints/last.ckpt",
-)
-TEXTS = (
-    "",
-    "[]",
-    "{}",
-    "null",
-    "1",
-    '"x"',
-    "[[1]]",
-    '{"a": [1]}',
-    "a,b\n1,2\n",
-    "step\nx\n",
-    "[" * 5000,
-    "\0",
-    "- 1\n",
-)
+FILES = ("config.yaml", "results.json", "provenance.json", "metrics.csv")
+FILES += ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
+TEXTS = ("", "[]", "{}", "null", "1", "[[1]]", '{"a": [1]}', "a,b\n1,2\n", "step\nx\n", "[" * 5000, "\0", "- 1\n")
 COMMANDS = (["fit", "--trainer.max_epochs=2"], ["test"], ["validate"], ["predict"], ["fit", "--resume=auto"])
 
 
 def mutated(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     """Settings with random values, names and types: exit code 0 or 2, at most 5 lines of error, within 30 seconds."""
-    config = plain_config(parse(Options("fit", SMALL[:1])))
+    config = plain_config(parse(Options("fit", [DIGITS])))
     keys = [key for key in names(config) if not key.endswith("root")]
     for i in range(tries):
         key, value = draw.choice(keys), draw.choice(VALUES)
@@ -88,11 +52,9 @@ def names(settings: Any, prefix: str = "") -> list[str]:
     """Return the names of nested settings as they are typed."""
     if not isinstance(settings, dict):
         return [prefix]
-    inner = [
-        name
-        for key, value in settings.items()
-        for name in names(value, prefix if key == "init_args" else f"{prefix}.{key}")
-    ]
+    inner: list[str] = []
+    for key, value in settings.items():
+        inner += names(value, prefix if key == "init_args" else f"{prefix}.{key}")
     return [name.strip(".").removesuffix(".class_path") for name in inner]
 
 
@@ -104,12 +66,8 @@ def edited(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
         shutil.copytree(folder / "run", place)
         run = place / "runs/digits/version_0"
         what = edit(run / draw.choice(FILES), draw)
-        which = (
-            [f"--config={ROOT}/configs/digits.yaml"]
-            if command[-1] == "--resume=auto"
-            else ["--run=runs/digits/version_0"]
-        )
-        wrong = answered(Process([*command, *which], place))
+        which = f"--config={DIGITS}" if command[-1] == "--resume=auto" else "--run=runs/digits/version_0"
+        wrong = answered(Process([*command, which], place))
         yield wrong and f"{command[0]} after {what}: {wrong}"
 
 
@@ -162,7 +120,7 @@ def redrawn(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
 
 
 def answered(process: Process) -> str:
-    """Return what is wrong with how a command ended: it must succeed, or name the error in one line, within 30 seconds."""
+    """Return what is wrong with how a command ended: it must succeed, or name its error in one line, in 30 seconds."""
     code, output = process.wait(30), process.log.read_text(errors="replace")
     process.log.unlink()
     lines = [line for line in output.splitlines() if line.strip()]

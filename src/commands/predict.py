@@ -170,7 +170,7 @@ def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor) ->
 
 def save_csv(file: Path, lines: list[list[Any]]) -> None:
     try:
-        with file.open("w", newline="") as stream:
+        with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
             csv.writer(stream).writerows(lines)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from None

@@ -63,7 +63,9 @@ class Options:
 
 def command_names() -> list[str]:
     order = ["fit", "validate", "test", "predict"]
-    names = sorted(file.stem for file in COMMANDS.glob("*.py") if re.search(r"^def run\(", file.read_text(), re.M))
+    names = sorted(
+        file.stem for file in COMMANDS.glob("*.py") if re.search(r"^def run\(", file.read_text(encoding="utf-8"), re.M)
+    )
     return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 

@@ -72,12 +72,12 @@ class Run:
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml; a different earlier one is kept as config_0.yaml, config_1.yaml, ..."""
         text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + yaml.safe_dump(config, sort_keys=False)
-        if self.config.is_file() and (older := self.config.read_text()) != text:
+        if self.config.is_file() and (older := self.config.read_text(encoding="utf-8")) != text:
             write_atomically(self.path / f"config_{len([*self.path.glob('config_*.yaml')])}.yaml", older)
         write_atomically(self.config, text)
 
     def has_config(self, config: dict[str, Any]) -> bool:
-        return self.config.is_file() and yaml.safe_load(self.config.read_text()) == config
+        return self.config.is_file() and yaml.safe_load(self.config.read_text(encoding="utf-8")) == config
 
     def is_evaluated(self) -> bool:
         return (self.path / "results.json").is_file()
@@ -147,7 +147,7 @@ def read_json(file: Path, default: Any) -> Any:
 def write_atomically(file: Path, text: str) -> None:
     part = file.with_suffix(".part")
     try:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
         part.replace(file)
     except OSError as error:  # such as a deleted folder
         raise UserError(f"cannot write to the run folder {file.parent.absolute()}: {error.strerror}") from None

@@ -16,9 +16,13 @@ Rows = list[tuple[str, str]]  # what print_rows prints: names and values
 
 
 def echo(text: str, stream: TextIO | None = None) -> None:
-    """Print a line and flush; print nothing more once the reader is gone (``| head``, a closed terminal)."""
+    """Print a line and flush; print nothing more once the reader is gone (``| head``, a closed terminal).
+
+    Characters that the stream cannot encode, such as those of a file name, are printed as escapes.
+    """
     try:
-        print(text, file=stream, flush=True)
+        encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except OSError:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -259,3 +260,11 @@ def test_a_test_folder_alone_is_tested(capsys: pytest.CaptureFixture[str]) -> No
     Path("alone/test/b").rename("alone/test/c")
     error = refused(capsys, "test", "--run=runs/digits/version_0", "--data.root=alone")
     assert "not in both: b, c" in error
+
+
+def test_a_file_name_that_is_not_utf_8_is_kept(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    Image.new("L", (8, 8)).save(name)
+    main(["predict", f"--run={trained}", "--images", name])
+    assert b"caf\xe9.png," in (trained / "predictions.csv").read_bytes()
+    assert "caf\\udce9.png" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from src.data import MNIST
 from src.nets import SmallCNN
 from tests.bad_inputs import COMMANDS, FILES, commands
 from tests.bad_settings import SETTINGS
-from tests.conftest import refused
+from tests.conftest import SMALL, refused
 
 DIGITS = ["fit", "--config", "configs/digits.yaml"]
 
@@ -75,6 +75,53 @@ def test_a_run_folder_without_a_checkpoint_is_refused(capsys: pytest.CaptureFixt
     Path("empty").mkdir()
     shutil.copy(trained / "config.yaml", "empty")
     assert "empty has no checkpoint" in refused(capsys, "test", "--run", "empty")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("loops", {}, "does not tell how many epochs are done"),
+        ("optimizer_states", [{"a": 1}], "does not match this run (KeyError: 'param_groups')"),
+        ("lr_schedulers", [7], "does not match this run (AttributeError"),
+        ("state_dict", [1], "is damaged: state_dict is of another type"),
+        ("global_step", "x", "is damaged: global_step is of another type"),
+        ("pytorch-lightning_version", 5, "is damaged: pytorch-lightning_version is of another type"),
+        ("callbacks", [1], "is damaged: callbacks is of another type"),
+    ],
+)
+def test_a_checkpoint_of_other_content_is_refused(
+    capsys: pytest.CaptureFixture[str], trained: Path, key: str, value: object, message: str
+) -> None:
+    file = trained / "checkpoints/last.ckpt"
+    torch.save(torch.load(file, weights_only=True) | {key: value}, file)
+    (trained / "checkpoints/best.ckpt").unlink()
+    assert message in refused(capsys, "fit", f"--run={trained}", "--trainer.max_epochs=2")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results.json", b"[1]"),
+        ("results.json", b'{"samples_per_second": "x"}'),
+        ("provenance.json", b'{"a": 1}'),
+        ("provenance.json", b'["a"]'),
+        ("metrics.csv", b"a,b\n1,2\n"),
+        ("metrics.csv", b"step,b\n1,2,3,4\n"),
+        ("metrics.csv", b"\xff\xfe\x00step"),
+    ],
+)
+def test_a_run_resumes_beside_records_of_other_content(trained: Path, name: str, content: bytes) -> None:
+    (trained / name).write_bytes(content)
+    assert main(["fit", "--config=configs/digits.yaml", "--resume=auto", "--trainer.max_epochs=2"]).run.path == trained
+    main(["fit", *SMALL, "--trainer.max_epochs=1"])  # the next version compares itself with the one before
+    kept = {file.read_bytes() for file in trained.glob("*") if file.is_file()}
+    assert content in kept or name == "metrics.csv" or content == b'["a"]'  # these rows stay in the list
+
+
+def test_a_plateau_schedule_waits_for_the_next_validation() -> None:
+    plateau = ["--model.schedule=torch.optim.lr_scheduler.ReduceLROnPlateau", "--model.warmup_steps=0"]
+    x = main(["fit", *SMALL, *plateau, "--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=4"])
+    assert x.trainer.lr_scheduler_configs[0].scheduler.last_epoch == 2
 
 
 @pytest.mark.filterwarnings("default")

@@ -4,18 +4,22 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.processes import Process
 from tools.faults import PROMISES, main
 from tools.interruptions import GRID
+from tools.mutations import answered
 
 pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).parents[2]
 GROUPS = [
     ["killed=3", "asked=4", "own=2", "together=3"],
     ["saving=5", "damage=50", "numbers=3", "memory=2", "inputs=4", "pictures=4", "doors=4"],
+    ["mutated=4", "edited=4", "redrawn=10"],
 ]
 
 
@@ -60,6 +64,19 @@ def test_a_fault_that_a_run_does_not_survive_is_an_error(
     folder = Path(printed.rpartition(" ")[2].strip())
     assert folder.parent == Path("runs").absolute()
     assert folder.is_dir()
+
+
+def test_the_fuzzer_notices_tracebacks_wrong_exit_codes_and_long_answers(tmp_path: Path) -> None:
+    def fail(code: int, text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+        sys.exit(code)
+
+    right = [(2, "error: one line"), (0, "a table\n" * 20)]
+    wrong = [(1, "error: one line"), (2, "lines\n" * 9 + "error: x"), (2, "usage: x"), (0, "Traceback (most recent")]
+    results = [answered(Process(partial(fail, *case), tmp_path / "run")) for case in right + wrong]
+    assert results[:2] == ["", ""]
+    assert all(results[2:])
+    assert answered(Process(partial(int, "x"), tmp_path / "run"))
 
 
 @pytest.mark.parametrize("promise", ["kiled", "killed=many", "killed=-1"])
