@@ -97,7 +97,7 @@ class Run:
         """Return the results of the previous version and its name, both empty if there is none."""
         previous = self.path.with_name(f"version_{version(self.path) - 1}")
         results = read_json(previous / "results.json", {})
-        results = {name: value for name, value in results.items() if isinstance(value, int | float)}
+        results = {name: value for name, value in results.items() if isinstance(value, int | float | None)}
         return results, previous.name if results else ""
 
     def add_provenance(self, entry: dict[str, Any]) -> None:
