@@ -17,7 +17,23 @@ from tests.processes import PICTURES, ROOT, SMALL, TIMED_OUT, Process, draw_pict
 
 SHORT = ["--trainer.fast_dev_run=1"]
 DIGITS = f"{ROOT}/configs/digits.yaml"
-VALUES = ("", "0", "-1", "1e999", "nan", "null", "true", "[]", "{}", "a b", "é", "../x", "1,2", "[1,2]", "x" * 300)
+VALUES: tuple[str, ...] = (
+    "",
+    "0",
+    "-1",
+    "1e999",
+    "nan",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "a b",
+    "é",
+    "../x",
+    "1,2",
+    "[1,2]",
+    "x" * 300,
+)
 VALUES += (
     "{class_path: src.nets.MLP}",
     "src.nets.MLP",
@@ -28,7 +44,7 @@ VALUES += (
     "99999999999",
     "a.b",
 )
-FILES = ("config.yaml", "results.json", "provenance.json", "metrics.csv")
+FILES: tuple[str, ...] = ("config.yaml", "results.json", "provenance.json", "metrics.csv")
 FILES += ("checkpoints/best.ckpt", "checkpoints/last.ckpt")
 TEXTS = ("", "[]", "{}", "null", "1", "[[1]]", '{"a": [1]}', "a,b\n1,2\n", "step\nx\n", "[" * 5000, "\0", "- 1\n")
 COMMANDS = (["fit", "--trainer.max_epochs=2"], ["test"], ["validate"], ["predict"], ["fit", "--resume=auto"])
