@@ -1,6 +1,7 @@
 """Which samples form each batch, and the loader of batches that depend only on seed, epoch and position."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from multiprocessing.util import get_temp_dir
 from typing import Any, Literal, get_args
@@ -10,11 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from src import UserError, require
+from src.data.loading.shared_draws import SharedDraws
 from src.data.loading.splits import Samples, copy_to
 from src.data.loading.workers import Packed, ignore_group_signals
 
 Sampling = Literal["shuffled", "weighted", "balanced"]
 Transform = Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]]
+NOTHING: AbstractContextManager[None] = nullcontext()
 SETTINGS = ("num_samples", "num_batches", "seed", "sampling")  # of the sampler: they define the batches of an epoch
 
 
@@ -79,6 +82,12 @@ class BatchSampler(Sampler):
             own = batch if self.world_size == 1 else batch.tensor_split(self.world_size)[self.rank]
             yield own.numpy() if self.as_arrays else own  # type: ignore[misc]
 
+    def place(self, position: int) -> tuple[int, int, int]:
+        """Return start and number of this process's samples in the batch of all processes, and the length of that."""
+        total = self.num_samples // self.num_batches + (position < self.num_samples % self.num_batches)
+        count, extra = divmod(total, self.world_size)
+        return self.rank * count + min(self.rank, extra), count + (self.rank < extra), total
+
     def class_balanced_order(self, generator: torch.Generator) -> Tensor:
         """Return positions (N,) with equally likely classes, drawn independently or, if balanced, in rounds."""
         n, num_classes = self.num_samples, len(self.members)
@@ -104,8 +113,9 @@ class TensorLoader:
     """Iterate over batches on ``device``: images (B, C, H, W) with their targets, or images only without targets.
 
     Before each training batch, torch's generators are seeded from (seed, epoch, batch, rank), so augmentation and
-    dropout depend only on the position, like the order of samples. The position is therefore the only state, and an
-    interrupted epoch resumes bit for bit. ``samples.images.num_workers`` processes, if any, read ahead.
+    dropout depend only on the position, like the order of samples. Several processes augment a batch like one. The
+    position is therefore the only state, and an interrupted epoch resumes bit for bit. ``samples.images.num_workers``
+    processes, if any, read ahead.
 
     ``transform`` is called with images, targets or None, dataset indices (B,) and the epoch; it returns the batch.
     """
@@ -138,11 +148,10 @@ class TensorLoader:
             self.position = state["position"]
         self.sampler.start = self.position
         for index, images, *targets in self.fetch():
-            if self.sampler.shuffle:
-                self.seed_batch()
+            with self.seed_batch() if self.sampler.shuffle else NOTHING:
+                moved = copy_to(targets[0], self.device) if targets else None
+                batch = self.transform(copy_to(images, self.device), moved, index, self.sampler.seed_epoch)
             self.position += 1
-            moved = copy_to(targets[0], self.device) if targets else None
-            batch = self.transform(copy_to(images, self.device), moved, index, self.sampler.seed_epoch)
             yield batch if targets else batch[0]
 
     def fetch(self) -> Iterator[Any]:
@@ -154,11 +163,16 @@ class TensorLoader:
         except UserError as error:  # a worker's error has its traceback in the text
             raise UserError(str(error).splitlines()[-1].removeprefix("src.UserError: ")) from None
 
-    def seed_batch(self) -> None:
-        seed = derive_seed(self.sampler.seed, self.sampler.seed_epoch, self.position, self.sampler.rank)
+    def seed_batch(self) -> AbstractContextManager[Any]:
+        """Seed torch's generators; with several processes, return a context in which they augment like one."""
+        key = (self.sampler.seed, self.sampler.seed_epoch, self.position)
+        seed = derive_seed(*key, self.sampler.rank)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed spends 75 us on absent devices
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        if self.sampler.world_size == 1:
+            return NOTHING
+        return SharedDraws(derive_seed(*key, 0), *self.sampler.place(self.position))
 
     def state_dict(self) -> dict[str, Any]:
         settings = {name: getattr(self.sampler, name) for name in SETTINGS}
