@@ -188,7 +188,7 @@ def report(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
     stats = {"parameters": parameters, "batch_size": batch_size, "seconds": seconds}
     stats |= x.progress.speed(x.trainer.strategy.root_device)
     previous = x.run.previous_results() if x.run else ({}, "")
-    print_rows([("", ""), *metrics_table(metrics), ("", ""), *run_stats_table(stats, *previous)])
+    print_rows([("", ""), *metrics_table(metrics, x.best), ("", ""), *run_stats_table(stats, *previous)])
     if x.run is not None:
         if not x.config.trainer.fast_dev_run:
             x.run.write_results({**metrics, **stats})

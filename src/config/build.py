@@ -17,7 +17,7 @@ from src.config.parser import check_training, infer_num_classes, instantiate
 from src.engine.checkpoints import BestCheckpoint, own_monitor
 from src.engine.overhead import LowOverhead, NoOpProfiler
 from src.engine.progress import EpochLine, ProgressBar
-from src.engine.resume import Resume
+from src.engine.resume import Resume, repeat_draws
 from src.engine.signals import Signals, disable_lightning_handlers
 from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
 from src.runs.folder import Run
@@ -70,6 +70,7 @@ def build(
     config.seed_everything = random_seed() if config.seed_everything is True else config.seed_everything
     seed_everything(config.seed_everything, workers=True, verbose=False)
     task, data, built = instantiate(config)
+    repeat_draws(data or task)
     if stored:
         check_weights(task, stored)
     saves = command == "fit" and not config.trainer.fast_dev_run and config.trainer.enable_checkpointing is not False

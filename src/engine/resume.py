@@ -2,12 +2,14 @@
 
 import random
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError, require
 from src.protocols import WarmedUp
@@ -17,6 +19,8 @@ CHANGING = {"lr", "_last_lr", "last_epoch", "_step_count"}  # state that changes
 OBJECTS = {"params", "_schedulers", "lr_lambdas"}  # no settings
 
 Settings = list[dict[str, Any]]  # of each parameter group and scheduler
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
 
 
 class Resume(Callback):
@@ -146,3 +150,35 @@ def apply_changes(live: dict[str, Any], configured: dict[str, Any], stored: dict
     if "params" in live and base in changed:
         ratio = live["lr"] / stored[base] if stored[base] else 1.0
         live["lr"] = ratio * configured[base]
+
+
+def repeat_draws(owner: LightningDataModule | LightningModule) -> None:
+    """Let the hooks that split data or create loaders draw the same random numbers each time, those of a new run.
+
+    A ``random_split`` in ``setup`` would otherwise be another one when fit evaluates the trained net. Only draws of
+    ``setup`` move the generators on, as if nobody had repeated them.
+    """
+    hooks = LOADERS if isinstance(owner, LightningModule) else ("setup", *LOADERS)
+    base: Any = LightningModule if isinstance(owner, LightningModule) else LightningDataModule
+    for name in hooks:
+        if is_overridden(name, owner, base):
+            setattr(owner, name, partial(call_in_state, getattr(owner, name), rng_state(), name != "setup"))
+
+
+def call_in_state(hook: Any, state: tuple[Any, ...], restores: bool, *args: Any, **kwargs: Any) -> Any:
+    before = rng_state()
+    set_rng_state(state)
+    result = hook(*args, **kwargs)
+    if restores:
+        set_rng_state(before)
+    return result
+
+
+def rng_state() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def set_rng_state(state: tuple[Any, ...]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])

@@ -5,12 +5,12 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from math import isnan
+from math import isclose, isnan
 from pathlib import Path
 from typing import Any, TextIO
 
 from src import UserError
-from src.protocols import Describes, HasEpochMeans, Resumable, WarmedUp
+from src.protocols import Describes, HasEpochMeans, LossWeight, Resumable, WarmedUp
 
 Rows = list[tuple[str, str]]  # what print_rows prints: names and values
 
@@ -49,10 +49,33 @@ def start_notes(trainer: Any, resumed: Path | None) -> Rows:
         exact = f"not exactly, because of its {kept[0]}" if kept else "exactly only from the end of an epoch"
         verb = "have" if " and " in lacking else "has"
         rows += [("note", f"this {lacking} {verb} no mid-epoch state:"), ("", f"an interrupted run resumes {exact}")]
+    rows += exactness_notes(trainer)
     steps, warmup = trainer.estimated_stepping_batches, task.warmup_steps if isinstance(task, WarmedUp) else 0
     if isinstance(warmup, int) and 0 < steps <= warmup and not trainer.fast_dev_run:
         rows += [("note", f"warmup_steps ({warmup}) >= run length ({steps} steps):")]
         rows += [("", "the learning rate never leaves warm-up")]
+    return rows
+
+
+def exactness_notes(trainer: Any) -> Rows:
+    """Return notes on why several processes or accumulated batches train otherwise than one large batch."""
+    task, ranks, accumulate = trainer.lightning_module, trainer.world_size, trainer.accumulate_grad_batches
+    if ranks == 1 and accumulate == 1:
+        return []
+    rows: Rows = []
+    if task.automatic_optimization and not isinstance(task, LossWeight):
+        rows += [
+            ("note", f"{type(task).__name__} has no loss_weight(batch): the batches of processes"),
+            ("", "and those accumulated count equally, whatever their size"),
+        ]
+    kinds = "|".join(
+        {type(module).__name__ for module in task.modules()} - ({"SyncBatchNorm"} if accumulate == 1 else set())
+    )
+    dropout = any("Dropout" in type(module).__name__ and getattr(module, "p", 1) for module in task.modules())
+    local = {"batch norm": "BatchNorm" in kinds, "dropout": ranks > 1 and dropout}
+    local["mix"] = ranks > 1 and getattr(trainer.datamodule, "mix", None) is not None
+    if names := " and ".join(name for name, found in local.items() if found):
+        rows += [("note", f"{names} of each batch or process alone: not exactly as one large batch")]
     return rows
 
 
@@ -61,11 +84,14 @@ def merge_dataloaders(results: Sequence[Mapping[str, float]]) -> dict[str, float
     return {re.sub(r"/dataloader_idx_(\d+)$", r"[\1]", key): value for each in results for key, value in each.items()}
 
 
-def metrics_table(metrics: Mapping[str, float]) -> Rows:
-    """Return one row for each metric, with a column for validation and one for test; metrics per class are left out."""
+def metrics_table(metrics: Mapping[str, float], best: Any = None) -> Rows:
+    """Return one row for each metric, with a column for validation and one for test; metrics per class are left out.
+
+    A note follows if the metric of the ``best`` checkpoint is no longer what it was when it was saved.
+    """
     staged = {tuple(key.split("/")): metrics[key] for key in metrics if re.fullmatch("(val|test)/[^/]+", key)}
     others = [(key, cell(value)) for key, value in metrics.items() if "/" not in key]  # names of foreign modules
-    return table("metric", staged) + others
+    return table("metric", staged) + others + changed_note(best, metrics)
 
 
 def per_class_table(metrics: Mapping[str, float]) -> Rows:
@@ -84,6 +110,17 @@ def cell(value: float | None) -> str:
     return f"{'-' if value is None or isnan(value) else format(value, '.4f'):>10}"
 
 
+def changed_note(best: Any, metrics: Mapping[str, float]) -> Rows:
+    """Return a note if the monitored metric of the best checkpoint is no longer what it was when it was saved."""
+    then, now = getattr(best, "score", None), metrics.get(getattr(best, "monitor", ""))
+    if then is None or now is None or isclose(then, now, rel_tol=1e-5, abs_tol=1e-6):
+        return []
+    return [
+        ("note", f"{best.monitor} was {then:.4f} when the best checkpoint was saved: its validation"),
+        ("", "draws random numbers, or its data changed; compare with care"),
+    ]
+
+
 def run_stats_table(stats: Mapping[str, float], previous: Mapping[str, float], previous_name: str) -> Rows:
     """Return the cost of a run, with speed and memory also as multiples of the previous run's."""
     shown = {name: f"{value:,}" for name, value in stats.items()}
@@ -94,15 +131,22 @@ def run_stats_table(stats: Mapping[str, float], previous: Mapping[str, float], p
     return [(name.replace("_", " ").replace("mib", "MiB"), value) for name, value in shown.items()]
 
 
+def cli_command() -> str:
+    """Return how this program was started; after ``--``, torchrun does not take ``--run`` for an option of its own."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return "python -m src.cli"
+    return f"torchrun --nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', 1)} -m src.cli --"
+
+
 def next_commands(run: Path, run_args: str, limit: str) -> Rows:
     """Return the commands that use a finished run, named by ``run_args``; the Trainer setting ``limit`` extends it."""
-    command = "python -m src.cli"
+    command, plain = cli_command(), "python -m src.cli"  # predict runs in one process
     return [
         ("", ""),
         ("run", str(run)),
         ("extend", f"{command} fit {run_args} --trainer.{limit}=N"),
         ("test", f"{command} test {run_args}"),
-        ("use", f"{command} predict {run_args} --images FILE"),
+        ("use", f"{plain} predict {run_args} --images FILE"),
     ]
 
 

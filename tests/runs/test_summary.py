@@ -32,6 +32,8 @@ MEANS = {
 }
 PER_CLASS = {f"test/{score}/{name}": 0.5 for score in SCORES for name in CLASSES}
 
+ALONE = {"world_size": 1, "accumulate_grad_batches": 1}
+
 
 def printed(capsys: pytest.CaptureFixture[str], rows: list[tuple[str, str]]) -> list[str]:
     print_rows(rows)
@@ -125,7 +127,7 @@ class Resumable:
     ],
 )
 def test_what_does_not_resume_exactly_is_noted(loader: dict[str, Any] | None, lacking: str, end: str) -> None:
-    trainer = SimpleNamespace(lightning_module=None, estimated_stepping_batches=1, fast_dev_run=False)
+    trainer = SimpleNamespace(lightning_module=None, estimated_stepping_batches=1, fast_dev_run=False, **ALONE)
     trainer.train_dataloader = Resumable() if loader is None else DataLoader(range(3), **loader)  # type: ignore[arg-type]
     notes = [f"this {lacking} no mid-epoch state:", f"an interrupted run resumes {end}"]
     assert [text for _, text in start_notes(trainer, None)] == notes
@@ -134,7 +136,7 @@ def test_what_does_not_resume_exactly_is_noted(loader: dict[str, Any] | None, la
 @pytest.mark.parametrize(("steps", "noted"), [(4, True), (5, True), (6, False), (float("inf"), False)])
 def test_a_run_that_never_leaves_its_warmup_is_noted(steps: float, noted: bool) -> None:
     task = SimpleNamespace(warmup_steps=5, train_means=None)
-    trainer = SimpleNamespace(lightning_module=task, estimated_stepping_batches=steps, fast_dev_run=False)
+    trainer = SimpleNamespace(lightning_module=task, estimated_stepping_batches=steps, fast_dev_run=False, **ALONE)
     trainer.train_dataloader = Resumable()
     rows = [
         ("note", f"warmup_steps (5) >= run length ({steps} steps):"),
