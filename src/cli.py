@@ -15,7 +15,7 @@ from typing import Any
 
 try:
     from src.config.arguments import read, usage
-    from src.config.errors import as_user_error
+    from src.config.errors import as_user_error, exit_code, let_the_first_process_print
     from src.runs.summary import echo
 except ModuleNotFoundError as error:  # yaml comes with the environment
     sys.exit(f"error: {error.name} is not installed here: run make train once, then source .venv/bin/activate")
@@ -38,6 +38,7 @@ def main(args: list[str] | None = None, owns_process: bool = False) -> Any:
     A command that owns the process may change its signal handlers, warnings, logging and garbage collection.
     """
     args = sys.argv[1:] if args is None else args
+    args = args[1:] if args[:1] == ["--"] else args  # torchrun -m src.cli -- fit --run DIR
     try:
         if not args or args[0] in ("-h", "--help"):
             echo(usage())
@@ -53,8 +54,11 @@ def main(args: list[str] | None = None, owns_process: bool = False) -> Any:
             sys.exit(130)  # Lightning turns an interrupt into exit code 1
         raise
     except Exception as error:
+        if (code := exit_code(error)) is not None:
+            sys.exit(code)
         if (user_error := as_user_error(error)) is None:
             raise
+        let_the_first_process_print()
         text = str(user_error)
         text = text if len(text) < 480 else f"{text[:240]} ... {text[-220:]}"
         sys.stderr.write(f"error: {text}\n")  # one write: several processes may print it

@@ -3,7 +3,9 @@
 import errno
 import inspect
 import linecache
+import os
 import re
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from traceback import walk_tb
@@ -89,6 +91,20 @@ def named_argument(error: BaseException) -> str:
         return ""
     given = [name for name in names if str(frame.f_locals[name]) in words]
     return f"{type(owner).__name__}{'.' + given[0] if len(given) == 1 else ''}: "
+
+
+def exit_code(error: Exception) -> int | None:
+    """Return the exit code of another process of the run if its end caused this error; it has printed the cause."""
+    from src.engine.launched import code_of_lost_process
+
+    return code_of_lost_process(error)
+
+
+def let_the_first_process_print() -> None:
+    """Wait in any other process of a run, because the first ends all of them when it has the same error."""
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    if rank != "0":
+        time.sleep(10)
 
 
 def raised_by_constructor(error: BaseException) -> bool:

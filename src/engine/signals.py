@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies.launchers import subprocess_script
 
 from src.engine.checkpoints import LastCheckpoint, can_resume_here
+from src.engine.launched import code_of_lost_process, watch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LAUNCH = "_call_children_scripts"  # Lightning's method that starts the other processes
@@ -44,6 +46,7 @@ class Signals(Callback):
         before = {number: signal.signal(number, self.receive) for number in heard}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         launcher: Any = trainer.strategy.launcher
+        subprocess_script._launch_process_observer = watch  # type: ignore[assignment]
         if hasattr(launcher, LAUNCH):
             setattr(launcher, LAUNCH, partial(launch_blocked, getattr(launcher, LAUNCH)))
         try:
@@ -51,6 +54,8 @@ class Signals(Callback):
             if self.received:  # after the last hook
                 raise SystemExit(128 + self.received)
         except Exception as error:
+            if (code := code_of_lost_process(error)) is not None:
+                raise SystemExit(code) from None
             self.kill_launched()  # they would wait for this one
             if self.received and "DataLoader worker" in str(error):  # the signal reached the workers too
                 raise SystemExit(128 + self.received) from None

@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
+from src import UserError
 from src.cli import main
 from tests.conftest import ROOT, SMALL
 
@@ -52,3 +55,22 @@ def test_a_failure_in_two_processes_leaves_earlier_runs_unchanged(trained: Path)
     assert "the net does not accept the data's images, (C, H, W) = (1, 8, 8)" in done.stderr
     assert [folder.name for folder in trained.parent.iterdir()] == ["version_0"]
     assert before == {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
+
+
+class FailsInOneProcess(Callback):
+    """Raises a UserError in the second process only."""
+
+    def on_train_batch_start(self, trainer: Any, *_: object) -> None:
+        if trainer.global_rank == 1 and trainer.global_step == 3:
+            raise UserError("only this process fails")
+
+
+def test_an_error_in_one_process_is_one_line_and_ends_both() -> None:
+    callback = f"--trainer.callbacks+={__name__}.FailsInOneProcess"
+    done = command_line("fit", *SMALL, *TWO_PROCESSES, callback)
+    assert done.returncode == 2
+    assert done.stderr == "error: only this process fails\n"
+
+
+def test_two_dashes_let_torchrun_pass_on_run(trained: Path) -> None:
+    assert main(["--", "validate", f"--run={trained}"]).run.path == trained
