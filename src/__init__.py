@@ -23,6 +23,11 @@ def compile_pattern(name: str, pattern: str) -> re.Pattern[str]:
         raise UserError(f"{name} must be a regular expression, got {pattern!r} ({error})") from None
 
 
+def at_least_float32(tensor: Any) -> Any:
+    """Return a tensor of logits in float32 if it is half, because a bfloat16 has three digits."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
+
+
 def load_run(
     path: str | Path, checkpoint: Literal["best", "last"] = "best", root: str | Path | None = None, trust: bool = False
 ) -> tuple[Any, Any]:

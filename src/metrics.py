@@ -22,17 +22,17 @@ class EpochMeans:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.sums = torch.zeros(())  # of each value and of the number of samples, (names + 1,), float32
-        self.pending: list[tuple[Any, ...]] = []  # values and number of samples of the steps not yet in the sums
+        self.sums = torch.zeros(())  # of each value, the samples and the loss weights, (names + 2,), float32
+        self.pending: list[tuple[Any, ...]] = []  # values, samples and loss weight of the steps not yet in the sums
 
-    def add(self, samples: int, loss: Tensor, **others: Tensor) -> None:
-        """Add the values of one step, each a mean over samples or one value per sample."""
+    def add(self, samples: int, weight: Any, /, loss: Tensor, **others: Tensor) -> None:
+        """Add the values of one step: a loss divided by ``weight``; others are means over samples or one per sample."""
         names = ["loss", *others]
         if self.names not in ([], names):
             raise ValueError(f"step_metrics must return the same names in each step: {self.names[1:]}, got {[*others]}")
         self.names = names
         values = [value.detach().clone() for value in (loss, *others.values())]  # they may change in place
-        self.pending.append((*values, samples))
+        self.pending.append((*values, samples, weight))
         if len(self.pending) == 64:
             self.sum_pending()
 
@@ -45,18 +45,16 @@ class EpochMeans:
         self.pending = [*pending]
 
     def pending_values(self) -> Tensor:
-        """Return the pending means and numbers of samples, (names + 1, steps)."""
+        """Return the pending means, numbers of samples and loss weights, (names + 2, steps)."""
         if not self.pending:
-            return self.sums.new_zeros(len(self.names) + 1, 0)
-        *values, samples = zip(*self.pending, strict=True)
-        device = values[0][-1].device  # values from a checkpoint are on the CPU
-        counts = torch.tensor(samples, dtype=torch.float32).to(device, non_blocking=True)  # no GPU synchronization
-        means = [torch.stack([v.to(device).float().mean() for v in each]) for each in values]
-        return torch.stack([*means, counts])
+            return self.sums.new_zeros(len(self.names) + 2, 0)
+        device = self.pending[-1][0].device  # values from a checkpoint are on the CPU
+        return torch.stack([stack_means(values, device) for values in zip(*self.pending, strict=True)])
 
     def sum_pending(self) -> None:
         values = self.pending_values()
-        values[:-1] *= values[-1]
+        values[0] *= values[-1]
+        values[1:-2] *= values[-2]
         self.sums = self.sums.to(values.device) + values.where(values[0].isfinite(), 0).sum(1)
         self.pending = []
 
@@ -66,11 +64,17 @@ class EpochMeans:
             return {}
         values = self.pending_values()
         state = torch.cat([self.sums.to(values.device).expand(len(values))[:, None], values], 1)
-        return dict(zip([*self.names, "samples"], all_gather(state).view(-1, *state.shape).unbind(1), strict=True))
+        return dict(
+            zip(
+                [*self.names, "samples", "loss_weight"], all_gather(state).view(-1, *state.shape).unbind(1), strict=True
+            )
+        )
 
     def load_state(self, state: dict[str, Tensor], rank: int) -> None:
         """Restore this process's values from the result of ``gather_state``."""
-        self.names = [name for name in state if name != "samples"]
+        if state and "loss_weight" not in state:  # of an older version, whose losses divided by the samples
+            state["loss_weight"] = state["samples"]
+        self.names = [name for name in state if name not in ("samples", "loss_weight")]
         mine = [(each[rank] if rank < len(each) else torch.zeros_like(each[0])).view(-1) for each in state.values()]
         self.sums, *pending = torch.stack(mine).T if mine else [torch.zeros(())]
         self.pending = [tuple(step) for step in pending]
@@ -80,10 +84,18 @@ class EpochMeans:
         if not self.names:
             return {}
         self.sum_pending()
-        *totals, samples = reduce(self.sums)
-        means = {f"{prefix}{name}": total / samples for name, total in zip(self.names, totals, strict=True)}
+        loss, *totals, samples, weight = reduce(self.sums)
+        means = [loss / weight, *(total / samples for total in totals)]
+        named = {f"{prefix}{name}": mean for name, mean in zip(self.names, means, strict=True)}
         self.names, self.sums = [], torch.zeros(())
-        return means
+        return named
+
+
+def stack_means(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Return the mean of each tensor, and numbers as they are, (steps,), without synchronizing a GPU."""
+    if not any(isinstance(value, Tensor) for value in values):
+        return torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
+    return torch.stack([torch.as_tensor(value).to(device).float().mean() for value in values])
 
 
 class PresentAUROC(tm.MulticlassAUROC):

@@ -73,10 +73,10 @@ class WarmedUp(Protocol):
 
 @runtime_checkable
 class LossWeight(Protocol):
-    """A LightningModule whose loss is not a plain mean over samples."""
+    """A LightningModule that knows what its loss divides by, so that batches can be weighed exactly."""
 
-    def loss_weight(self, batch: Any) -> Tensor | float:
-        """Return the denominator of a batch's mean loss, for example its summed class weights."""
+    def loss_weight(self, batch: Any) -> Tensor | float | None:
+        """Return the denominator of a batch's loss: its samples or summed class weights; None if the loss is a sum."""
 
 
 @runtime_checkable

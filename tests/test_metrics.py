@@ -40,7 +40,7 @@ def test_means_are_exact_in_any_precision_and_omit_non_finite_losses(dtype):
     means = EpochMeans()
     for i in range(1000):
         loss = torch.tensor(float("nan") if i % 10 == 3 else 1.5, dtype=dtype)
-        means.add(64 if i % 2 else 32, loss, accuracy=torch.tensor(0.25 if i % 2 else 1.0))
+        means.add(*[64 if i % 2 else 32] * 2, loss, accuracy=torch.tensor(0.25 if i % 2 else 1.0))
     computed = means.compute("train/", lambda sums: sums / 2)
     assert computed == {"train/loss": 1.5, "train/accuracy": (400 * 64 * 0.25 + 500 * 32) / (400 * 64 + 500 * 32)}
     assert means.compute("train/", own) == {}
@@ -50,7 +50,7 @@ def test_means_copy_their_values_and_hold_no_graph():
     means, counter = EpochMeans(), torch.zeros(())
     for _ in range(3):
         counter += 1
-        means.add(2, torch.tensor(1.0, requires_grad=True), counter=counter)
+        means.add(2, 2, torch.tensor(1.0, requires_grad=True), counter=counter)
     assert not means.pending[0][0].requires_grad
     assert means.compute("", own) == {"loss": 1, "counter": 2}
 
@@ -58,29 +58,29 @@ def test_means_copy_their_values_and_hold_no_graph():
 def test_values_per_sample_count_as_their_mean():
     means, alone = EpochMeans(), EpochMeans()
     for hits in ([True, False, False], [True]):
-        means.add(len(hits), torch.tensor(1.0), accuracy=torch.tensor(hits))
-        alone.add(len(hits), torch.tensor(1.0), accuracy=torch.tensor(hits).float().mean())
+        means.add(len(hits), len(hits), torch.tensor(1.0), accuracy=torch.tensor(hits))
+        alone.add(len(hits), len(hits), torch.tensor(1.0), accuracy=torch.tensor(hits).float().mean())
     assert means.compute("", own) == alone.compute("", own) == {"loss": 1, "accuracy": 0.5}
 
 
 def test_a_new_process_and_a_restored_module_start_from_zero():
     means = EpochMeans()
-    means.add(4, torch.tensor(1.0))
+    means.add(4, 4, torch.tensor(1.0))
     state = means.gather_state(own)
     means.load_state(state, rank=1)
     assert means.gather_state(own)["loss"].shape == state["loss"].shape
-    means.add(4, torch.tensor(3.0))
+    means.add(4, 4, torch.tensor(3.0))
     assert means.compute("", own) == {"loss": 3}
-    means.add(4, torch.tensor(1.0))
+    means.add(4, 4, torch.tensor(1.0))
     means.load_state({}, rank=0)
     assert means.compute("", own) == {}
 
 
 def test_other_names_in_a_later_step_are_refused():
     means = EpochMeans()
-    means.add(1, torch.tensor(1.0), accuracy=torch.tensor(1.0))
+    means.add(1, 1, torch.tensor(1.0), accuracy=torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"same names in each step: \['accuracy'\], got \['f1'\]"):
-        means.add(1, torch.tensor(1.0), f1=torch.tensor(1.0))
+        means.add(1, 1, torch.tensor(1.0), f1=torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("steps", [0, 1, 64, 77])
@@ -96,7 +96,7 @@ def test_means_resume_bit_for_bit_in_each_process(steps):
                 resumed[rank].load_state(state, rank)
         for rank in range(2):
             for means in (uninterrupted[rank], resumed[rank]):
-                means.add(10 + i % 2, values[rank, i], accuracy=values[rank, i] ** 2)
+                means.add(*[10 + i % 2] * 2, values[rank, i], accuracy=values[rank, i] ** 2)
     for rank in range(2):
         expected = uninterrupted[rank].compute("", own)
         assert resumed[rank].compute("", own) == expected
@@ -113,9 +113,9 @@ def test_restored_means_forget_the_steps_after_the_snapshot(steps, failed):
         if i == steps:
             snapshot = repeated.snapshot()
             for _ in range(failed):
-                repeated.add(3, torch.tensor(9.0), accuracy=torch.tensor(0.0))
+                repeated.add(3, 3, torch.tensor(9.0), accuracy=torch.tensor(0.0))
             repeated.restore(snapshot)
         for means in (repeated, expected):
-            means.add(10, values[i], accuracy=values[i] ** 2)
+            means.add(10, 10, values[i], accuracy=values[i] ** 2)
     assert same(repeated.gather_state(own), expected.gather_state(own))
     assert same(repeated.compute("", own), expected.compute("", own))

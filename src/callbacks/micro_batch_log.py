@@ -15,13 +15,20 @@ class MicroBatchLog:
     """
 
     def __init__(self) -> None:
+        self.recorded: list[tuple[str, Any, tuple[Any, ...], dict[str, Any]]] = []  # for the current micro-batch
         self.entries: dict[str, list[tuple[float, Any, tuple[Any, ...], dict[str, Any]]]] = {}
 
     @torch.compiler.disable
-    def record(self, weight: float, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        """Keep the arguments of ``LightningModule.log`` for a micro-batch with this weight in the loss, in [0, 1]."""
-        value = value.detach() if isinstance(value, Tensor) else value
-        self.entries.setdefault(name, []).append((weight, value, args, kwargs))
+    def record(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+        """Keep the arguments of ``LightningModule.log``."""
+        self.recorded.append((name, value, args, kwargs))
+
+    def weigh(self, loss: Any, weight: float, share: float) -> None:
+        """Weigh the recorded values: with ``weight`` if one is the loss of the step, else with the share of samples."""
+        for name, value, args, kwargs in self.recorded:
+            kept = value.detach() if isinstance(value, Tensor) else value
+            self.entries.setdefault(name, []).append((weight if value is loss else share, kept, args, kwargs))
+        self.recorded = []
 
     def write(self, log: Callable[..., None]) -> None:
         """Call ``LightningModule.log`` once for each name."""
@@ -38,6 +45,6 @@ def merge(weights: tuple[float, ...], values: tuple[Any, ...], reduce_fx: Any) -
     if isinstance(values[-1], Metric):  # has its own state
         return values[-1]
     if reduce_fx in ("mean", torch.mean):
-        return sum(weight * value for weight, value in zip(weights, values, strict=True))
+        return sum(weight * value for weight, value in zip(weights, values, strict=True) if weight)
     reduce = getattr(torch, reduce_fx) if isinstance(reduce_fx, str) else reduce_fx
     return reduce(torch.stack([torch.as_tensor(value) for value in values]))

@@ -23,7 +23,8 @@ class MicroBatches(Callback):
     """Split each batch into micro-batches whose gradients add up to those of the batch.
 
     Works with every LightningModule that uses automatic optimization. All tensors of a batch must have the same
-    length. The loss must be a mean over samples, or the module must define ``loss_weight(batch)``.
+    length. The loss must be a mean over samples, or the module must define ``loss_weight(batch)``. What a step logs is
+    averaged over samples; the loss that it returns, with the weights of the loss.
 
     If a single GPU runs out of memory, the batch is repeated with twice as many micro-batches, and later batches are
     split in the same way. The repetition draws new random numbers, for example in dropout. Batch norm normalizes each
@@ -69,20 +70,25 @@ class MicroBatches(Callback):
         return self.retry(self.start_batch)
 
     def start_batch(self) -> Any:
-        self.log_of_batch, self.pending = MicroBatchLog(), self.split()
-        return self.step()
+        self.log_of_batch, weighted = MicroBatchLog(), self.split()
+        self.pending = [each for each in weighted if each[1]]
+        with torch.no_grad():  # a loss that ignores all samples may be NaN, but metrics count them
+            for each in weighted:
+                if not each[1]:
+                    self.step(*each)
+        return self.step(*self.pending[0])
 
-    def step(self) -> Any:
-        """Call the module's ``training_step`` with the first pending micro-batch."""
-        micro_batch, weight = self.pending[0]
-        self.module.log = partial(self.log_of_batch.record, weight)  # type: ignore[method-assign]
+    def step(self, micro_batch: Any, weight: float, share: float) -> Any:
+        """Call the module's ``training_step`` with a micro-batch, its weight in the loss and its share of samples."""
+        self.module.log = self.log_of_batch.record  # type: ignore[method-assign]
         try:
             with self.no_sync():
                 output = self.originals["training_step"](micro_batch, *self.args)
         finally:
             del self.module.log
-        if output is None and weight < 1:
+        if output is None and share < 1:
             raise UserError("MicroBatches needs a loss for each micro-batch, but training_step returned None")
+        self.log_of_batch.weigh(loss_of(output), weight, share)
         return output
 
     def backward(self, loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -93,8 +99,7 @@ class MicroBatches(Callback):
                 scaled = precision.pre_backward(loss * self.pending[0][1], self.module)
                 precision.backward(scaled, self.module, optimizer, *args, **kwargs)
             self.pending.pop(0)
-            output = self.step()
-            loss = (output["loss"] if isinstance(output, Mapping) else output) / self.trainer.accumulate_grad_batches
+            loss = loss_of(self.step(*self.pending[0])) / self.trainer.accumulate_grad_batches
         weight = self.pending[0][1]
         return self.originals["backward"](loss if weight == 1 else loss * weight, optimizer, *args, **kwargs)
 
@@ -129,15 +134,20 @@ class MicroBatches(Callback):
             name = type(self.module).__name__
             rank_zero_warn(f"{name} has no loss_weight(batch): MicroBatches assumes a loss that is a mean over samples")
 
-    def split(self) -> list[tuple[Any, float]]:
-        """Return micro-batches and their weights in the loss; leave out those of weight 0, whose mean loss is NaN."""
+    def split(self) -> list[tuple[Any, float, float]]:
+        """Return micro-batches, their weights in the loss of the batch, and their shares of its samples."""
         if self.count == 1:
-            return [(self.batch, 1.0)]
+            return [(self.batch, 1.0, 1.0)]
         micro_batches = split_batch(self.batch, self.count)
-        weights = [float(self.loss_weight(micro_batch)) for micro_batch in micro_batches]
-        total = sum(weights)
-        weighted = [(m, weight / total) for m, weight in zip(micro_batches, weights, strict=True) if weight]
-        return weighted or [(micro_batches[0], 1.0)]
+        shares = [num_samples(micro_batch) / num_samples(self.batch) for micro_batch in micro_batches]
+        denominators: list[Any] = [self.loss_weight(micro_batch) for micro_batch in micro_batches]
+        if denominators[0] is None:  # a sum
+            weights = [1.0] * len(denominators)
+        elif total := float(sum(denominators)):
+            weights = [float(each) / total for each in denominators]
+        else:
+            weights = [1.0, *[0.0] * (len(denominators) - 1)]
+        return [*zip(micro_batches, weights, shares, strict=True)]
 
     def no_sync(self) -> AbstractContextManager[Any]:
         """Let DDP synchronize gradients only with the last micro-batch."""
@@ -155,3 +165,8 @@ class MicroBatches(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["configured_count"] == self.configured_count:  # a count that the user changed wins
             self.count = state_dict["count"]
+
+
+def loss_of(output: Any) -> Any:
+    """Return the loss in the output of a ``training_step``."""
+    return output["loss"] if isinstance(output, Mapping) else output

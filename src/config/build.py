@@ -15,6 +15,7 @@ from src import UserError, require
 from src.config.arguments import Options
 from src.config.parser import check_training, infer_num_classes, instantiate
 from src.engine.checkpoints import BestCheckpoint, own_monitor
+from src.engine.loss_weighting import LossWeighting
 from src.engine.overhead import LowOverhead, NoOpProfiler
 from src.engine.progress import EpochLine, ProgressBar
 from src.engine.resume import Resume, repeat_draws
@@ -102,6 +103,9 @@ def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves:
         changes["devices"] = 1  # one process writes the file
     trainer = Trainer(**(settings.as_dict() | changes))
     disable_lightning_handlers(trainer)
+    scheduled = any(isinstance(each, callbacks.GradientAccumulationScheduler) for each in own)
+    if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or scheduled:
+        trainer.callbacks.insert(0, LossWeighting())  # type: ignore[attr-defined]  # before any that uses gradients
     return trainer
 
 

@@ -50,16 +50,19 @@ def restore_class_weights(states: list[dict[str, Any]], loss: Any, keep_stored: 
             state[key] = configured[name]
 
 
-def loss_denominator(loss: Any, targets: Tensor) -> Tensor | int:
-    """Return what the mean of a loss divides by: the summed class weights of the targets, or the number of samples.
+def loss_denominator(loss: Any, targets: Tensor) -> Tensor | int | None:
+    """Return what a loss divides by: the summed class weights of the targets, or the number of samples; None for a sum.
 
     The weights count in torch.nn.CrossEntropyLoss for classes (N,), not for soft labels (N, K), and in FocalLoss.
+    Targets that a loss ignores do not count.
     """
+    if getattr(loss, "reduction", "mean") == "sum":
+        return None
     if isinstance(loss, FocalLoss) and loss.weight is not None:
         return (targets @ loss.weight if targets.is_floating_point() else loss.weight[targets]).sum()
-    if isinstance(loss, nn.CrossEntropyLoss) and not targets.is_floating_point():
-        targets = targets[targets != loss.ignore_index]
-        return len(targets) if loss.weight is None else loss.weight[targets].sum()
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) and not targets.is_floating_point():
+        kept = targets != loss.ignore_index
+        return kept.sum() if loss.weight is None else (loss.weight[targets.where(kept, 0)] * kept).sum()
     return len(targets)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, multi_margin_loss, one_hot
 
-from src import require
+from src import at_least_float32, require
 
 
 def check_weights(name: str, weights: list[float]) -> None:
@@ -102,10 +102,6 @@ class Hinge(ClassWeightedLoss):
         copies = logits.repeat_interleave(k, 0)  # (N * K, K), one for each possible target
         losses = multi_margin_loss(copies, classes, self.p, self.margin, weight, reduction="none").view(n, k)
         return (targets * losses).sum() / n
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float))
 
 
 def soft_labels(targets: Tensor, logits: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Task: steps, logging, metrics and optimizer of a training run, whatever a batch means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Literal
 
@@ -12,11 +12,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
-from src import require
+from src import at_least_float32, require
+from src.losses.class_weights import loss_denominator
 from src.metrics import EpochMeans, flatten_per_class
 from src.optim import build_optimizer, with_warmup
 from src.protocols import ImageData
-from src.tasks.setup import init_from_data
+from src.tasks.setup import counts_every_sample, init_from_data
 
 
 class Task(LightningModule):
@@ -40,6 +41,7 @@ class Task(LightningModule):
     """
 
     monitor: tuple[str, Literal["max", "min"]] = ("val/loss", "min")  # selects the best checkpoint
+    may_ignore: tuple[type, ...] = (nn.CrossEntropyLoss, nn.NLLLoss)  # losses that may get targets of -100
 
     def __init__(
         self,
@@ -70,6 +72,12 @@ class Task(LightningModule):
         """Return the loss of a batch, then the predictions and targets that the metrics compare."""
         raise NotImplementedError
 
+    def loss_weight(self, batch: Any) -> Tensor | int | None:
+        """Return what the loss of a batch divides by, see ``src.protocols.LossWeight``; by default that of ``loss``."""
+        values = [*batch.values()] if isinstance(batch, Mapping) else batch
+        targets = values if isinstance(values, Tensor) else values[-1]
+        return loss_denominator(getattr(self, "loss", None), targets)
+
     def step_metrics(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
         """Return metrics of a training step by name, each as a mean or one value per sample; logged as epoch means."""
         return {}
@@ -80,6 +88,8 @@ class Task(LightningModule):
     def setup(self, stage: str) -> None:
         self.tta_now = self.tta if stage in ("test", "predict") else "plain"
         self.train_means = EpochMeans()  # an interrupted run may have left old ones
+        own = type(self).loss_weight is not Task.loss_weight or isinstance(getattr(self, "loss", None), self.may_ignore)
+        self.counts_samples = not own and counts_every_sample(getattr(self, "loss", None))  # spares work in each step
         self.val_metrics.reset()
         self.test_metrics.reset()
         if stage == "fit":
@@ -103,14 +113,20 @@ class Task(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss, preds, targets = self.evaluate(batch)
-        means = {"loss": loss} | self.step_metrics(preds, targets)
+        mean, weight = self.mean_loss(loss, batch, len(targets))
+        means = {"loss": mean} | self.step_metrics(preds, targets)
         if self.penalties:
             penalty = sum(penalty(self.net) for penalty in self.penalties)
             loss, means["penalty"] = loss + penalty, penalty
-        self.train_means.add(len(targets), **means)
+        self.train_means.add(len(targets), weight, **means)
         if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-            self.log("train/loss_step", loss)
+            self.log("train/loss_step", loss, sync_dist=True)
         return loss
+
+    def mean_loss(self, loss: Tensor, batch: Any, samples: int) -> tuple[Tensor, Any]:
+        """Return the loss, per sample if it is a sum, and its weight in the mean over an epoch."""
+        weight = samples if self.counts_samples else self.loss_weight(batch)
+        return (loss, weight) if weight is not None else (loss / samples, samples)
 
     def on_train_epoch_end(self) -> None:
         self.log_dict(self.train_means.compute("train/", self.trainer.strategy.reduce), sync_dist=True)
@@ -130,7 +146,10 @@ class Task(LightningModule):
     def evaluation_step(self, batch: Any, stage: str, metrics: MetricCollection) -> None:
         loss, preds, targets = self.evaluate(batch)
         metrics.update(preds, targets)
-        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(targets), sync_dist=True)
+        loss, weight = self.mean_loss(loss, batch, len(targets))
+        loss = loss if len(targets) else torch.zeros_like(loss)  # one process of several may have no samples
+        weight = torch.as_tensor(weight, dtype=torch.float, device=loss.device)  # Lightning averages integers wrongly
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=weight, sync_dist=True)  # type: ignore[arg-type]
 
     def log_metrics(self, metrics: MetricCollection) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -160,7 +179,7 @@ def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: str) 
         views = [(images, 1 / 4), (padded[..., :-2, :-2], 1 / 8), (padded[..., 2:, 2:], 1 / 8)]
     outputs = []
     for view, weight in views:
-        output, mirrored = net(view), net(view.flip(3))
+        output, mirrored = at_least_float32(net(view)), at_least_float32(net(view.flip(3)))
         if output.ndim > 2:  # per pixel
             require(tta == "mirror", f"tta must be plain or mirror for outputs per pixel, got {tta}")
             mirrored = mirrored.flip(-1)

@@ -1,17 +1,17 @@
 """Classifier: one class for each input."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from src import UserError
-from src.losses.class_weights import balanced_weights, loss_denominator, restore_class_weights, set_class_weights
+from src import UserError, at_least_float32
+from src.losses.class_weights import balanced_weights, restore_class_weights, set_class_weights
 from src.metrics import classification_metrics
 from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.setup import check_loss, check_net, check_num_classes
+from src.tasks.setup import can_ignore_a_batch, check_loss, check_net, check_num_classes
 
 
 class Classifier(Task):
@@ -27,6 +27,7 @@ class Classifier(Task):
     """
 
     monitor = ("val/accuracy", "max")
+    may_ignore = ()  # because the metrics refuse such targets
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Classifier(Task):
         if class_weights is not None:
             weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
             set_class_weights(self.loss, num_classes, weights)
+        self.may_be_nan = can_ignore_a_batch(self.loss)
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -58,13 +60,23 @@ class Classifier(Task):
                 raise UserError("class_weights: balanced needs data derived from src.data.DataModule; or list weights")
             set_class_weights(self.loss, self.num_classes, balanced_weights(self.loss, self.num_classes, targets))
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Convert the net, but keep class weights in float32 where it becomes half: the loss gets float32 logits."""
+        buffers = self.loss.named_buffers() if isinstance(self.loss, nn.Module) else ()
+        exact = {name: buffer.clone() for name, buffer in buffers}
+        super().to(*args, **kwargs)
+        if any(self.loss.get_buffer(name).dtype.itemsize < 4 for name in exact):  # type: ignore[union-attr]
+            for name, buffer in self.loss.float().named_buffers():  # type: ignore[union-attr]
+                buffer.copy_(exact[name])
+        return self
+
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch
-        logits = self(inputs)
-        return self.loss(logits, targets), logits.detach() if self.training else logits.softmax(1), targets
-
-    def loss_weight(self, batch: tuple[Tensor, Tensor]) -> Tensor | int:
-        return loss_denominator(self.loss, batch[1])  # see src.protocols.LossWeight
+        logits = at_least_float32(self(inputs))
+        loss = self.loss(logits, targets)
+        if self.may_be_nan and self.loss_weight(batch) == 0:  # all targets are ignored
+            loss = 0 * logits.sum()
+        return loss, logits.detach() if self.training else logits.softmax(1), targets
 
     def step_metrics(self, preds: Tensor, targets: Tensor) -> dict[str, Tensor]:
         predicted = preds.argmax(1)
@@ -73,7 +85,7 @@ class Classifier(Task):
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the probability of each class, (N, K)."""
-        return self(batch).softmax(1)
+        return at_least_float32(self(batch)).softmax(1)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from src import UserError
+from src.losses import FocalLoss
 from src.protocols import ImageData, InitFromData
 
 MAX_PIXELS = 5000 * 32 * 32  # for data-dependent initialization
@@ -55,6 +56,18 @@ def check_loss(loss: Any, num_classes: int, mix: nn.Module | None) -> None:
         if not isinstance(value, Tensor) or value.ndim > 0 or not value.requires_grad:
             shown = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise UserError(f"the loss must return one number that depends on the logits, got {shown}; reduce it")
+
+
+def counts_every_sample(loss: Any) -> bool:
+    """Tell whether a loss divides by the number of samples, unless they have torch's ignored target -100."""
+    weighted = isinstance(loss, FocalLoss | nn.CrossEntropyLoss | nn.NLLLoss) and loss.weight is not None
+    return not weighted and getattr(loss, "ignore_index", -100) == -100 and getattr(loss, "reduction", "mean") != "sum"
+
+
+def can_ignore_a_batch(loss: Any) -> bool:
+    """Tell whether a loss may ignore all samples of a batch, which makes its mean NaN."""
+    weight = None if counts_every_sample(loss) else getattr(loss, "weight", None)
+    return getattr(loss, "ignore_index", -100) != -100 or (weight is not None and bool((weight == 0).any()))
 
 
 def init_from_data(net: nn.Module, data: Any) -> None:

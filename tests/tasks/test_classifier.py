@@ -180,3 +180,13 @@ def test_listed_class_weights_are_used():
     assert task.loss(logits, targets).equal(expected)
     with pytest.raises(UserError, match="class_weights must be 3 numbers, one for each class, got 2"):
         classifier(3, loss=nn.CrossEntropyLoss(), class_weights=[1.0, 2.0])
+
+
+def test_bf16_probabilities_are_those_of_its_logits_in_float32():
+    task, data = classifier(), Noise()
+    trainer(precision="bf16-true").validate(task, data, verbose=False)
+    task.to(torch.bfloat16)
+    images = torch.randn(8, *next(iter(data.val_dataloader()))[0].shape[1:], dtype=torch.bfloat16)
+    found, logits = task.predict_step(images, 0), task.net.eval()(images)
+    assert found.dtype == torch.float32
+    assert found.equal(logits.float().softmax(1))
