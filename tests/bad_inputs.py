@@ -92,7 +92,7 @@ CLASSES = (  # of trusted packages, but of no kind that a config needs
     "torch.utils.tensorboard.SummaryWriter",
     "lightning.pytorch.Trainer",
     "lightning.pytorch.cli.LightningCLI",
-    "src.runs.records.ResumedCSVLogger",
+    "src.engine.progress.ResumedCSVLogger",
     "src.runs.folder.Path",
     "tests.processes.Process",
     "tests.processes.Launched",

@@ -14,10 +14,10 @@ from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, epochs_done, find_start
 from src.config.parser import parse, plain_config
 from src.engine.checkpoints import PublishedCheckpoint
+from src.engine.progress import run_loggers
 from src.protocols import ImageData
 from src.runs.checkpoint import AtomicCheckpointIO, check_hyper_parameters
-from src.runs.folder import Run
-from src.runs.records import provenance, run_loggers
+from src.runs.folder import Run, provenance
 from src.runs.summary import merge_dataloaders, metrics_table, next_commands, print_rows, run_stats_table, start_notes
 
 

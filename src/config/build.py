@@ -16,7 +16,7 @@ from src.config.arguments import Options
 from src.config.parser import check_training, infer_num_classes, instantiate
 from src.engine.checkpoints import BestCheckpoint, own_monitor
 from src.engine.loss_weighting import LossWeighting
-from src.engine.overhead import LowOverhead, NoOpProfiler
+from src.engine.patches import LowOverhead, NoOpProfiler
 from src.engine.progress import EpochLine, ProgressBar
 from src.engine.resume import Resume, repeat_draws
 from src.engine.signals import Signals, disable_lightning_handlers

@@ -17,6 +17,7 @@ from src.config.hints import closest_attribute, closest_setting, example
 EXTRAS = ("kornia", "mlflow", "wandb")
 DEPENDENCIES = ("yaml", "torch", "torchvision", "lightning", "jsonargparse", "torchmetrics", "numpy")
 PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST)
+OUT_OF_MEMORY = "out of memory|DefaultCPUAllocator"
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
@@ -29,34 +30,18 @@ def as_user_error(error: Exception) -> UserError | None:
         return error
     if isinstance(error, ModuleNotFoundError) and error.name in DEPENDENCIES:
         return UserError(f"{error.name} is not installed here: run make train once, then source .venv/bin/activate")
-    import torch
+    if text := explain_resources(error):
+        return UserError(text)
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     if isinstance(error, MisconfigurationException):
         return UserError(" ".join(str(error).split()))
-    if re.search(r"DataLoader worker \(pid", str(error)):
-        reason = "a process that reads data was killed, usually because memory ran out"
-        return UserError(f"{reason}: use a smaller --data.num_workers. Existing checkpoints are intact.")
-    if getattr(error, "errno", 0) in (errno.EMFILE, errno.ENFILE) or "items of ancdata" in str(error):
-        hint = "raise the limit with ulimit -n, or set --data.num_workers=0"
-        return UserError(f"too many open files: {hint}. Existing checkpoints are intact.")
-    out_of_memory = re.search("out of memory|DefaultCPUAllocator", str(error))
-    if out_of_memory or isinstance(error, MemoryError | torch.OutOfMemoryError):
-        presets = "configs/presets/micro_batches.yaml, bf16.yaml or checkpointing.yaml of the same folder"
-        hint = f"use a smaller --data.batch_size, or add --config {presets}"
-        return UserError(f"out of memory: {hint}. Existing checkpoints are intact.")
-    if isinstance(error, OSError) and error.errno in DISK:
-        return UserError(
-            f"cannot write {error.filename or 'a file'}: {error.strerror}. Existing checkpoints are intact."
-        )
-    if isinstance(error, OSError) and error.errno in PATHS and error.filename:
-        return UserError(f"cannot use {str(error.filename)[:200]}: {error.strerror}")
     frames = list(walk_tb(error.__traceback__))
-    if any(frame.f_code.co_filename.endswith("checkpoint_connector.py") for frame, _ in frames):
-        cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        return UserError(f"the checkpoint does not match this run ({cause}): start a new run")
     if frames and is_refusal(*frames[-1]):
         return UserError(named_argument(error) + " ".join(str(error).split()))
+    if is_of_checkpoint([frame.f_code.co_filename for frame, _ in frames]):
+        cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return UserError(f"the checkpoint does not match this run ({cause}): start a new run")
     link: BaseException | None = error
     while isinstance(link, ValueError) or (isinstance(link, RuntimeError) and link is not error):
         # jsonargparse wraps the error of a constructor in its own errors
@@ -68,6 +53,38 @@ def as_user_error(error: Exception) -> UserError | None:
             return UserError(named_argument(link) + " ".join(str(link).split()))
         link = link.__cause__ or link.__context__
     return None
+
+
+def explain_resources(error: Exception) -> str:
+    """Return what to do about an error of memory, disk, files or processes; nothing for any other error."""
+    import torch
+
+    number, name = getattr(error, "errno", 0), getattr(error, "filename", None)
+    text = ""
+    if re.search(r"DataLoader worker \(pid", str(error)):
+        reason = "a process that reads data was killed, usually because memory ran out"
+        text = f"{reason}: use a smaller --data.num_workers"
+    elif number in (errno.EMFILE, errno.ENFILE) or "items of ancdata" in str(error):
+        text = "too many open files: raise the limit with ulimit -n, or set --data.num_workers=0"
+    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error)):
+        presets = "configs/presets/micro_batches.yaml, bf16.yaml or checkpointing.yaml of the same folder"
+        text = f"out of memory: use a smaller --data.batch_size, or add --config {presets}"
+    elif isinstance(error, OSError) and number in DISK:
+        text = f"cannot write {name or 'a file'}: {error.strerror}"
+    elif isinstance(error, OSError) and number in PATHS and name:
+        return f"cannot use {str(name)[:200]}: {error.strerror}"
+    return f"{text}. Existing checkpoints are intact." if text else ""
+
+
+def is_of_checkpoint(files: list[str]) -> bool:
+    """Tell from the files of a traceback whether this project, Lightning or torch failed to restore a checkpoint."""
+    import lightning
+    import torch
+
+    start = next((i for i, file in enumerate(files) if file.endswith("checkpoint_connector.py")), len(files))
+    ours = [Path(__file__).parents[1] / name for name in ("engine", "runs", "tasks/base.py", "data/base.py")]
+    known = [Path(lightning.__path__[0]), Path(torch.__path__[0]), *ours]
+    return start < len(files) and all(any(map(Path(file).is_relative_to, known)) for file in files[start:])
 
 
 def is_refusal(frame: FrameType, line: int) -> bool:

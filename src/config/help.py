@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from src.config.arguments import Options
-from src.engine.imports import import_object
+from src.engine.patches import import_object
 from src.runs.summary import echo
 
 LINES, COLUMNS = 60, 80

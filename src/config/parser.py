@@ -24,7 +24,7 @@ from src.config.errors import explain
 from src.config.files import SETTINGS
 from src.config.trust import Trust
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
-from src.engine.imports import imports_checked, required_optional
+from src.engine.patches import imports_checked, required_optional
 from src.engine.skip_non_finite import SkipNonFinite
 from src.protocols import ImageData, KnownClasses
 

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Sampler
 
 from src import UserError
 from src.config.arguments import Options
-from src.engine.imports import import_object
+from src.engine.patches import import_object
 
 # importing a module runs it, so only modules of these packages are imported
 TRUSTED = ("src", "scripts", "tests", "tools", "torch", "torchvision", "torchmetrics", "lightning", "kornia")

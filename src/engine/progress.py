@@ -1,14 +1,18 @@
-"""Progress: one line of text per epoch, throughput, and the progress bar of a terminal."""
+"""Progress: one line of text per epoch, throughput, the progress bar of a terminal, and the log files."""
 
+import csv
 import resource
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from src.runs.summary import echo
 
@@ -104,3 +108,38 @@ class EpochLine(Callback):
             "milliseconds_per_step": round(1000 * self.seconds / max(self.steps, 1), 2),
             "peak_memory_mib": peak,
         }
+
+
+class ResumedCSVLogger(CSVLogger):
+    """Append to the metrics.csv of a run folder, where Lightning's own logger deletes an existing file.
+
+    Rows from the given step on are dropped, because the resumed run writes them again.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(folder, name="", version="")
+        self.file, self.backup, self.step = folder / "metrics.csv", folder / "metrics.csv.kept", step
+        self.prepared = False  # whether the rows before the step are in the new file
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> object:
+        if not self.prepared:
+            self.prepared = True
+            if self.file.is_file() and not self.backup.is_file():  # else an earlier rewrite was interrupted
+                self.file.replace(self.backup)
+            text = self.backup.read_text(encoding="utf-8", errors="replace") if self.backup.is_file() else ""
+            rows = csv.DictReader(text.replace("\0", "").splitlines())
+            earlier = [row for row in rows if (row.get("step") or "").isdecimal() and int(row["step"]) < self.step]
+            writer = super().experiment
+            writer.metrics = [{key: value for key, value in row.items() if key and value} for row in earlier]
+            writer.save()
+            if text and not earlier and "step" not in text.partition("\n")[0]:
+                self.backup.replace(self.file.with_suffix(".damaged"))
+            self.backup.unlink(missing_ok=True)
+        return super().experiment
+
+
+def run_loggers(folder: Path, step: int = 0) -> list[Logger]:
+    """Return the loggers of a run folder, for a run that starts or resumes at a step."""
+    return [ResumedCSVLogger(folder, step), TensorBoardLogger(folder, name="", version="", purge_step=step or None)]

@@ -4,15 +4,24 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import re
 import shutil
+import subprocess
+import sys
+import time
 from contextlib import suppress
+from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from src import UserError, require
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
 
 
 class Run:
@@ -151,3 +160,40 @@ def write_atomically(file: Path, text: str) -> None:
         part.replace(file)
     except OSError as error:  # such as a deleted folder
         raise UserError(f"cannot write to the run folder {file.parent.absolute()}: {error.strerror}") from None
+
+
+def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]:
+    """Return the command, scheduler job, code, config, data split and machine that the results of a run come from."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.orig_argv,
+        "job": job,
+        "config_sha256": digest(config),
+        "lock_sha256": digest(ROOT / "requirements.lock"),
+        "split": split_hash,
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": bool(git("status", "--porcelain")),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "hardware": {"machine": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus},
+    }
+
+
+def digest(file: Path) -> str | None:
+    return sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def git(*args: str) -> str | None:
+    """Return the output of a git command, or None outside a repository or without git."""
+    try:
+        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from src.cli import main
-from src.runs.records import ResumedCSVLogger, provenance
+from src.engine.progress import ResumedCSVLogger
+from src.runs.folder import provenance
 from tests.conftest import FIT, ROOT, refused
 
 SHORT = [*FIT, "--trainer.max_epochs=1"]

@@ -12,8 +12,8 @@ from lightning.pytorch.profilers import SimpleProfiler
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from src.cli import main
-from src.engine import overhead
-from src.engine.overhead import HOOKS, NoOpProfiler, cached_has_param, empty_hooks, has_param
+from src.engine import patches
+from src.engine.patches import HOOKS, NoOpProfiler, cached_has_param, empty_hooks, has_param
 from src.tasks import Classifier
 from tests.conftest import FIT
 
@@ -85,13 +85,13 @@ def test_nothing_stays_changed_after_training(args: list[str]) -> None:
 @pytest.mark.parametrize("args", [SHORT, FOREIGN])
 def test_nothing_stays_changed_after_a_failed_training(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     probes: list[Any] = []
-    start = overhead.LowOverhead.on_train_start
+    start = patches.LowOverhead.on_train_start
 
     def watched(self: Any, trainer: Any, pl_module: LightningModule) -> None:
         start(self, trainer, pl_module)
         probes.extend([pl_module, *(each for each in trainer.callbacks if type(each).__name__ == "Probe")])
 
-    monkeypatch.setattr(overhead.LowOverhead, "on_train_start", watched)
+    monkeypatch.setattr(patches.LowOverhead, "on_train_start", watched)
     with pytest.raises(OSError, match="interrupted"):
         main([*args, f"--trainer.callbacks={__name__}.Probe", "--trainer.callbacks.fail=true"])
     assert probes[1].changed
