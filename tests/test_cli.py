@@ -222,4 +222,4 @@ def test_a_run_holds_its_data_once_and_does_not_grow(monkeypatch: pytest.MonkeyP
     pixels = x.data.splits["train"].images.nbytes
     assert len(held) == 10
     assert max(held[2:]) - held[2] < 0.01 * held[2]
-    assert held[2] - before < 2 * pixels
+    assert held[2] - before < 2 * pixels + 6 * 5056  # states of the random number generator

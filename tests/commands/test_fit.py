@@ -112,8 +112,9 @@ def test_fast_dev_run_leaves_the_results_of_a_run_unchanged(trained: Path) -> No
 
 def test_max_time_ends_a_run_at_the_end_of_an_epoch() -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Timer, "time_elapsed", lambda timer, *_: 2.0 if timer.start_time() else 0.0)
         patch.setattr(Timer, "on_fit_start", lambda *_: None)  # where it would stop before the first
-        x = main(["fit", *SMALL, "--trainer.max_epochs=9", "--trainer.max_time=00:00:00:00", "--test=false"])
+        x = main(["fit", *SMALL, "--trainer.max_epochs=9", "--trainer.max_time=00:00:00:01", "--test=false"])
     assert (x.trainer.current_epoch, x.trainer.global_step) == (1, 21)
 
 
