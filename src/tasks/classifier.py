@@ -11,14 +11,15 @@ from src.losses.class_weights import balanced_weights, restore_class_weights, se
 from src.metrics import classification_metrics
 from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.setup import can_ignore_a_batch, check_loss, check_net, check_num_classes
+from src.tasks.setup import NetFactory, build_net, can_ignore_a_batch, check_loss, check_net, check_num_classes
 
 
 class Classifier(Task):
     """One class for each input. Precision, recall, F1 and AUROC are macro averages; test also logs them per class.
 
     Args:
-        net: called with the number of classes K, returns the net, which maps inputs to logits (N, K).
+        net: class or function of a net that maps inputs to logits (N, K). It gets the number of classes K as
+            num_classes, num_outputs or the like, else as its first argument, if it has any that is required.
         num_classes: number of classes K, at least 2; ``data`` in a config: as many as the data has.
         loss: function or module of logits (N, K) and targets (N,).
         class_weights: weight of each class in the loss, (K,); ``balanced``: inversely proportional to class frequency
@@ -31,7 +32,7 @@ class Classifier(Task):
 
     def __init__(
         self,
-        net: Callable[[int], nn.Module],
+        net: NetFactory | Callable[[int], nn.Module],
         num_classes: int | Literal["data"] = "data",
         loss: nn.Module | Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         class_weights: list[float] | Literal["balanced"] | None = None,
@@ -40,7 +41,7 @@ class Classifier(Task):
         if isinstance(num_classes, str):
             raise UserError(f"num_classes must be a number, unless a config also names the data; got {num_classes}")
         val, test = (classification_metrics(num_classes, per_class) for per_class in (False, True))
-        super().__init__(net=net(num_classes), val_metrics=val, test_metrics=test, **kwargs)
+        super().__init__(net=build_net(net, num_classes), val_metrics=val, test_metrics=test, **kwargs)
         self.loss = nn.CrossEntropyLoss() if loss is cross_entropy else loss  # the module can hold class weights
         self.num_classes, self.class_weights = num_classes, class_weights
         if class_weights is not None:
@@ -52,7 +53,7 @@ class Classifier(Task):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         check_num_classes(self.num_classes, data)
         check_loss(self.loss, self.num_classes, data.mix if isinstance(data, ImageData) else None)
-        check_net(self.net, data)
+        check_net(self.net, data, self.num_classes)
         super().setup(stage)
         if stage == "fit" and self.class_weights == "balanced":
             targets = data.splits["train"].classes if isinstance(data, ImageData) else None

@@ -1,7 +1,11 @@
 """Before training: check the task against the data, and initialize nets from the data."""
 
+import inspect
 import math
-from typing import Any
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +14,38 @@ from src import UserError
 from src.losses import FocalLoss
 from src.protocols import ImageData, InitFromData
 
+OUTPUTS = re.compile(r"(n|num)_?(class(es)?|outputs?|labels?)|classes|(out|output)_(dim|size|features)")  # names of K
+DOWNLOADS = ("pretrained", "pretrained_backbone", "weights", "weights_backbone", "backbone_weights", "encoder_weights")
 MAX_PIXELS = 5000 * 32 * 32  # for data-dependent initialization
+
+
+class NetFactory(Protocol):
+    """A class or function that builds a net; a config sets all its other arguments."""
+
+    def __call__(self, num_classes: int, num_outputs: int) -> nn.Module: ...
+
+
+def build_net(net: nn.Module | Callable[..., nn.Module], outputs: int) -> nn.Module:
+    """Build a net with that many outputs, given by keyword or as its first argument; download no weights.
+
+    A net that is already built, or whose arguments do not name the number of outputs, stays as it is.
+    """
+    if isinstance(net, nn.Module):
+        return net
+    given = net.keywords if isinstance(net, partial) else {}
+    classes = [each for each in getattr(net, "args", ()) if inspect.isclass(each)]  # of a partial of jsonargparse
+    parameters = inspect.signature(classes[-1] if classes else net).parameters.values()
+    new = [each for each in parameters if each.name not in given]
+    settings: dict[str, Any] = {
+        p.name: False if isinstance(p.default, bool) else None for p in new if p.name in DOWNLOADS
+    }
+    names = [p.name for p in parameters if OUTPUTS.fullmatch(p.name)]
+    required = [p for p in new if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
+    if names and not (required and required[0].name not in names):
+        return net(**settings, **{names[0]: outputs})
+    if required:
+        return net(outputs, **settings)
+    return net(**settings, **({"num_classes": outputs} if any(p.kind is p.VAR_KEYWORD for p in new) else {}))
 
 
 def check_num_classes(num_classes: int, data: Any) -> None:
@@ -20,17 +55,21 @@ def check_num_classes(num_classes: int, data: Any) -> None:
         raise UserError(f"num_classes must be {len(names)}, the classes of the data ({shown}), got {num_classes}")
 
 
-def check_net(net: nn.Module, data: Any) -> None:
-    """Refuse a net that cannot process the data's images, at full size and at the smallest that augmentation makes."""
+def check_net(net: nn.Module, data: Any, outputs: int) -> None:
+    """Refuse a net that does not map the data's images, also the smallest that augmentation makes, to logits (N, K)."""
     lazy = any(isinstance(p, nn.UninitializedParameter) for p in net.parameters())
     if not isinstance(data, ImageData) or not data.shape or lazy:
         return
     training = net.training
     try:
         with torch.no_grad():
-            like = next(net.parameters())
+            like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
             for shape in (data.shape, data.smallest_shape):
-                net.eval()(torch.zeros(2, *shape, device=like.device, dtype=like.dtype))
+                logits = net.eval()(torch.zeros(2, *shape, device=like.device, dtype=like.dtype))
+                got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                if got != (2, outputs):
+                    hint = "set the argument of the net that gives its outputs, or wrap the net in a class of your own"
+                    raise UserError(f"the net must return logits (N, {outputs}), got {got} for N = 2: {hint}")
     except RuntimeError as error:
         raise UserError(f"the net does not accept the data's images, (C, H, W) = {shape}: {str(error)[:200]}") from None
     finally:

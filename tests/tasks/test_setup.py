@@ -83,22 +83,22 @@ def test_the_number_of_classes_is_checked_only_if_the_data_has_names() -> None:
 def test_a_net_that_does_not_accept_the_images_is_refused(training: bool) -> None:
     data, net = digits(), nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(63, 10)).train(training)
     with pytest.raises(UserError, match=r"^the net does not accept the data's images, \(C, H, W\) = \(1, 8, 8\): "):
-        check_net(net, data)
+        check_net(net, data, 10)
     assert net[1].training == training
-    check_net(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data)
-    check_net(net, SimpleNamespace())  # unknown images
+    check_net(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, 10)
+    check_net(net, SimpleNamespace(), 10)  # unknown images
 
 
 def test_a_net_that_does_not_accept_smaller_images_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(1, 4, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
-    check_net(net, digits())
+    check_net(net, digits(), 10)
     with pytest.raises(UserError, match=r"= \(1, 4, 4\): "):
-        check_net(net, digits(augment=[ProgressiveResize([4])]))
+        check_net(net, digits(augment=[ProgressiveResize([4])]), 10)
 
 
 def test_a_lazy_net_is_left_to_the_first_batch() -> None:
     net = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
-    check_net(net, digits())
+    check_net(net, digits(), 10)
     assert isinstance(net[1].weight, nn.UninitializedParameter)
 
 
