@@ -22,6 +22,7 @@ def main(file: Path = Path("configs/schema.json")) -> None:
         import_module(module.name)
     register_type(ABCMeta)  # jsonargparse fails on arguments that are a metaclass
     complete = json.loads(make_parser().get_completion_script("jsonschema"))
+    complete["$defs"]["NetFactory"] = {"not": {}}  # the other form of ``net`` describes the same classes
     schema = relax({key: value for key, value in complete.items() if key != "$defs"})
     schema |= {"$schema": complete["$schema"], "$defs": {}}
     while missing := set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema))) - set(schema["$defs"]):

@@ -76,7 +76,7 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     ),
     "monitored metric that is not logged": (
         ["--best.monitor=val/acc"],
-        "BestCheckpoint's monitor val/acc is not logged; choose from val/accuracy",
+        "best.monitor val/acc is not logged; choose from val/accuracy",
     ),
     "0 skipped steps": (["--non_finite.max_consecutive=0"], "max_consecutive must be at least 1, got 0"),
     "0 micro-batches": (

@@ -7,16 +7,17 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BatchSizeFinder, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError
 from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, epochs_done, find_start
 from src.config.parser import parse, plain_config
-from src.engine.checkpoints import PublishedCheckpoint
+from src.engine.checkpoints import PublishedCheckpoint, validation_metrics
 from src.engine.progress import run_loggers
 from src.protocols import ImageData
-from src.runs.checkpoint import AtomicCheckpointIO, check_hyper_parameters
+from src.runs.checkpoint import AtomicCheckpointIO, left_out
 from src.runs.folder import Run, provenance
 from src.runs.summary import merge_dataloaders, metrics_table, next_commands, print_rows, run_stats_table, start_notes
 
@@ -88,7 +89,6 @@ def stop_setting(x: Experiment, steps: int) -> str:
 
 def open_run(x: Experiment) -> None:
     """Create and lock the run folder, or lock the existing one; direct loggers and checkpoints to it."""
-    check_hyper_parameters(x.task, x.data)
     parent = Path(x.config.trainer.default_root_dir or "runs") / x.config.name
     x.run = x.run or (Run.create(parent) if x.trainer.is_global_zero else Run(parent / "of_the_first_process"))
     if x.trainer.is_global_zero:
@@ -108,12 +108,12 @@ class TrainingStart(Callback):
 
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         """Reject callbacks whose monitored metric the sanity check did not log."""
-        known = trainer.callback_metrics
+        known = validation_metrics(trainer)
         for callback in trainer.callbacks:
             name, strict = str(getattr(callback, "monitor", "")), getattr(callback, "strict", True)
-            if strict and name.startswith("val/") and known and name not in known:
-                choice = ", ".join(sorted(known))
-                raise UserError(f"{type(callback).__name__}'s monitor {name} is not logged; choose from {choice}")
+            if strict and "val" in name and known and name not in known:
+                owner = "best." if callback is self.experiment.best else f"{type(callback).__name__}'s "
+                raise UserError(f"{owner}monitor {name} is not logged; choose from {', '.join(known)}")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         fused = any(group.get("fused") for optimizer in trainer.optimizers for group in optimizer.param_groups)
@@ -123,7 +123,8 @@ class TrainingStart(Callback):
         x = self.experiment
         x.trained = True
         if trainer.is_global_zero:
-            print_rows(start_notes(trainer, x.run.path if x.run and x.stored else None))
+            resumed = x.run.path if x.run and x.stored else None
+            print_rows(start_notes(trainer, resumed) + left_out(x.task, x.data))
             if x.run is not None and not x.config.trainer.fast_dev_run:
                 write_records(x, x.run)
 
@@ -165,18 +166,18 @@ def evaluate_best(x: Experiment) -> dict[str, float]:
     trainer, loggers = x.trainer, x.trainer.loggers
     start = None if x.trained else x.config.ckpt_path
     best = str(x.best.file()) if x.best and x.best.file().is_file() else start
-    trainer.loggers = []  # the validation metrics of this epoch are logged already
+    trainer.loggers = [DummyLogger()]  # the validation metrics of this epoch are logged already
     unused = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, unused)]  # type: ignore[attr-defined]
     metrics: dict[str, float] = {}
     common: dict[str, Any] = {"model": x.task, "datamodule": x.data, "ckpt_path": best, "verbose": False}
     if is_overridden("validation_step", x.task) and (not x.trained or any(trainer.num_val_batches)):
         metrics |= merge_dataloaders(trainer.validate(**common))
-    if is_overridden("test_step", x.task) and x.config.test:
+    if x.can("test") and x.config.test:
         test = merge_dataloaders(trainer.test(**common))
         metrics |= test
         for logger in loggers:
-            means = {name: value for name, value in test.items() if name.count("/") == 1}
+            means = {name: value for name, value in test.items() if name.count("/") < 2}  # not those of each class
             logger.log_metrics(means, trainer.global_step or x.stored.get("global_step", 0))
             logger.save()
     return metrics
@@ -189,11 +190,11 @@ def report(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
     stats |= x.progress.speed(x.trainer.strategy.root_device)
     previous = x.run.previous_results() if x.run else ({}, "")
     print_rows([("", ""), *metrics_table(metrics, x.best), ("", ""), *run_stats_table(stats, *previous)])
-    if x.run is not None:
-        if not x.config.trainer.fast_dev_run:
-            x.run.write_results({**metrics, **stats})
-        if x.run.has_checkpoint():
-            print_rows(next_commands(x.run.path, run_args(x, x.run), stop_setting(x, x.trainer.global_step)))
+    if x.run is not None and not x.config.trainer.fast_dev_run:
+        x.run.write_results({**metrics, **stats})
+    if x.run is not None and x.run.has_checkpoint():
+        limit = stop_setting(x, x.trainer.global_step)
+        print_rows(next_commands(x.run.path, run_args(x, x.run), limit, *x.usable()))
     io = x.trainer.strategy.checkpoint_io
     if isinstance(io, AtomicCheckpointIO) and io.failed:
         raise UserError(f"training has finished, but its last checkpoint was not saved: {io.failed}")

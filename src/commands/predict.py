@@ -1,4 +1,4 @@
-"""predict: name the classes of images."""
+"""predict: name the classes of images, or write whatever a module predicts."""
 
 import csv
 import warnings
@@ -19,6 +19,7 @@ from src.data.loading.image_files import decode_all, scan
 from src.data.loading.report import left_out_rows
 from src.data.loading.transform import brightness_and_contrast
 from src.protocols import ImageData
+from src.runs.predictions import columns, probabilities
 from src.runs.summary import print_rows
 
 CHUNK = 8192  # image files that are decoded at once
@@ -30,7 +31,8 @@ def run(
     """Name the classes of images: of the test set, or of image files.
 
     If files are in folders named like classes, or the test set is used, the accuracy is printed, and confusion.csv
-    counts the images of each class (rows) by prediction (columns).
+    counts the images of each class (rows) by prediction (columns). What a module predicts that are no probabilities,
+    such as logits or reconstructions, is written unchanged.
 
     Args:
         images: image files and folders.
@@ -46,14 +48,22 @@ def run(
     outputs: Any = x.trainer.predict(x.task, loader, None if images else x.data, ckpt_path=x.config.ckpt_path)
     if loader is not None and not loader.names:
         raise UserError(f"--images: none of {len(loader.paths)} files can be decoded")
-    rows = probabilities(outputs or [])
+    classes: list[str] = (isinstance(x.data, ImageData) and x.data.class_names) or []
+    rows = probabilities(outputs or [], len(classes))
+    values = columns(outputs or []) if rows is None else {}
+    count = len(next(iter(values.values()))) if rows is None else len(rows)
     names, targets = loader.names if loader else [], None
     if isinstance(x.data, ImageData):
         names = names or x.data.files.get("test", [])
         targets = None if images else x.data.splits["test"].classes
-    names = (names or [f"test/{i}" for i in range(len(rows))])[: len(rows)]  # batches may be limited
-    classes = (isinstance(x.data, ImageData) and x.data.class_names) or [str(i) for i in range(rows.shape[1])]
+    names = (names or [f"test/{i}" for i in range(count)])[:count]  # batches may be limited
     file = output or (x.run.path if x.run else Path()) / "predictions.csv"
+    if rows is None:
+        save_csv(file, [["image", *values], *map(list, zip(names, *values.values(), strict=True))])
+        shown = ", ".join([*values][:4]) + (f", ... ({len(values) - 4} more)" if len(values) > 4 else "")
+        print_rows([("predicted", f"{count} samples"), ("values", shown), ("written to", str(file))])
+        return x
+    classes = classes or [str(i) for i in range(rows.shape[1])]
     write_csv(file, names, classes, rows)
     print_rows(predictions_table(names, classes, rows))
     if images:
@@ -149,15 +159,6 @@ def judge(rows: Tensor, targets: Tensor | None, classes: list[str], file: Path) 
     save_csv(file, [["class", *classes], *lines])
     right = int(counts.trace())
     return [("confusion", str(file)), ("accuracy", f"{right / len(true):.4f}, {right} of {len(true)} images")]
-
-
-def probabilities(outputs: list[Tensor]) -> Tensor:
-    """Convert outputs of ``predict_step`` to probabilities (N, K); rows that do not sum to 1 are logits."""
-    if not outputs or not all(isinstance(each, Tensor) and each.ndim == 2 and each.shape[1] > 1 for each in outputs):
-        raise UserError("predict_step must return class probabilities or logits of each image, (N, K) with K > 1")
-    rows = torch.cat([output.float().cpu() for output in outputs])
-    sums_to_one = bool((rows >= 0).all()) and torch.allclose(rows.sum(1), torch.ones(len(rows)), atol=1e-2)
-    return rows if sums_to_one else rows.softmax(1)
 
 
 def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor) -> None:

@@ -1,13 +1,16 @@
-"""show: draw augmented training images."""
+"""show: draw augmented training images, or the first batch of other data."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src import UserError
+from src import require
 from src.config.arguments import Options
 from src.config.build import Experiment, build
 from src.config.parser import parse
@@ -18,7 +21,7 @@ ROWS, COLUMNS = 8, 8
 
 
 def run(options: Options, *, output: Path | None = None) -> Experiment:
-    """Draw training images, one row each: unchanged, then augmented.
+    """Draw training images, one row each: unchanged, then augmented. Of other data modules show the first batch.
 
     Args:
         output: the picture; by default show.png.
@@ -29,7 +32,8 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
     x = build(parse(options), "show")
     data, file = x.data, output or Path("show.png")
     if not isinstance(data, DataModule):
-        raise UserError(f"show needs a data module derived from src.data.DataModule, got {type(data).__name__}")
+        show_batch(first_batch(x), file)
+        return x
     data.prepare_data()
     data.setup("fit")
     loader, samples = data.loader("train", shuffle=True), data.splits["train"]
@@ -47,6 +51,57 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
     save_figure(figure, file)
     print_rows([("images", f"{len(pixels)}, each in {COLUMNS} epochs"), ("written to", str(file))])
     return x
+
+
+def first_batch(x: Experiment) -> Any:
+    """Return the first training batch of a data module or LightningModule that is not this project's."""
+    owner: Any = next((each for each in (x.data, x.task) if each and is_overridden("train_dataloader", each)), None)
+    require(owner is not None, "show needs training data: neither data nor model has a train_dataloader")
+    owner.trainer = x.trainer
+    owner.prepare_data()
+    owner.setup("fit")
+    loader = owner.train_dataloader()
+    return next(iter(CombinedLoader(loader) if isinstance(loader, list | tuple | dict) else loader))
+
+
+def show_batch(batch: Any, file: Path) -> None:
+    """Print what a batch holds, and draw its first images (N, C, H, W)."""
+    batch = batch[0] if type(batch) is tuple and len(batch) == 3 and isinstance(batch[1], int) else batch
+    found = dict(leaves(batch))
+    print_rows([(name or "batch", describe(value)) for name, value in found.items()])
+    images = [value for value in found.values() if isinstance(value, Tensor) and value.ndim == 4]
+    images = [value[:, :3] if value.shape[1] > 3 else value for value in images if value.shape[1] in (1, 3, 4)]
+    if not images:
+        print_rows([("note", "the batch has no images (N, C, H, W) to draw")])
+        return
+    count = min(ROWS, len(images[0]))
+    classes = [v for v in found.values() if isinstance(v, Tensor) and v.shape == images[0].shape[:1]]
+    figure = Figure(figsize=(len(images) + 2, count + 0.5), layout="constrained")
+    for column, values in zip(figure.subplots(count, len(images), squeeze=False).T, images, strict=True):
+        low, high = values.min(), values.max()  # often normalized
+        pixels = 255 * (values[:count].float() - low) / (high - low).clamp(1e-9)
+        draw(column, "first batch", pixels, classes[0] if classes else None, None)
+    save_figure(figure, file)
+    print_rows([("written to", str(file))])
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield name and value of everything in a batch of nested dictionaries, lists and tuples."""
+    if isinstance(value, tuple) and hasattr(value, "__match_args__"):  # a namedtuple
+        value = dict(zip(value.__match_args__, value, strict=True))
+    if isinstance(value, Mapping) or (isinstance(value, list | tuple) and not isinstance(value[0], str | int | float)):
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from leaves(each, f"{name}.{key}".lstrip("."))
+    else:
+        yield name, value
+
+
+def describe(value: Any) -> str:
+    """Return shape, type and range of a tensor, or the start of anything else."""
+    if not isinstance(value, Tensor) or not value.numel():
+        return f"{type(value).__name__} {str(value)[:50]}"
+    low, high = value.min().item(), value.max().item()
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}, from {low:.4g} to {high:.4g}"
 
 
 def draw(cells: Any, title: str, images: Tensor, targets: Tensor | None, names: list[str] | None) -> None:

@@ -1,5 +1,6 @@
 """Build the task, the data module and the Trainer of a config."""
 
+import inspect
 import os
 import sys
 from dataclasses import dataclass, field
@@ -8,18 +9,22 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, callbacks, seed_everything
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, require
 from src.config.arguments import Options
-from src.config.parser import check_training, infer_num_classes, instantiate
+from src.config.parser import check_training, import_path, instantiate
 from src.engine.checkpoints import BestCheckpoint, own_monitor
 from src.engine.loss_weighting import LossWeighting
-from src.engine.patches import LowOverhead, NoOpProfiler
+from src.engine.patches import LowOverhead, ModuleValues, NoOpProfiler, PlateauStep
 from src.engine.progress import EpochLine, ProgressBar
 from src.engine.resume import Resume, repeat_draws
 from src.engine.signals import Signals, disable_lightning_handlers
+from src.protocols import ImageData, KnownClasses
 from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -39,6 +44,17 @@ class Experiment:
     stored: dict[str, Any] = field(default_factory=dict)  # content of the checkpoint that the command starts from
     needs_trust: bool = False  # whether its run can be used only with --trust
     trained: bool = False  # whether training has started in this process
+
+    def can(self, stage: str) -> bool:
+        """Tell whether the task has a step for test or predict, and the task or its data a loader."""
+        steps = ("predict_step", "forward") if stage == "predict" else (f"{stage}_step",)
+        loads = any(is_overridden(f"{stage}_dataloader", each) for each in (self.task, self.data) if each is not None)
+        return loads and any(is_overridden(step, self.task) for step in steps)
+
+    def usable(self) -> tuple[bool, str | None]:
+        """Return whether the run can be tested, and the options of predict, None if it cannot predict."""
+        images = isinstance(self.data, ImageData)
+        return self.can("test"), " --images FILE" if images else "" if self.can("predict") else None
 
 
 def find_start(options: Options, config: Namespace) -> tuple[Run | None, dict[str, Any]]:
@@ -68,17 +84,18 @@ def build(
     if command in ("fit", "schedule"):
         check_training(config.trainer, config.name)
     infer_num_classes(config)
+    give_outputs(config.model.get("init_args") or Namespace())
     config.seed_everything = random_seed() if config.seed_everything is True else config.seed_everything
     seed_everything(config.seed_everything, workers=True, verbose=False)
-    task, data, built = instantiate(config)
+    task, data, built = instantiate(config, bool(stored))
     repeat_draws(data or task)
     if stored:
         check_weights(task, stored)
     saves = command == "fit" and not config.trainer.fast_dev_run and config.trainer.enable_checkpointing is not False
-    progress = EpochLine((own_monitor(task) or ("val/accuracy",))[0])
+    progress = EpochLine(own_monitor(task)[0])
     signals = Signals(built.last if saves else None)
     epoch = epochs_done(stored) if command == "fit" else 0
-    ours: list[Callback] = [progress, Resume(epoch, config.seed_everything), LowOverhead()]
+    ours: list[Callback] = [progress, Resume(epoch, config.seed_everything), LowOverhead(), ModuleValues()]
     ours += [built.non_finite, signals] if command == "fit" else []
     ours += [built.best, built.last] if saves else []
     trainer = make_trainer(built.trainer, command, ours, saves, new_run=run is None)
@@ -97,11 +114,15 @@ def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves:
         ours.append(ProgressBar())
     changes = {"callbacks": [*own, *ours], "enable_progress_bar": bar, "enable_checkpointing": saves}
     changes |= {"profiler": settings.profiler or NoOpProfiler(), "max_time": None}  # own_callbacks adds a Timer
-    if command != "fit" or settings.logger in (None, True):
+    if command != "fit":
+        changes["logger"] = DummyLogger()  # accepts whatever a module logs
+    elif settings.logger in (None, True):
         changes["logger"] = False  # fit adds the loggers of the run folder
     if command == "predict":
         changes["devices"] = 1  # one process writes the file
     trainer = Trainer(**(settings.as_dict() | changes))
+    first = next((i for i, each in enumerate(trainer.callbacks) if isinstance(each, callbacks.Checkpoint)), None)  # type: ignore[attr-defined]
+    trainer.callbacks.insert(len(trainer.callbacks) if first is None else first, PlateauStep())  # type: ignore[attr-defined]
     disable_lightning_handlers(trainer)
     scheduled = any(isinstance(each, callbacks.GradientAccumulationScheduler) for each in own)
     if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or scheduled:
@@ -144,3 +165,24 @@ def random_seed() -> int:
     launcher = os.getppid() if one_node else 0  # each node has a launcher of its own
     key = repr([*job, launcher]).encode() if int(size) > 1 else os.urandom(8)
     return int.from_bytes(sha256(key).digest()[:4], "big")
+
+
+def infer_num_classes(config: Namespace) -> None:
+    """Replace ``num_classes: data`` of the model by the number of classes of the data."""
+    settings = config.model.get("init_args") or Namespace()
+    if settings.get("num_classes") != "data":
+        return
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
+    data = parser.instantiate(Namespace(data=config.get("data"))).get("data")
+    known = isinstance(data, KnownClasses)
+    require(known, "num_classes cannot be read from this data module: set --model.num_classes")
+    settings.num_classes = data.num_classes
+
+
+def give_outputs(settings: Namespace) -> None:
+    """Pass the number of classes on to a net that a function with settings of its own builds before the task does."""
+    net, outputs = settings.get("net"), settings.get("num_classes")
+    takes = isinstance(net, Namespace) and "num_classes" in net.get("init_args", Namespace())
+    if outputs is not None and takes and not inspect.isclass(import_path(net.class_path)):
+        net.init_args.num_classes = outputs

@@ -7,12 +7,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
 
 from src import UserError
-from src.config.hints import closest_attribute, closest_setting, example
+from src.config.hints import closest_attribute, closest_setting, example, other_lightning
 
 EXTRAS = ("kornia", "mlflow", "wandb")
 DEPENDENCIES = ("yaml", "torch", "torchvision", "lightning", "jsonargparse", "torchmetrics", "numpy")
@@ -94,7 +95,23 @@ def is_refusal(frame: FrameType, line: int) -> bool:
 
     places = [Path(lightning.__path__[0]), Path(torch.__path__[0]) / "optim"]
     file = frame.f_code.co_filename
+    if frame.f_code.co_name in ("__getattr__", "__getitem__"):  # a module's mistake, such as self.hparams.typo
+        return False
     return any(map(Path(file).is_relative_to, places)) and linecache.getline(file, line).strip().startswith("raise ")
+
+
+def constructor_error(error: Exception) -> UserError:
+    """Return a constructor's error, which jsonargparse wraps in long ones, as a UserError that says where it is."""
+    if (known := as_user_error(error)) is not None:
+        return known
+    link: BaseException = error
+    while (last := [*walk_tb(link.__traceback__)][-1])[0].f_code.co_name.startswith("raise_") and link.__cause__:
+        link = link.__cause__  # of jsonargparse's own error
+    frame, line = last
+    built = [frame.f_locals["self"] for frame, _ in walk_tb(link.__traceback__) if "self" in frame.f_locals]
+    name = f"{type(built[-1]).__name__}: " if built and "jsonargparse" not in type(built[-1]).__module__ else ""
+    place = "" if "jsonargparse" in frame.f_code.co_filename else f" ({frame.f_code.co_filename}, line {line})"
+    return UserError(f"{name}{type(link).__name__}: {' '.join(str(link).split())[:300]}{place}")
 
 
 def named_argument(error: BaseException) -> str:
@@ -142,7 +159,8 @@ def explain(message: str, known: Callable[[str], Iterable[str]] = lambda _: ()) 
 
     ``known`` returns the settings that exist if the one of the given name is left out.
     """
-    key = ".".join(re.findall(r'Parser key "([^"]+)":', message))
+    keys = re.findall(r'Parser key "([^"]+)":', message)
+    key = ".".join(name for name, _ in groupby(keys))  # each type of a union repeats it
     prefix, section = (f"{key}: ", f"{key}.") if key else ("", "")
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"{prefix}{found[1]} has no {found[2]}{closest_attribute(found[1], found[2])}"
@@ -157,7 +175,7 @@ def explain(message: str, known: Callable[[str], Iterable[str]] = lambda _: ()) 
         return f"unknown setting {found[1]}{closest_setting(name := found[1].split('=')[0].lstrip('-'), known(name))}"
     if found := re.search(r"(?:Option|accept option) '([^']+)'", message):
         return f"unknown setting {section}{found[1]}{closest_setting(section + found[1], known(section + found[1]))}"
-    if found := re.search(r"the following arguments are required: (.*)", message):
+    if found := re.search(r"the following arguments are required: (.*?)(?:\. Got value.*)?$", message, re.M):
         return f"{section}{found[1]} is required{'' if key else '; choose a config with --config'}"
     return prefix + explain_type(message, key)
 
@@ -168,7 +186,7 @@ def explain_type(message: str, key: str) -> str:
     got = value[1].split(". Got value:")[0] if value else ""
     got = re.sub(r"NestedArg\(key=.*, val=(.*)\)$", r"\1", got).strip("'")
     if found := re.search(r"(?:subclass of|function that returns) (?:<class ')?(?:\w+\.)*(\w+)", message):
-        return f"must be a class path of a {found[1]}, got {got}"
+        return f"must be a class path of a {found[1]}, got {got}{other_lightning(got)}"
     kinds = re.findall(r"Expected an? (.*?)(?:\. Got value.*)?$", message, re.M)
     kinds = [kind for kind in kinds if not re.search("NoneType|path but|dot import path", kind)]
     path = re.search(r"Expected a dot import path string: (.*)", message)

@@ -1,7 +1,9 @@
 """Hints of error messages: the setting or class that was probably meant."""
 
 import importlib
+import inspect
 import re
+import sys
 from collections.abc import Iterable
 
 from src.config.files import SETTINGS, did_you_mean
@@ -66,3 +68,12 @@ def closest_setting(name: str, known: Iterable[str]) -> str:
     inside = [key.removeprefix(f"{group}.") for key in short if group and key.startswith(f"{group}.")]
     alike = [] if inside else [key for key in (*short, *SETTINGS) if key.count(".") == name.count(".")]
     return did_you_mean(last, inside, f"{group}.", 0.75) or did_you_mean(name, alike, cutoff=0.8)
+
+
+def other_lightning(path: str) -> str:
+    """Return a hint if a class derives from the package pytorch_lightning, whose classes are not those of lightning."""
+    module, _, name = path.rpartition(".")
+    parents = inspect.getmro(found) if inspect.isclass(found := getattr(sys.modules.get(module), name, None)) else ()
+    if not any(parent.__module__.startswith("pytorch_lightning.") for parent in parents):
+        return ""
+    return ", which derives from pytorch_lightning: import lightning.pytorch as pl instead of pytorch_lightning"

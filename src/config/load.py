@@ -31,7 +31,7 @@ def load_run(
     typed = [] if root is None else [f"--data.root={root}"]
     config = parse(Options("load_run", [str(run.config)], trust=trust, settings=typed))
     with torch.random.fork_rng(devices=[]):  # building the net draws weights, which are then replaced
-        task, data, _ = instantiate(config)
+        task, data, _ = instantiate(config, stored=True)
     key = type(data).__qualname__
     if data is not None and key in stored:
         data.load_state_dict(stored[key])

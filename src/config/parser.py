@@ -20,13 +20,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from src import UserError, require
 from src.config.arguments import Options, run_name
-from src.config.errors import explain
+from src.config.errors import constructor_error, explain
 from src.config.files import SETTINGS
 from src.config.trust import Trust
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.patches import imports_checked, required_optional
 from src.engine.skip_non_finite import SkipNonFinite
-from src.protocols import ImageData, KnownClasses
+from src.protocols import ImageData
 
 # Lightning lets every setting be an address, from which a config would be fetched that nobody has checked
 set_parsing_settings(config_read_mode_fsspec_enabled=False, config_read_mode_urls_enabled=False)
@@ -106,28 +106,31 @@ def without_key(tree: Any, key: str) -> Any:
     return {k: without_key(v, key) for k, v in tree.items() if k != key} if isinstance(tree, dict) else tree
 
 
-def instantiate(config: Namespace) -> tuple[LightningModule, LightningDataModule | None, Namespace]:
-    """Return the task and the data module of a config, and all objects that it describes."""
-    objects = make_parser().instantiate(config)
+def import_path(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def instantiate(
+    config: Namespace, stored: bool = False
+) -> tuple[LightningModule, LightningDataModule | None, Namespace]:
+    """Return the task and the data module of a config, and all objects that it describes.
+
+    If weights are ``stored`` in a checkpoint, they are not initialized, which may need files that are gone.
+    """
+    if stored and config.model.get("init_args.init") is not None:
+        config = config.clone()
+        config.model.init_args.init = None
+    try:
+        objects = make_parser().instantiate(config)
+    except Exception as error:
+        raise constructor_error(error) from error
     task, data = objects.model, objects.get("data")
     if config.channels_last:
         task.to(memory_format=torch.channels_last)
     if isinstance(data, ImageData):
         data.seed = config.seed_everything
     return task, data, objects
-
-
-def infer_num_classes(config: Namespace) -> None:
-    """Replace ``num_classes: data`` of the model by the number of classes of the data."""
-    settings = config.model.get("init_args") or Namespace()
-    if settings.get("num_classes") != "data":
-        return
-    parser = LightningArgumentParser()
-    parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
-    data = parser.instantiate(Namespace(data=config.get("data"))).get("data")
-    known = isinstance(data, KnownClasses)
-    require(known, "num_classes cannot be read from this data module: set --model.num_classes")
-    settings.num_classes = data.num_classes
 
 
 def plain_config(config: Namespace) -> dict[str, Any]:
@@ -156,8 +159,7 @@ def check_values(settings: Any, key: str = "") -> None:
 
 def required_types(class_path: str) -> dict[str, str]:
     """Return the type of each argument of a class that must not be None."""
-    module, _, name = class_path.rpartition(".")
-    found = getattr(import_module(module), name)
+    found = import_path(class_path)
     constructors = [vars(parent)["__init__"] for parent in getattr(found, "__mro__", ()) if "__init__" in vars(parent)]
     hints: dict[str, str] = {}
     for constructor in constructors or [found]:  # no __mro__: a function that returns the object

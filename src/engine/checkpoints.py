@@ -1,5 +1,6 @@
 """Which checkpoints a run keeps: the last, to resume from, and the best, to use."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,9 @@ from src import UserError, require
 from src.protocols import Monitored
 
 Mode = Literal["max", "min"]
+# ends of the words of a metric's name
+LOWER = "loss|error|err|mse|mae|rmse|mape|nll|bce|ce|kl|perplexity|ppl|divergence|distance|wer|cer|fid|lpips|brier|ece"
+HIGHER = "accuracy|acc|precision|recall|f1|fbeta|auroc|auc|iou|dice|jaccard|map|psnr|ssim|r2|bleu|rouge|kappa|epoch"
 
 
 class PublishedCheckpoint(Checkpoint):
@@ -98,8 +102,8 @@ class BestCheckpoint(PublishedCheckpoint):
 
     Args:
         monitor: name of a logged metric, or ``epoch`` to keep the latest epoch; by default the task's own choice,
-            such as ``val/accuracy``.
-        mode: whether higher or lower is better; by default lower for losses.
+            such as ``val/accuracy``, or the only validation loss that a LightningModule logs, else ``epoch``.
+        mode: whether higher or lower is better; needed only if the name does not tell, as that of a loss does.
         dirpath: folder of the file; by default ``checkpoints`` in the run folder.
     """
 
@@ -108,20 +112,38 @@ class BestCheckpoint(PublishedCheckpoint):
         self.monitor, self.mode = monitor or "", mode
         self.score: float | None = None
         self.validated = False  # since this process started
+        self.note = ""  # what was chosen for a module without a choice of its own
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         own, mode = own_monitor(pl_module)
         self.monitor = self.monitor or own
-        if self.monitor != own:
-            mode = "min" if "loss" in self.monitor else "max"
-        self.mode = self.mode or mode
+        if self.monitor and self.mode is None:
+            self.mode = mode if self.monitor == own else better_when(self.monitor)
+            require(self.mode, f"whether a higher or a lower {self.monitor} is better is unknown: set --best.mode")
+
+    def choose(self, logged: list[str]) -> None:
+        """Choose the monitor from the metrics that the module logs in validation."""
+        losses = [name for name in logged if "loss" in name]
+        if "val/accuracy" in logged:
+            self.monitor, self.mode = "val/accuracy", self.mode or "max"
+        elif len(losses) == 1:
+            self.monitor, self.mode = losses[0], self.mode or "min"
+        else:
+            self.monitor, self.mode = "epoch", "max"
+        others = ", ".join(sorted({*logged} - {self.monitor}))
+        self.note = f"best.ckpt is of the {'last' if self.monitor == 'epoch' else 'best'} {self.monitor}"
+        self.note += f"; for another, set --best.monitor to one of: {others}" if others else ""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if not self.monitor and not trainer.enable_validation:
+            self.choose([])
         if self.monitor.startswith("val/") and not trainer.enable_validation:
             raise UserError(f"best.monitor is {self.monitor}, but the run has no validation; use train/loss or epoch")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        if not self.monitor:
+            self.choose(validation_metrics(trainer))
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.validated = True
             if not trainer.is_last_batch:
@@ -133,7 +155,7 @@ class BestCheckpoint(PublishedCheckpoint):
     def save_if_better(self, trainer: Trainer) -> None:
         metrics: dict[str, Any] = {"epoch": trainer.current_epoch} | trainer.callback_metrics
         if self.monitor not in metrics:
-            if trainer.enable_validation and not self.validated:  # it comes in a later epoch
+            if not self.monitor or (trainer.enable_validation and not self.validated):  # it comes in a later epoch
                 return
             raise UserError(f"best.monitor {self.monitor} is not logged; choose from {', '.join(sorted(metrics))}")
         value = float(metrics[self.monitor])
@@ -149,11 +171,29 @@ class BestCheckpoint(PublishedCheckpoint):
         return {"monitor": self.monitor, "mode": self.mode, "score": self.score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self.monitor:
+            self.monitor, self.mode = state_dict["monitor"], state_dict["mode"]
         if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode):
             self.score = state_dict["score"]
 
 
 def own_monitor(module: LightningModule) -> tuple[str, Mode]:
-    """Return name and mode of the metric that a module chooses, by default the accuracy."""
+    """Return name and mode of the metric that a module chooses, or an empty name."""
     own = module.monitor if isinstance(module, Monitored) else None
-    return own if isinstance(own, tuple) else ("val/accuracy", "max")  # the name may mean something else elsewhere
+    return own if isinstance(own, tuple) else ("", "max")  # the name may mean something else elsewhere
+
+
+def validation_metrics(trainer: Trainer) -> list[str]:
+    """Return the names of what was logged in the validation that just ended, those of several DataLoaders too."""
+    results = [*trainer._results.values()] if trainer._results else []  # not computed yet for several DataLoaders
+    several = [each.meta for each in results if each.meta.on_epoch and each.meta.dataloader_idx is not None]
+    names = [f"{meta.name}/dataloader_idx_{meta.dataloader_idx}" for meta in several]
+    known = trainer.callback_metrics if trainer.sanity_checking else trainer._logger_connector.metrics["callback"]
+    return sorted({*known, *names})
+
+
+def better_when(name: str) -> Mode | None:
+    """Tell from the name of a metric whether higher or lower is better; None if unknown."""
+    words = re.split(r"[^a-z0-9]+", re.sub(r"/dataloader_idx_\d+$", "", name.lower()))
+    lower, higher = (any(re.search(f"({ends})(e?s)?$", word) for word in words) for ends in (LOWER, HIGHER))
+    return None if lower == higher else "min" if lower else "max"

@@ -1,6 +1,11 @@
-"""Patch Lightning for less overhead per step, and jsonargparse to ask before it imports what a config names."""
+"""Patch Lightning for less overhead per step, and jsonargparse to ask before it imports what a config names.
 
+Also what Lightning lacks for modules of other projects: their values outside the state dict, metrics logged last.
+"""
+
+import copy
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -9,10 +14,13 @@ from typing import Any
 
 import torch
 from jsonargparse import _actions, _common, _typehints, _util
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+from src.runs.checkpoint import same, values_outside
 
 HOOKS = (
     "on_train_batch_start",
@@ -111,3 +119,56 @@ def imports_checked(check: Callable[[str], None]) -> Iterator[None]:
 def required_optional() -> AbstractContextManager[None]:
     """Let parsers accept settings in which required ones are missing."""
     return _common.parser_context(lenient_check=True)
+
+
+class ModuleValues(Callback):
+    """Store plain attributes, states of metrics and buffers that training has changed, and restore them on a resume.
+
+    Such as the best accuracy so far, which many modules keep in a MaxMetric: no state dict holds it. Other objects,
+    such as a replay buffer, have to be saved by the module's own ``on_save_checkpoint``.
+    """
+
+    def __init__(self) -> None:
+        self.initial: dict[str, Any] = {}
+        self.changed: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self.initial = copy.deepcopy(values_outside(pl_module))
+        for path, value in self.changed.items():
+            name, _, key = path.rpartition(".")
+            value = value.to(pl_module.device) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
+            setattr(pl_module.get_submodule(name), key, value)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        values = values_outside(pl_module)
+        changed = {key: value for key, value in values.items() if not same(value, self.initial.get(key))}
+        checkpoint["module_values"] = changed
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self.changed = checkpoint.get("module_values", {})
+
+
+class PlateauStep(Checkpoint):
+    """Step ReduceLROnPlateau before anything is saved, and keep Lightning from stepping it again later.
+
+    It is a Checkpoint because these come after the module's own ``on_train_epoch_end``, which may log the metric. An
+    epoch in which the metric was not logged, for example one without validation, does not count.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        plateaus = [
+            each for each in trainer.lr_scheduler_configs if each.reduce_on_plateau and each.interval == "epoch"
+        ]
+        self.steps: list[tuple[Any, int, Any]] = [(config, config.frequency, None) for config in plateaus]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        old = trainer.callback_metrics
+        self.steps = [(config, frequency, old.get(str(config.monitor))) for config, frequency, _ in self.steps]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for config, frequency, old in self.steps:
+            value = trainer.callback_metrics.get(str(config.monitor))
+            later = value is None and not trainer.fit_loop.epoch_loop._should_check_val_epoch()
+            config.frequency = frequency if value is None and not later else sys.maxsize
+            if value is not None and value is not old and (trainer.current_epoch + 1) % frequency == 0:
+                pl_module.lr_scheduler_step(config.scheduler, value)

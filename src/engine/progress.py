@@ -1,6 +1,7 @@
 """Progress: one line of text per epoch, throughput, the progress bar of a terminal, and the log files."""
 
 import csv
+import re
 import resource
 import shutil
 import sys
@@ -13,6 +14,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src.runs.summary import echo
 
@@ -34,11 +36,11 @@ class ProgressBar(RichProgressBar):
 class EpochLine(Callback):
     """Print epoch, losses, the named validation metric, learning rate, seconds and throughput, as plain text.
 
-    A narrow terminal shows as many of them as fit.
+    Also metrics that callbacks monitor or that are logged with ``prog_bar``. A narrow terminal shows as many as fit.
     """
 
     def __init__(self, metric: str = "val/accuracy") -> None:
-        self.shown = dict.fromkeys(("train/loss", "val/loss", metric))
+        self.shown = ("train/loss", "val/loss", metric)
         self.samples = self.seconds = self.steps = 0.0  # of training in this process, without validation
         self.pending: tuple[float, float] | None = None  # seconds and throughput of the epoch to print
 
@@ -86,7 +88,9 @@ class EpochLine(Callback):
         if self.pending is None or not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
-        known = [name for name in self.shown if name in metrics and (self.paused or name.startswith("train"))]
+        monitored = [str(getattr(each, "monitor", "")) for each in trainer.callbacks]  # type: ignore[attr-defined]
+        names = dict.fromkeys((*self.shown, *monitored, *trainer.progress_bar_metrics))
+        known = [name for name in names if name in metrics and (self.paused or "val" not in name)]
         shown = [f"{name} {metrics[name]:.4f}" for name in known]
         lrs = [f"lr {group['lr']:.2e}" for group in trainer.optimizers[0].param_groups[:1]]
         speed = [f"{self.pending[0]:.1f} s", f"{self.pending[1]:,.0f} samples/s"]
@@ -137,9 +141,27 @@ class ResumedCSVLogger(CSVLogger):
             if text and not earlier and "step" not in text.partition("\n")[0]:
                 self.backup.replace(self.file.with_suffix(".damaged"))
             self.backup.unlink(missing_ok=True)
+            from torch.utils.tensorboard import SummaryWriter  # only where a run logs, because it takes long to import
+
+            for name in filter(re.compile("add_|flush").match, dir(SummaryWriter)):  # a module may call all loggers
+                setattr(writer, name, ignore)
         return super().experiment
+
+
+def ignore(*_: Any, **__: Any) -> None:
+    """Pass over images, figures and histograms, which a CSV file cannot hold."""
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """TensorBoard's logger, whose thread would print a traceback after the run folder is deleted."""
+
+    @rank_zero_only
+    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
+        Path(self.log_dir).stat()
+        super().log_metrics(*args, **kwargs)
 
 
 def run_loggers(folder: Path, step: int = 0) -> list[Logger]:
     """Return the loggers of a run folder, for a run that starts or resumes at a step."""
-    return [ResumedCSVLogger(folder, step), TensorBoardLogger(folder, name="", version="", purge_step=step or None)]
+    # TensorBoard first: modules log their images with self.logger.experiment.add_image
+    return [RunTensorBoardLogger(folder, name="", version="", purge_step=step or None), ResumedCSVLogger(folder, step)]

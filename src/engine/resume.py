@@ -1,7 +1,6 @@
 """Resume: what Lightning lacks for an exact resume."""
 
 import random
-import sys
 from functools import partial
 from typing import Any
 
@@ -31,8 +30,8 @@ class Resume(Callback):
     from the current one was changed by the user and is applied. A changed base learning rate scales the current one.
 
     Lightning also loses the position within an epoch if a schedule reads the number of steps before training. It
-    steps ReduceLROnPlateau only after it saves the epoch's checkpoint, and never in a resumed epoch. With ``max_steps``
-    it ends a finished epoch twice.
+    steps ReduceLROnPlateau only after it saves the epoch's checkpoint, and never in a resumed epoch (``PlateauStep``).
+    With ``max_steps`` it ends a finished epoch twice.
 
     Random numbers drawn in an epoch depend only on the seed and the epoch, so foreign modules and DataLoaders resume
     exactly from the end of any epoch; ``epoch`` is the first that this process trains.
@@ -66,16 +65,6 @@ class Resume(Callback):
         for settings in zip(param_groups_and_schedulers(trainer), self.configured, self.stored, strict=False):
             apply_changes(*settings)
         self.stored = []
-        self.frequencies = [config.frequency for config in trainer.lr_scheduler_configs]
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Step ReduceLROnPlateau now, before anything is saved, and keep Lightning from stepping it again later."""
-        for config, frequency in zip(trainer.lr_scheduler_configs, self.frequencies, strict=False):
-            if config.reduce_on_plateau and config.interval == "epoch":
-                value = trainer.callback_metrics.get(str(config.monitor))
-                config.frequency = frequency if value is None else sys.maxsize
-                if value is not None and (trainer.current_epoch + 1) % frequency == 0:
-                    pl_module.lr_scheduler_step(config.scheduler, value)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         checkpoint["stopped"] = trainer.should_stop and trainer.fit_loop._can_stop_early  # as by EarlyStopping

@@ -1,23 +1,27 @@
 """Save checkpoints atomically, load them safely, and check that they match the model."""
 
 import os
-import pickle
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Sequence
-from io import BytesIO
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
+from torchmetrics import Metric
 
 from src import UserError, require
 
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, nn.Parameter, torch.dtype, torch.device)
+LIBRARY = {*vars(LightningModule())}  # names of attributes of Lightning and torch
+HYPER_PARAMETERS = {LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY}
 CONTENT = {"state_dict": dict, "epoch": int, "global_step": int, "pytorch-lightning_version": str, "callbacks": dict}
 CONTENT |= {"loops": dict, "optimizer_states": list, "lr_schedulers": list}
 CLASS_WEIGHTS = ("loss.weight", "loss.pos_weight")  # the config's win over the checkpoint's
@@ -35,6 +39,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.failed = ""  # why the latest save failed
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ARG002
+        for key in HYPER_PARAMETERS & checkpoint.keys():
+            checkpoint[key] = {name: value for name, value in checkpoint[key].items() if is_plain(value)}
         weights = checkpoint["state_dict"]
         if self.model is not None:  # buffers may hold infinities, such as an attention mask
             weights = {name: weights[name] for name, _ in self.model.named_parameters() if name in weights}
@@ -81,19 +87,19 @@ def check_plain(file: Any) -> None:
         )
 
 
-def check_hyper_parameters(*owners: Any) -> None:
-    """Refuse, before training, hyperparameters of ``self.save_hyperparameters()`` that no checkpoint may hold."""
-    for owner in owners:
-        for name, value in getattr(owner, "hparams", {}).items():
-            stream = BytesIO()
-            try:
-                torch.save(value, stream)
-                stream.seek(0)
-                check_plain(stream)
-            except (UserError, pickle.PicklingError, AttributeError, TypeError):
-                what = f"save_hyperparameters of {type(owner).__name__}: {name} is a {type(value).__name__}"
-                rule = "checkpoints may hold only tensors and plain values"
-                raise UserError(f"{what}, but {rule}; call self.save_hyperparameters(ignore=[{name!r}])") from None
+def left_out(*owners: Any) -> list[tuple[str, str]]:
+    """Return a note that names the hyperparameters which checkpoints leave out, such as nets, if there are any."""
+    values = [item for owner in owners for item in getattr(owner, "hparams", {}).items()]
+    unfit = ", ".join(name for name, value in values if not is_plain(value))
+    return [("note", f"checkpoints leave out the hyperparameters {unfit}")] if unfit else []
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a value can be loaded safely: a tensor, number, text, or a collection of these."""
+    if isinstance(value, list | tuple | dict | set):
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        return type(value) in (list, tuple, dict, set, OrderedDict) and all(map(is_plain, inner))
+    return type(value) in PLAIN
 
 
 def has_nonfinite(weights: dict[str, Any]) -> bool:
@@ -152,3 +158,29 @@ def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
     names = {kind: ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "") for kind, keys in faults.items()}
     shown = [f"{len(keys)} {kind} keys ({names[kind]})" for kind, keys in faults.items() if keys]
     require(not shown, f"the checkpoint does not match this net: {'; '.join(shown)}")
+
+
+def values_outside(module: nn.Module) -> dict[str, Any]:
+    """Return the plain attributes, states of metrics and buffers of all submodules outside the state dict, by path."""
+    found: dict[str, Any] = {}
+    known = module.state_dict()
+    for name, each in module.named_modules():
+        values = {key: value for key, value in vars(each).items() if key not in LIBRARY and is_plain(value)}
+        values |= dict(each.named_buffers(recurse=False))
+        if isinstance(each, Metric):
+            values = {**each.metric_state, "_update_count": each.update_count}
+        found |= {f"{name}.{key}".lstrip("."): value for key, value in values.items()}
+    return {key: value for key, value in found.items() if key not in known}
+
+
+def same(a: Any, b: Any) -> bool:
+    """Tell whether two plain values are equal."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        return a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return bool(a == b)

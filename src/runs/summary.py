@@ -12,6 +12,7 @@ from typing import Any, TextIO
 from src import UserError
 from src.protocols import Describes, HasEpochMeans, LossWeight, Resumable, WarmedUp
 
+STAGED = re.compile("(val|test)/.")  # names of metrics that this project logs
 Rows = list[tuple[str, str]]  # what print_rows prints: names and values
 
 
@@ -49,6 +50,7 @@ def start_notes(trainer: Any, resumed: Path | None) -> Rows:
         exact = f"not exactly, because of its {kept[0]}" if kept else "exactly only from the end of an epoch"
         verb = "have" if " and " in lacking else "has"
         rows += [("note", f"this {lacking} {verb} no mid-epoch state:"), ("", f"an interrupted run resumes {exact}")]
+    rows += [("note", each.note) for each in trainer.callbacks if getattr(each, "note", "")]
     rows += exactness_notes(trainer)
     steps, warmup = trainer.estimated_stepping_batches, task.warmup_steps if isinstance(task, WarmedUp) else 0
     if isinstance(warmup, int) and 0 < steps <= warmup and not trainer.fast_dev_run:
@@ -89,14 +91,15 @@ def metrics_table(metrics: Mapping[str, float], best: Any = None) -> Rows:
 
     A note follows if the metric of the ``best`` checkpoint is no longer what it was when it was saved.
     """
-    staged = {tuple(key.split("/")): metrics[key] for key in metrics if re.fullmatch("(val|test)/[^/]+", key)}
-    others = [(key, cell(value)) for key, value in metrics.items() if "/" not in key]  # names of foreign modules
+    staged = {tuple(key.split("/")): metrics[key] for key in metrics if STAGED.match(key) and key.count("/") == 1}
+    others = [(key, cell(value)) for key, value in metrics.items() if not STAGED.match(key)]  # of foreign modules
     return table("metric", staged) + others + changed_note(best, metrics)
 
 
 def per_class_table(metrics: Mapping[str, float]) -> Rows:
     """Return one row for each class, with a column for each metric that has a value per class."""
-    return table("class", {tuple(key.split("/", 2)[1:]): metrics[key] for key in metrics if key.count("/") >= 2})
+    each = {tuple(key.split("/", 2)[1:]): metrics[key] for key in metrics if STAGED.match(key) and key.count("/") >= 2}
+    return table("class", each)
 
 
 def table(corner: str, values: Mapping[tuple[str, ...], float]) -> Rows:
@@ -138,16 +141,17 @@ def cli_command() -> str:
     return f"torchrun --nproc_per_node={os.environ.get('LOCAL_WORLD_SIZE', 1)} -m src.cli --"
 
 
-def next_commands(run: Path, run_args: str, limit: str) -> Rows:
-    """Return the commands that use a finished run, named by ``run_args``; the Trainer setting ``limit`` extends it."""
+def next_commands(
+    run: Path, run_args: str, limit: str, test: bool = True, predict: str | None = " --images FILE"
+) -> Rows:
+    """Return the commands that use a finished run, named by ``run_args``; the Trainer setting ``limit`` extends it.
+
+    ``test`` tells whether the run can be tested; ``predict`` are the options of predict, None if it cannot predict.
+    """
     command, plain = cli_command(), "python -m src.cli"  # predict runs in one process
-    return [
-        ("", ""),
-        ("run", str(run)),
-        ("extend", f"{command} fit {run_args} --trainer.{limit}=N"),
-        ("test", f"{command} test {run_args}"),
-        ("use", f"{plain} predict {run_args} --images FILE"),
-    ]
+    rows = [("", ""), ("run", str(run)), ("extend", f"{command} fit {run_args} --trainer.{limit}=N")]
+    rows += [("test", f"{command} test {run_args}")] if test else []
+    return rows + ([("use", f"{plain} predict {run_args}{predict}")] if predict is not None else [])
 
 
 def save_figure(figure: Any, file: Path) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import re
 from pathlib import Path
@@ -14,8 +13,9 @@ from PIL import Image
 
 from src import UserError
 from src.cli import main
-from src.commands.predict import expand, predictions_table, probabilities, write_csv
+from src.commands.predict import expand, predictions_table, write_csv
 from src.data import Digits
+from src.runs.predictions import columns, probabilities
 from tests.conftest import SMALL, refused
 
 ROWS = torch.tensor([[0.5, 0.2, 0.3, 0.0], [0.0, 0.1, 0.1, 0.8]])
@@ -52,22 +52,35 @@ def test_missing_images_are_refused(path: str, message: str, trained: Path, caps
     assert message in refused(capsys, "predict", f"--run={trained}", "--images", path)
 
 
-def test_probabilities_stay_and_logits_become_probabilities() -> None:
-    logits = torch.randn(5, 4) * 3
+def test_probabilities_are_told_from_other_outputs() -> None:
     assert probabilities([ROWS[:1], ROWS[1:]]).equal(ROWS)
     assert probabilities([ROWS.half()]).allclose(ROWS, atol=1e-3)
-    assert probabilities([logits[:3], logits[3:]]).allclose(torch.softmax(logits, 1))
-    assert probabilities([logits.abs()]).allclose(torch.softmax(logits.abs(), 1))
-    assert probabilities([ROWS.log()]).allclose(ROWS)
-    assert probabilities([torch.tensor([[2.0, -1.0]])])[0, 0] == pytest.approx(1 / (1 + math.exp(-3)))
+    others = [torch.ones(3)], [torch.ones(2, 1)], [torch.ones(2, 3, 4)], [("image", ROWS)], [None], [ROWS, ROWS[:, :2]]
+    for outputs in ([], [torch.randn(5, 4) * 3], [2 * ROWS], [ROWS.log()], *others):
+        assert probabilities(outputs) is None
 
 
 @pytest.mark.parametrize(
-    "outputs", [[], [torch.ones(3)], [torch.ones(2, 1)], [torch.ones(2, 3, 4)], [("image", ROWS)], [None]]
+    ("outputs", "table"),
+    [
+        ([torch.tensor([3, 4]), torch.tensor([5])], {"value": [3, 4, 5]}),
+        ([torch.tensor([[0.5, -2.0]])] * 2, {"value_0": [0.5, 0.5], "value_1": [-2.0, -2.0]}),
+        ([torch.arange(4).view(1, 2, 2)], {f"value_{i}": [i] for i in range(4)}),
+        ([{"score": torch.ones(2), "name": ["a", "b"]}], {"score": [1.0, 1.0], "name": ["a", "b"]}),
+        ([(torch.ones(1, 2), torch.zeros(1))], {"output_0_0": [1.0], "output_0_1": [1.0], "output_1": [0.0]}),
+        ([["a"], ["b"]], {"value": ["a", "b"]}),
+        ([torch.tensor(2.0), 3.0], {"value": [2.0, 3.0]}),
+    ],
+    ids=["classes", "rows", "images", "dictionary", "tuple", "texts", "scalars"],
 )
-def test_outputs_without_one_row_of_classes_per_image_are_refused(outputs: list) -> None:
-    with pytest.raises(UserError, match="predict_step must return class probabilities"):
-        probabilities(outputs)
+def test_other_outputs_become_columns_unchanged(outputs: list, table: dict) -> None:
+    assert columns(outputs) == table
+
+
+@pytest.mark.parametrize("outputs", [[], [None], [{"a": torch.ones(2), "b": torch.ones(3)}]])
+def test_outputs_without_a_value_for_each_sample_are_refused(outputs: list) -> None:
+    with pytest.raises(UserError, match="predict_step must return the same number of values for each sample, got"):
+        columns(outputs)
 
 
 def test_the_csv_holds_every_image_with_its_class_and_probabilities() -> None:

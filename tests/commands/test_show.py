@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import imread
 
 from src.cli import main
-from src.commands import show
-from tests.conftest import FIT, refused
+from tests.conftest import FIT
 
 SHOW = ["show", "--config=configs/digits.yaml"]
 
@@ -47,12 +46,6 @@ def test_mixed_images_are_labeled_with_their_weights(monkeypatch: pytest.MonkeyP
     assert Path("mixed.png").is_file()
     assert all(label.isdigit() for label in labels[:8])
     assert any(label.count("%") == 2 for label in labels[8:])
-
-
-def test_a_foreign_data_module_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(show, "DataModule", type(None))
-    message = "show needs a data module derived from src.data.DataModule, got Digits"
-    assert message in refused(capsys, *SHOW)
 
 
 def test_show_draws_the_images_of_a_run_without_a_checkpoint() -> None:

@@ -61,7 +61,8 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     """Return the line of an epoch in a terminal of some width."""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((columns, 24)))
-    trainer: Any = SimpleNamespace(is_global_zero=True, current_epoch=3, max_epochs=9)
+    trainer: Any = SimpleNamespace(is_global_zero=True, current_epoch=3, max_epochs=9, callbacks=[])
+    trainer.progress_bar_metrics = {}
     trainer.optimizers = [torch.optim.SGD([torch.zeros(1)], lr=0.5)]
     trainer.callback_metrics = {"train/loss": 1.0, "val/loss": 2.0, "val/accuracy": 0.5, "val/mae": 0.25}
     line = EpochLine(metric)

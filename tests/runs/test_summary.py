@@ -32,7 +32,7 @@ MEANS = {
 }
 PER_CLASS = {f"test/{score}/{name}": 0.5 for score in SCORES for name in CLASSES}
 
-ALONE = {"world_size": 1, "accumulate_grad_batches": 1}
+ALONE = {"callbacks": [], "world_size": 1, "accumulate_grad_batches": 1}
 
 
 def printed(capsys: pytest.CaptureFixture[str], rows: list[tuple[str, str]]) -> list[str]:
