@@ -14,7 +14,7 @@ test: .venv/.stamp ## set up, then run the tests that a project needs
 
 check: lint test ## check format, lint and types, then run `make test`
 
-check-all: check heavy ## `make check`, then the heavy tests and those of tools/
+check-all: check heavy newest ## `make check`, the heavy tests and those of tools/, and the newest Lightning allowed
 
 lint: .venv/.stamp ## check format, lint and types
 	$(PY) -m ruff format --check .
@@ -23,6 +23,11 @@ lint: .venv/.stamp ## check format, lint and types
 
 heavy: .venv/.stamp ## run the tests that `make test` leaves out
 	@$(PY) -m pytest -n auto -q -m heavy
+
+newest: .venv/.stamp $(filter .tools/bin/uv,$(UV)) ## test with the newest Lightning that pyproject.toml allows
+	@$(UV) pip install -q --python $(PY) --target .tools/newest --upgrade --no-deps "$$(grep -o 'lightning>[^"]*' pyproject.toml)"
+	@PYTHONPATH=.tools/newest $(PY) -m pytest -n auto -q -m "not heavy" tests/engine tests/commands tests/callbacks \
+	  tests/test_own_code.py
 
 format: .venv/.stamp ## format the code
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
@@ -73,4 +78,4 @@ setup: $(filter .tools/bin/uv,$(UV)) ## install the dependencies into .venv
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help setup train test check check-all lint heavy format show schedule benchmark faults schema lock audit extras clean
+.PHONY: help setup train test check check-all lint heavy newest format show schedule benchmark faults schema lock audit extras clean
