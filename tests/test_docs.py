@@ -193,3 +193,20 @@ def test_the_table_of_rooms_says_who_may_import_whom() -> None:
         for name in re.findall(r"`(\w+)", names):
             stated[name] = set() if imports == "nothing" else set(imports.split(", "))
     assert stated == MAY_IMPORT
+
+
+def test_every_file_and_command_of_own_code_runs(tmp_path: Path) -> None:
+    page, project = PAGES["own-code.md"], copy(tmp_path / "project")
+    blocks = re.findall(r"```python\n# (mine/\w+\.py)\n(.*?)```", page, re.S)
+    assert len(blocks) == 5
+    (project / "mine").mkdir()
+    for name, text in blocks:
+        (project / name).write_text(text)
+    code = "import torch, mine.net; torch.save(mine.net.Net(10).state_dict(), 'net.pt')"
+    run(project, "-c", code)
+    typed = commands(page, "src.cli")
+    assert len(typed) == 6
+    for command in typed:
+        out = run(project, "-m", *command.split(), "--trainer.max_epochs=1")
+        assert "epoch 1/1" in out
+        assert ("norm of the weights" in out) == ("PrintNorm" in command)
