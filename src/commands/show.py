@@ -21,7 +21,9 @@ ROWS, COLUMNS = 8, 8
 
 
 def run(options: Options, *, output: Path | None = None) -> Experiment:
-    """Draw training images, one row each: unchanged, then augmented. Of other data modules show the first batch.
+    """Draw training images, one row each: unchanged, then augmented.
+
+    Of a data module of another project, draw the first batch.
 
     Args:
         output: the picture; by default show.png.
