@@ -171,7 +171,7 @@ def refusal(process: Process, expected: str) -> str:
     code, output = process.wait(), process.log.read_text()
     process.log.unlink()
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    named = len(errors) == 1 and expected in errors[0]
+    named = len(errors) == 1 and expected in f"{errors[0]}\n"
     right = code == 2 and named and output.count("\n") <= 5 and "Traceback" not in output
     return "" if right else f"exit code {code}: {output[-500:]}"
 

@@ -62,7 +62,9 @@ def explain_resources(error: Exception) -> str:
 
     number, name = getattr(error, "errno", 0), getattr(error, "filename", None)
     text = ""
-    if re.search(r"DataLoader worker \(pid", str(error)):
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    lost = isinstance(error, OSError | EOFError) and any("multiprocessing/reductions" in file for file in files)
+    if lost or re.search(r"DataLoader worker \(pid", str(error)):
         reason = "a process that reads data was killed, usually because memory ran out"
         text = f"{reason}: use a smaller --data.num_workers"
     elif number in (errno.EMFILE, errno.ENFILE) or "items of ancdata" in str(error):

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from src.config.errors import as_user_error
-from src.data import ImageFolder
 from src.data.loading.workers import Packed
 
 ROOT = Path(__file__).parents[3]
@@ -71,7 +70,7 @@ next(batches)
 try:
     os.kill(worker.pid, signal.SIGKILL)  # torch may raise at once, in a signal handler
     list(batches)
-except RuntimeError as error:
+except (RuntimeError, ConnectionError, EOFError) as error:
     print(as_user_error(error), flush=True)
     os._exit(0)
 """
