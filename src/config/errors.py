@@ -60,11 +60,9 @@ def explain_resources(error: Exception) -> str:
     """Return what to do about an error of memory, disk, files or processes; nothing for any other error."""
     import torch
 
-    number, name = getattr(error, "errno", 0), getattr(error, "filename", None)
-    text = ""
-    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
-    lost = isinstance(error, OSError | EOFError) and any("multiprocessing/reductions" in file for file in files)
-    if lost or re.search(r"DataLoader worker \(pid", str(error)):
+    number, name, text = getattr(error, "errno", 0), getattr(error, "filename", None), ""
+    shared = any("multiprocessing/reductions" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
+    if (shared and isinstance(error, OSError | EOFError)) or re.search(r"DataLoader worker \(pid", str(error)):
         reason = "a process that reads data was killed, usually because memory ran out"
         text = f"{reason}: use a smaller --data.num_workers"
     elif number in (errno.EMFILE, errno.ENFILE) or "items of ancdata" in str(error):

@@ -67,12 +67,17 @@ loader = data.train_dataloader()
 batches = iter(loader)
 next(batches)
 (worker,) = loader.workers._iterator._workers
+text = ""
 try:
-    os.kill(worker.pid, signal.SIGKILL)  # torch may raise at once, in a signal handler
-    list(batches)
-except (RuntimeError, ConnectionError, EOFError) as error:
-    print(as_user_error(error), flush=True)
-    os._exit(0)
+    try:
+        os.kill(worker.pid, signal.SIGKILL)
+        list(batches)
+    except (RuntimeError, OSError, EOFError) as error:
+        text = str(as_user_error(error))
+except RuntimeError as error:  # torch may raise at any time, in a signal handler
+    text = text or str(as_user_error(error))
+print(text, flush=True)
+os._exit(0)
 """
 
 
