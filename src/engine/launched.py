@@ -34,7 +34,8 @@ def failed(processes: list[subprocess.Popen]) -> int:
 
 def code_of_lost_process(error: Exception) -> int | None:
     """Return the exit code of the process whose end caused this error, 2 if it is unknown; None for another error."""
-    if not isinstance(error, RuntimeError) or not any(text in str(error) for text in LOST):
+    several = PROCESSES or any(name in os.environ for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    if not several or not isinstance(error, RuntimeError) or not any(text in str(error) for text in LOST):
         return None
     until = time.monotonic() + GRACE / 2
     while PROCESSES and not failed(PROCESSES) and time.monotonic() < until:

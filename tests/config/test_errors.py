@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from src import UserError
 from src.cli import main
-from src.config.errors import as_user_error
+from src.config.errors import as_user_error, exit_code
 from src.data import MNIST
 from src.nets import SmallCNN
 from tests.bad_inputs import COMMANDS, FILES, commands
@@ -186,3 +186,13 @@ def test_a_bug_while_another_error_is_handled_keeps_its_traceback(monkeypatch: p
     monkeypatch.setattr(SmallCNN, "forward", broken)
     with pytest.raises(KeyError, match="a bug"):
         main([*DIGITS, "--trainer.fast_dev_run=1"])
+
+
+def test_a_lost_connection_in_a_single_process_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("src.engine.launched.PROCESSES", [])
+    error = RuntimeError("Connection reset by peer")
+    assert exit_code(error) is None
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert exit_code(error) == 2
