@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from src import UserError, require
 from src.commands.test import start
@@ -68,7 +69,7 @@ def run(
     print_rows(predictions_table(names, classes, rows))
     if images:
         targets = true_classes(names, images, classes)
-    print_rows([("written to", str(file)), *judge(rows, targets, classes, file.with_name("confusion.csv"))])
+    print_rows([("written to", str(file)), *accuracy_rows(rows, targets, classes, file.with_name("confusion.csv"))])
     print_rows(loader.notes(len(rows)) if loader else [])
     return x
 
@@ -149,12 +150,12 @@ def true_classes(names: list[str], given: list[Path], classes: list[str]) -> Ten
     return torch.tensor(targets)
 
 
-def judge(rows: Tensor, targets: Tensor | None, classes: list[str], file: Path) -> list[tuple[str, str]]:
+def accuracy_rows(rows: Tensor, targets: Tensor | None, classes: list[str], file: Path) -> list[tuple[str, str]]:
     """Write the confusion of the images whose class is known, if any, and return their accuracy."""
     if targets is None or not (known := targets[: len(rows)] >= 0).any():
         return []
     predicted, true = rows.argmax(1)[known], targets[: len(rows)][known]
-    counts = (true * len(classes) + predicted).bincount(minlength=len(classes) ** 2).view(len(classes), -1)
+    counts = multiclass_confusion_matrix(predicted, true, len(classes))
     lines = [[name, *line] for name, line in zip(classes, counts.tolist(), strict=True)]
     save_csv(file, [["class", *classes], *lines])
     right = int(counts.trace())

@@ -95,7 +95,7 @@ def is_refusal(frame: FrameType, line: int) -> bool:
 
     places = [Path(lightning.__path__[0]), Path(torch.__path__[0]) / "optim"]
     file = frame.f_code.co_filename
-    if frame.f_code.co_name in ("__getattr__", "__getitem__"):  # a module's mistake, such as self.hparams.typo
+    if frame.f_code.co_name in ("__getattr__", "__getitem__"):  # a bug of a module, such as self.hparams.typo
         return False
     return any(map(Path(file).is_relative_to, places)) and linecache.getline(file, line).strip().startswith("raise ")
 

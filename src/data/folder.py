@@ -153,8 +153,8 @@ class ImageFolder(DataModule):
         found, others = zip(*(scan(folder / name) for name in names), strict=True)
         for name, files in zip(names, found, strict=True):
             require(files, f"class folder {folder / name} has no images: add some or remove it")
-        beside = [file.suffix.lower() or "no suffix" for file in folder.iterdir() if file.is_file()]
-        self.left_out[split] = sum(others, Counter()) + Counter(f"{kind} outside class folders" for kind in beside)
+        loose = [file.suffix.lower() or "no suffix" for file in folder.iterdir() if file.is_file()]
+        self.left_out[split] = sum(others, Counter()) + Counter(f"{kind} outside class folders" for kind in loose)
         inner = [file.relative_to(folder).parts for files in found for file in files]
         self.nested[split] = Counter(parts[0] for parts in inner if len(parts) > 2)
         targets = torch.arange(len(names)).repeat_interleave(torch.tensor([len(files) for files in found]))
@@ -171,7 +171,7 @@ class ImageFolder(DataModule):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
         if len(bad) > MAX_BAD * len(paths):
-            limit = f"more than {MAX_BAD:.0%} of those in {self.folder(split)}"
+            limit = f"more than {MAX_BAD:.0%} of the images in {self.folder(split)}"
             raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded, {limit}; first: {bad[0]}")
         if bad and split not in self.files:  # warn once
             warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=1)

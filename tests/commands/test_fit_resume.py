@@ -157,3 +157,9 @@ def test_a_run_resumes_with_truncated_logs(trained: Path) -> None:
     assert len(json.loads((trained / "provenance.json").read_text())) == 1
     assert (trained / "provenance.damaged").is_file()
     assert sum(bool(row["train/loss"]) for row in rows(trained)) >= 1
+
+
+def test_another_warm_up_than_that_of_the_checkpoint_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false", "--model.warmup_steps=0.2"])  # of 21 steps
+    error = refused(capsys, *RESUME, "--model.warmup_steps=10")
+    assert "warmup_steps was 4, is 10: restore it, or start a new run" in error

@@ -203,7 +203,7 @@ def test_too_many_bad_images_are_refused():
     fill("train", 4)
     damage("cat/01.bmp", "cat/02.bmp", "eel/02.bmp", "eel/03.bmp")
     with pytest.raises(
-        UserError, match=r"4 of 12 images cannot be decoded, more than 25% of those in data/train; .*01\.bmp"
+        UserError, match=r"4 of 12 images cannot be decoded, more than 25% of the images in data/train; .*01\.bmp"
     ):
         small_folder(on_bad_image="skip").load(train=True)
 
