@@ -1,7 +1,7 @@
 """fit: train, or resume a run; then evaluate the best checkpoint."""
 
 import shlex
-import time
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +12,22 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError
 from src.config.arguments import Options, scheduler_job
-from src.config.build import Experiment, build, epochs_done, find_start
+from src.config.build import Experiment, build, compile_task, epochs_done, find_start
 from src.config.parser import parse, plain_config
 from src.engine.checkpoints import PublishedCheckpoint, validation_metrics
-from src.engine.progress import run_loggers
+from src.engine.progress import reached_limit, restore_limits, run_loggers, tuned_names
 from src.protocols import ImageData
 from src.runs.checkpoint import AtomicCheckpointIO, left_out
 from src.runs.folder import Run, provenance
-from src.runs.summary import merge_dataloaders, metrics_table, next_commands, print_rows, run_stats_table, start_notes
+from src.runs.summary import (
+    complete_rows,
+    merge_dataloaders,
+    metrics_table,
+    next_commands,
+    print_rows,
+    run_stats_table,
+    start_notes,
+)
 
 
 def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> Experiment:  # noqa: ARG001
@@ -35,56 +43,41 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
     config = parse(options)
     continues = options.run is not None and (config.ckpt_path is None or options.resumed)
     x = build(config, "fit", *find_start(options, config))
-    x.needs_trust = options.needs_trust
-    unchanged = continues and x.run is not None and x.run.has_config(plain_config(config))
-    complete = is_complete(x) or (unchanged and x.stored.get("stopped", False))
+    x.needs_trust, x.settings = options.needs_trust, plain_config(config)
+    unchanged = continues and x.run is not None and x.run.has_config(x.settings)
+    restore_limits(x.trainer, x.stored)
+    limit = reached_limit(x.trainer, *done(x)) if x.stored and not config.trainer.fast_dev_run else ""
+    complete = limit or (unchanged and x.stored.get("stopped", False))
     if (complete or unchanged) and (x.run is None or x.run.is_evaluated()):
-        print_rows(nothing_to_do(x, changed=continues and not unchanged))
+        print_rows(complete_rows(*done(x), limit, changed=continues and not unchanged))
         return x
     if config.compile is not False:
         compile_task(x)
+    before = x.run.snapshot() if x.run else {}
     if not config.trainer.fast_dev_run:
         open_run(x)
     x.trainer.callbacks.append(TrainingStart(x))  # type: ignore[attr-defined]
-    started = time.monotonic()
     try:
         if not complete:  # else the run was interrupted between training and evaluation
             with x.signals.handled(x.trainer, install=options.owns_process):
                 x.trainer.fit(x.task, datamodule=x.data, ckpt_path=config.ckpt_path)
     except BaseException as error:
-        explain_end(x, error, new_run=options.run is None)
+        explain_end(x, error, before)
         raise
-    seconds = round(time.monotonic() - started, 1)
+    if not x.trained:
+        x.progress.load_state_dict(x.stored.get("callbacks", {}).get(x.progress.state_key, {}))
+    seconds = round(x.progress.run_seconds(), 1)
     metrics = evaluate_best(x)
     if x.trainer.is_global_zero:
         report(x, metrics, seconds)
     return x
 
 
-def compile_task(x: Experiment) -> None:
-    settings = {} if x.config.compile is True else x.config.compile
-    try:
-        x.task.compile(**settings)
-    except (TypeError, RuntimeError) as error:
-        raise UserError(f"compile must be true, false or arguments of torch.compile, got {settings}: {error}") from None
-
-
-def is_complete(x: Experiment) -> bool:
-    epochs, steps = epochs_done(x.stored), x.stored.get("global_step", 0)
-    reached = 0 < (x.trainer.max_epochs or -1) <= epochs or 0 < x.trainer.max_steps <= steps
-    return reached and not x.config.trainer.fast_dev_run
-
-
-def nothing_to_do(x: Experiment, changed: bool) -> list[tuple[str, str]]:
-    epochs, steps = epochs_done(x.stored), x.stored.get("global_step", 0)
-    done = f"{epochs} epoch{'s' if epochs != 1 else ''}, {steps} steps"
-    rows = [("complete", f"{done}; extend with --trainer.{stop_setting(x, steps)}=N")]
-    return rows + ([("note", "the typed settings differ from its config.yaml and were not used")] if changed else [])
-
-
-def stop_setting(x: Experiment, steps: int) -> str:
-    """Return the setting that ends the run, so that a larger value extends it."""
-    return "max_steps" if 0 < x.trainer.max_steps <= steps else "max_epochs"
+def done(x: Experiment) -> tuple[int, int]:
+    """Return the number of epochs and steps that the run has trained."""
+    if x.trained:
+        return x.trainer.current_epoch, x.trainer.global_step
+    return epochs_done(x.stored), x.stored.get("global_step", 0)
 
 
 def open_run(x: Experiment) -> None:
@@ -130,28 +123,31 @@ class TrainingStart(Callback):
 
 
 def write_records(x: Experiment, run: Run) -> None:
-    config = plain_config(x.config)
-    settings = (config["data"] or {}).get("init_args", {})
-    if "batch_size" in settings:  # BatchSizeFinder may have changed it
-        found = getattr(x.data, "batch_size", settings["batch_size"])
-        samples = x.data.splits.get("train", ()) if isinstance(x.data, ImageData) else ()
-        settings["batch_size"] = min(found, len(samples) or found)
+    config = x.settings
+    for owner, section in ((x.task, config["model"]), (x.data, config["data"] or {})):
+        settings = section.get("init_args", {})
+        for name in settings.keys() & {*tuned_names(x.trainer)}:
+            settings[name] = getattr(owner, name, getattr(owner, "hparams", {}).get(name))
+    if isinstance(x.data, ImageData) and "batch_size" in settings:  # more than there are samples may have been found
+        settings["batch_size"] = min(settings["batch_size"], len(x.data.splits.get("train", ())) or sys.maxsize)
     run.invalidate_results()
     run.write_config(config)
     split_hash = x.data.split_hash if isinstance(x.data, ImageData) else None
     run.add_provenance(provenance(run.config, split_hash, scheduler_job()))
 
 
-def explain_end(x: Experiment, error: BaseException, new_run: bool) -> None:
-    """Print how to resume if a checkpoint exists; delete the folder of a run that never started."""
+def explain_end(x: Experiment, error: BaseException, before: dict[Path, bytes]) -> None:
+    """Print how to resume if a checkpoint exists; restore an existing run's files from ``before`` a refused start."""
     if not x.trainer.is_global_zero:
         return
     if x.trained and x.run is not None and not x.run.path.is_dir():
         raise UserError(f"the run folder {x.run.path.absolute()} was deleted during training") from error
     asked, how = isinstance(error, SystemExit), "before the first checkpoint: nothing is saved"
+    if x.run is not None and before and not x.trained:
+        x.run.restore(before)
     if x.run is not None and x.run.has_checkpoint():
         how = f"resume with: python -m src.cli fit {run_args(x, x.run)}"
-    elif x.run is not None and new_run and (asked or not x.trained):
+    elif x.run is not None and not before and (asked or not x.trained):
         x.run.discard()
     if asked or x.trained:
         print_rows([("stopped", how)])
@@ -165,7 +161,8 @@ def evaluate_best(x: Experiment) -> dict[str, float]:
     """Return the metrics of the best checkpoint, or of the current weights if none was saved."""
     trainer, loggers = x.trainer, x.trainer.loggers
     start = None if x.trained else x.config.ckpt_path
-    best = str(x.best.file()) if x.best and x.best.file().is_file() else start
+    best = str(x.best.file()) if x.best and x.best.file().exists() else start
+    best = trainer.strategy.broadcast(best) if x.trained else best  # the others may not see the new file yet
     trainer.loggers = [DummyLogger()]  # the validation metrics of this epoch are logged already
     unused = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, unused)]  # type: ignore[attr-defined]
@@ -193,7 +190,7 @@ def report(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
     if x.run is not None and not x.config.trainer.fast_dev_run:
         x.run.write_results({**metrics, **stats})
     if x.run is not None and x.run.has_checkpoint():
-        limit = stop_setting(x, x.trainer.global_step)
+        limit = reached_limit(x.trainer, *done(x))
         print_rows(next_commands(x.run.path, run_args(x, x.run), limit, *x.usable()))
     io = x.trainer.strategy.checkpoint_io
     if isinstance(io, AtomicCheckpointIO) and io.failed:

@@ -20,6 +20,7 @@ from src.data.loading.image_files import decode_all, scan
 from src.data.loading.report import left_out_rows
 from src.data.loading.transform import brightness_and_contrast
 from src.protocols import ImageData
+from src.runs.files import back_up
 from src.runs.predictions import columns, probabilities
 from src.runs.summary import print_rows
 
@@ -37,7 +38,8 @@ def run(
 
     Args:
         images: image files and folders.
-        output: the CSV file of probabilities; by default predictions.csv in the run folder.
+        output: the CSV file of probabilities; by default predictions.csv in the run folder, where earlier ones are
+            kept as predictions_0.csv, ...
         invert: swap black and white, such as in dark drawings on white for a net trained on MNIST.
 
     Examples:
@@ -58,7 +60,7 @@ def run(
         names = names or x.data.files.get("test", [])
         targets = None if images else x.data.splits["test"].classes
     names = (names or [f"test/{i}" for i in range(count)])[:count]  # batches may be limited
-    file = output or (x.run.path if x.run else Path()) / "predictions.csv"
+    file = output or back_up((x.run.path if x.run else Path()) / "predictions.csv")
     if rows is None:
         save_csv(file, [["image", *values], *map(list, zip(names, *values.values(), strict=True))])
         shown = ", ".join([*values][:4]) + (f", ... ({len(values) - 4} more)" if len(values) > 4 else "")
@@ -171,9 +173,13 @@ def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor) ->
 
 
 def save_csv(file: Path, lines: list[list[Any]]) -> None:
+    """Write a table, under its final name only once it is complete."""
+    part = file.with_name(f"{file.name}.part") if file.is_file() or not file.exists() else file  # else a pipe
     try:
-        with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
             csv.writer(stream).writerows(lines)
+        if part != file:
+            part.replace(file)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from None
 

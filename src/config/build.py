@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, callbacks, seed_everything
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -17,14 +18,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, require
 from src.config.arguments import Options
-from src.config.parser import check_training, import_path, instantiate
+from src.config.parser import import_path, instantiate
+from src.config.values import check_training
 from src.engine.checkpoints import BestCheckpoint, own_monitor
 from src.engine.loss_weighting import LossWeighting
 from src.engine.patches import LowOverhead, ModuleValues, NoOpProfiler, PlateauStep
 from src.engine.progress import EpochLine, ProgressBar
 from src.engine.resume import Resume, repeat_draws
 from src.engine.signals import Signals, disable_lightning_handlers
-from src.protocols import ImageData, KnownClasses
+from src.protocols import HasEpochMeans, ImageData, KnownClasses
 from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -43,6 +45,7 @@ class Experiment:
     run: Run | None = None  # the run folder, if there is one
     stored: dict[str, Any] = field(default_factory=dict)  # content of the checkpoint that the command starts from
     needs_trust: bool = False  # whether its run can be used only with --trust
+    settings: dict[str, Any] = field(default_factory=dict)  # content of config.yaml
     trained: bool = False  # whether training has started in this process
 
     def can(self, stage: str) -> bool:
@@ -95,24 +98,26 @@ def build(
     progress = EpochLine(own_monitor(task)[0])
     signals = Signals(built.last if saves else None)
     epoch = epochs_done(stored) if command == "fit" else 0
-    ours: list[Callback] = [progress, Resume(epoch, config.seed_everything), LowOverhead(), ModuleValues()]
+    ours: list[Callback] = [Resume(epoch, config.seed_everything), progress, LowOverhead()]
+    ours += [] if isinstance(task, HasEpochMeans) else [ModuleValues()]  # a Task keeps none
     ours += [built.non_finite, signals] if command == "fit" else []
     ours += [built.best, built.last] if saves else []
-    trainer = make_trainer(built.trainer, command, ours, saves, new_run=run is None)
+    trainer = make_trainer(built.trainer, command, ours, saves, fresh=not stored)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(task)
     return Experiment(task, data, trainer, config, progress, signals, built.best if saves else None, run, stored)
 
 
-def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves: bool, new_run: bool) -> Trainer:
-    own = own_callbacks(settings, command, new_run)
+def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves: bool, fresh: bool) -> Trainer:
+    own = own_callbacks(settings, command, fresh)
     if command == "fit" and not settings.fast_dev_run and settings.logger is not False:
         ours.append(callbacks.LearningRateMonitor())
     bar = any(isinstance(each, callbacks.ProgressBar) for each in own)
     if not bar and sys.stdout.isatty() and settings.enable_progress_bar is not False:
         bar = True
         ours.append(ProgressBar())
-    changes = {"callbacks": [*own, *ours], "enable_progress_bar": bar, "enable_checkpointing": saves}
+    resume, *others = ours  # the first, to see the optimizers before other callbacks add parameter groups
+    changes = {"callbacks": [resume, *own, *others], "enable_progress_bar": bar, "enable_checkpointing": saves}
     changes |= {"profiler": settings.profiler or NoOpProfiler(), "max_time": None}  # own_callbacks adds a Timer
     if command != "fit":
         changes["logger"] = DummyLogger()  # accepts whatever a module logs
@@ -130,10 +135,10 @@ def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves:
     return trainer
 
 
-def own_callbacks(settings: Namespace, command: str, new_run: bool) -> list[Callback]:
-    """Return the callbacks of the config that a command uses."""
+def own_callbacks(settings: Namespace, command: str, fresh: bool) -> list[Callback]:
+    """Return the callbacks of the config that a command uses; those that tune settings only before training starts."""
     own: Any = settings.callbacks or []
-    unused: tuple[type, ...] = () if command == "fit" and new_run else (callbacks.BatchSizeFinder,)
+    unused: tuple[type, ...] = () if command == "fit" and fresh else (BatchSizeFinder, LearningRateFinder)
     if command != "fit":
         unused += callbacks.Checkpoint, callbacks.WeightAveraging
     used = [each for each in (own if isinstance(own, list) else [own]) if not isinstance(each, unused)]
@@ -145,6 +150,14 @@ def own_callbacks(settings: Namespace, command: str, new_run: bool) -> list[Call
         require((timer.time_remaining() or 0) > 0, f"trainer.max_time must be more than 0, got {settings.max_time}")
         used.append(timer)
     return used
+
+
+def compile_task(x: Experiment) -> None:
+    settings = {} if x.config.compile is True else x.config.compile
+    try:
+        x.task.compile(**settings)
+    except (TypeError, RuntimeError) as error:
+        raise UserError(f"compile must be true, false or arguments of torch.compile, got {settings}: {error}") from None
 
 
 def epochs_done(stored: dict[str, Any]) -> int:

@@ -37,5 +37,7 @@ def load_run(
         data.load_state_dict(stored[key])
     task.on_load_checkpoint(stored)  # it may change the stored weights
     check_weights(task, stored)
+    if str(config.trainer.precision) in ("64", "64-true"):
+        task.double()
     task.load_state_dict(stored["state_dict"], strict=task.strict_loading)
     return task.eval(), data

@@ -1,16 +1,15 @@
 """Parse configs and typed settings, and check their values."""
 
 import argparse
-import inspect
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
+from enum import Enum
 from functools import partial
 from importlib import import_module
-from math import isfinite
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import yaml
@@ -23,25 +22,37 @@ from src.config.arguments import Options, run_name
 from src.config.errors import constructor_error, explain
 from src.config.files import SETTINGS
 from src.config.trust import Trust
+from src.config.values import check_values
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.patches import imports_checked, required_optional
 from src.engine.skip_non_finite import SkipNonFinite
 from src.protocols import ImageData
+from src.runs.files import to_yaml
 
 # Lightning lets every setting be an address, from which a config would be fetched that nobody has checked
 set_parsing_settings(config_read_mode_fsspec_enabled=False, config_read_mode_urls_enabled=False)
+# jsonargparse cannot write an Enum that is the default of an argument of another type
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_str(str(each.value)))
+UNWRITABLE = "Unable to serialize instance"  # what jsonargparse writes instead of a value
+PLAIN = (bool, int, float, str, tuple, set, dict, list)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Keep the line breaks of a command's docstring."""
 
 
+class Parser(LightningArgumentParser):
+    """A parser that keeps a null typed for an argument of a nested class, which jsonargparse turns into "None"."""
+
+    def parse_args(self, args: Any = None, *others: Any, **settings: Any) -> Any:
+        args = [re.sub(r"(?<==)None$|(?<=[\[ ])None(?=[,\]}])", "null", each) for each in args]
+        return super().parse_args(args, *others, **settings)
+
+
 def make_parser(name: str = "run") -> LightningArgumentParser:
     """Return the parser of all settings, with the default run name."""
     usage = "%(prog)s [--config FILE] [--run DIR] [--key=value ...]"
-    parser = LightningArgumentParser(
-        usage=usage, formatter_class=HelpFormatter, allow_abbrev=False, exit_on_error=False
-    )
+    parser = Parser(usage=usage, formatter_class=HelpFormatter, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file; repeat it to layer files")
     text = "seed of all random numbers; true for a random seed"
     parser.add_argument("--seed_everything", type=bool | int, default=0, help=text)
@@ -134,56 +145,58 @@ def instantiate(
 
 
 def plain_config(config: Namespace) -> dict[str, Any]:
-    """Return the settings as config.yaml holds them, nulls included."""
-    settings = yaml.safe_load(make_parser().dump(config, format="yaml", skip_unset=False))
-    return {key: settings[key] for key in SETTINGS}
+    """Return the settings as config.yaml holds them, nulls included; refuse those that would be read back as others.
+
+    A default that YAML cannot hold, such as a torch.device, is left out.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", rf"\s*{UNWRITABLE}")  # it is left out below
+            text = make_parser().dump(config, format="yaml", skip_unset=False)
+        dumped = yaml.safe_load(text)
+        settings = without_unwritable(config, {key: dumped[key] for key in SETTINGS})
+        changed = [*changes(config, make_parser().parse_string(to_yaml(settings)))]
+        for keys, *_ in changed:
+            leave_out(settings, keys)
+        changed = [*changes(config, make_parser().parse_string(to_yaml(settings)))] if changed else []
+    except (argparse.ArgumentError, ValueError, TypeError, yaml.YAMLError) as error:
+        reason = explain(getattr(error, "message", str(error)))
+        raise UserError(f"config.yaml cannot hold the settings: {reason}") from None
+    for keys, value, read in changed:
+        name = ".".join(str(key) for key in keys if key != "init_args")
+        raise UserError(f"config.yaml cannot hold {name}: {value!r:.100} would be read back as {read!r:.100}")
+    return settings
 
 
-def check_values(settings: Any, key: str = "") -> None:
-    """Refuse NaN, infinity, and null for an argument that cannot be None; jsonargparse accepts all three."""
-    if isinstance(settings, float) and not isfinite(settings):
-        raise UserError(f"{key} must be a finite number, got {settings}")
-    if isinstance(settings, list):
-        for i, each in enumerate(settings):
-            check_values(each, f"{key}.{i}")
-    if not isinstance(settings, Mapping | Namespace):
-        return
-    if isinstance(settings.get("class_path"), str):
-        hints = required_types(settings["class_path"])
-        for name, value in vars(settings.get("init_args") or Namespace()).items():
-            if value is None and name in hints:
-                raise UserError(f"{key}.{name} must be {hints[name]}, got null")
-    for name, value in (settings if isinstance(settings, Mapping) else vars(settings)).items():
-        check_values(value, key if name == "init_args" else f"{key}.{name}".lstrip("."))
+def without_unwritable(value: Any, dumped: Any) -> Any:
+    """Return dumped settings with plain values as they were, without arguments that jsonargparse could not write."""
+    if isinstance(value, bool | int | float | str) and not isinstance(value, Enum):
+        return value  # jsonargparse cannot write some, such as a Number, or the name of a function
+    if isinstance(value, Namespace) and isinstance(dumped, dict):
+        kept = {key: without_unwritable(value.get(key), each) for key, each in dumped.items()}
+        return {key: each for key, each in kept.items() if isinstance(each, dict) or UNWRITABLE not in str(each)}
+    if isinstance(value, list) and isinstance(dumped, list):
+        return [without_unwritable(*each) for each in zip(value, dumped, strict=True)]
+    return dumped
 
 
-def required_types(class_path: str) -> dict[str, str]:
-    """Return the type of each argument of a class that must not be None."""
-    found = import_path(class_path)
-    constructors = [vars(parent)["__init__"] for parent in getattr(found, "__mro__", ()) if "__init__" in vars(parent)]
-    hints: dict[str, str] = {}
-    for constructor in constructors or [found]:  # no __mro__: a function that returns the object
-        for parameter in inspect.signature(constructor).parameters.values():
-            kind = parameter.annotation
-            optional = parameter.default is None or kind is Any or NoneType in get_args(kind)
-            if kind is not parameter.empty and not isinstance(kind, str) and not optional:
-                hints.setdefault(parameter.name, re.sub(r"(\w+\.)+", "", inspect.formatannotation(kind)))
-    return hints
+def changes(config: Any, again: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+    """Yield each setting, or argument of a class, that differs between two configs: its keys and both values."""
+    if isinstance(config, Namespace) and isinstance(again, Namespace):
+        for key in vars(config) | vars(again) if keys else SETTINGS:
+            yield from changes(config.get(key), again.get(key), (*keys, key))
+    elif isinstance(config, list) and isinstance(again, list) and len(config) == len(again):
+        for i, pair in enumerate(zip(config, again, strict=True)):
+            yield from changes(*pair, (*keys, i))
+    elif type(config) is not type(again) or (isinstance(config, PLAIN) and repr(config) != repr(again)):
+        yield keys, config, again
 
 
-def check_training(trainer: Namespace, name: str) -> None:
-    """Refuse Trainer settings that train nothing or divide by zero, and a run name outside runs/."""
-    for key in ("accumulate_grad_batches", "val_check_interval", "limit_train_batches", "check_val_every_n_epoch"):
-        valid = not isinstance(trainer[key], int | float) or trainer[key] > 0
-        require(valid, f"trainer.{key} must be more than 0, got {trainer[key]}")
-    for key in ("max_epochs", "max_steps"):
-        require(trainer[key] != 0, f"trainer.{key} must be more than 0, or -1 for no limit, got 0")
-    for key in ("gradient_clip_val", "log_every_n_steps"):
-        require((trainer[key] or 0) >= 0, f"trainer.{key} must be at least 0, got {trainer[key]}")
-    if 0 <= (trainer.max_epochs or -1) < (trainer.min_epochs or 0):
-        raise UserError(f"trainer.min_epochs must be at most max_epochs {trainer.max_epochs}, got {trainer.min_epochs}")
-    root = str(trainer.default_root_dir or "")
-    require("://" not in root, f"trainer.default_root_dir must be a folder of this machine, got {root}")
-    path = Path(name)
-    inside = path.name and not path.is_absolute() and ".." not in path.parts
-    require(inside, f"name must be a folder below runs/, got {name!r}")
+def leave_out(settings: dict[str, Any], keys: tuple[Any, ...]) -> None:
+    """Delete an argument of a class; of an element of a list, the argument that holds the list."""
+    end = max((i for i, key in enumerate(keys) if key == "init_args"), default=len(keys))
+    holder: Any = settings
+    for key in keys[: end + 1]:
+        holder = holder.get(key) if isinstance(holder, dict) else holder[key]
+    if len(keys) > end + 1:
+        holder.pop(keys[end + 1], None)

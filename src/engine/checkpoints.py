@@ -1,6 +1,7 @@
 """Which checkpoints a run keeps: the last, to resume from, and the best, to use."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -29,12 +30,15 @@ class PublishedCheckpoint(Checkpoint):
     def file(self, suffix: str = "ckpt") -> Path:
         return Path(self.dirpath or ".") / f"{self.name}.{suffix}"
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        self.dirpath = trainer.strategy.broadcast(self.dirpath)  # only the first process knows the run folder
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             try:
                 self.file().parent.mkdir(parents=True, exist_ok=True)
-                self.file("next").unlink(missing_ok=True)  # a killed process may have left one
+                delete(self.file("next"))  # a killed process may have left one
             except OSError as error:
                 raise UserError(f"{self.name}.dirpath: cannot write to {self.dirpath}: {error.strerror}") from None
 
@@ -53,8 +57,20 @@ class PublishedCheckpoint(Checkpoint):
             logger.save()
         pending = [each for each in trainer.checkpoint_callbacks if isinstance(each, PublishedCheckpoint)]
         for callback in sorted(pending, key=lambda callback: callback.name == "last"):
-            if trainer.is_global_zero and callback.file("next").is_file():
+            if trainer.is_global_zero and callback.file("next").exists():
+                if callback.file().is_dir():  # of shards, which cannot be replaced in one step
+                    delete(callback.file("old"))
+                    callback.file().replace(callback.file("old"))
                 callback.file("next").replace(callback.file())
+                delete(callback.file("old"))
+
+
+def delete(path: Path) -> None:
+    """Delete a checkpoint if it exists: a file, or a folder of shards."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class LastCheckpoint(PublishedCheckpoint):
@@ -114,7 +130,8 @@ class BestCheckpoint(PublishedCheckpoint):
         self.validated = False  # since this process started
         self.note = ""  # what was chosen for a module without a choice of its own
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         own, mode = own_monitor(pl_module)
         self.monitor = self.monitor or own
         if self.monitor and self.mode is None:
@@ -159,7 +176,7 @@ class BestCheckpoint(PublishedCheckpoint):
                 return
             raise UserError(f"best.monitor {self.monitor} is not logged; choose from {', '.join(sorted(metrics))}")
         value = float(metrics[self.monitor])
-        exists = self.file().is_file() or self.file("next").is_file()
+        exists = self.file().exists() or self.file("next").exists()
         better = self.score is None or not exists or (value > self.score if self.mode == "max" else value < self.score)
         if trainer.strategy.broadcast(better and value == value):  # never for NaN
             previous, self.score = self.score, value  # the checkpoint stores its own score

@@ -166,6 +166,8 @@ class PlateauStep(Checkpoint):
         self.steps = [(config, frequency, old.get(str(config.monitor))) for config, frequency, _ in self.steps]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # cut short: a resumed run goes on with it
+            return
         for config, frequency, old in self.steps:
             value = trainer.callback_metrics.get(str(config.monitor))
             later = value is None and not trainer.fit_loop.epoch_loop._should_check_val_epoch()

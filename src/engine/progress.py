@@ -1,4 +1,4 @@
-"""Progress: one line of text per epoch, throughput, the progress bar of a terminal, and the log files."""
+"""Progress: one line of text per epoch, throughput, the progress bar of a terminal, the log files, what ends a run."""
 
 import csv
 import re
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder, RichProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -41,8 +41,12 @@ class EpochLine(Callback):
 
     def __init__(self, metric: str = "val/accuracy") -> None:
         self.shown = ("train/loss", "val/loss", metric)
-        self.samples = self.seconds = self.steps = 0.0  # of training in this process, without validation
+        self.samples = self.seconds = self.steps = 0.0  # of training, without validation
+        self.earlier = self.began = 0.0  # seconds of the run in earlier processes, and when it began in this one
         self.pending: tuple[float, float] | None = None  # seconds and throughput of the epoch to print
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        self.began = self.began or time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # not 0 in a resumed epoch
@@ -74,12 +78,13 @@ class EpochLine(Callback):
         self.print(trainer)
 
     def count_samples(self, trainer: Trainer) -> float:
-        """Return the number of training samples in an epoch over all processes; 0 for a stream without length."""
+        """Return the number of samples trained on in this epoch, over all processes; 0 for a stream without length."""
         loader: Any = trainer.train_dataloader
         sampler: Any = getattr(loader, "sampler", ())
         try:
             samples = getattr(sampler, "num_samples", None) or len(sampler)
-            return samples * (trainer.num_training_batches - self.first_batch) / max(1, len(loader))
+            batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready  # fewer in an epoch that was cut short
+            return samples * (batches - self.first_batch) / max(1, len(loader))
         except TypeError:
             return 0.0
 
@@ -100,6 +105,17 @@ class EpochLine(Callback):
             fields.pop()
         echo("  ".join(fields))
         self.pending = None
+
+    def run_seconds(self) -> float:
+        """Return the seconds of the run so far, in this process and, up to the checkpoint, in earlier ones."""
+        return self.earlier + (time.monotonic() - self.began if self.began else 0)
+
+    def state_dict(self) -> dict[str, float]:
+        sums = {name: getattr(self, name) for name in ("samples", "seconds", "steps")}
+        return {**sums, "earlier": self.run_seconds()}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        vars(self).update(state)
 
     def speed(self, device: torch.device) -> dict[str, float]:
         """Return throughput, time per step and the peak memory of this process, on its GPU if it has one."""
@@ -165,3 +181,34 @@ def run_loggers(folder: Path, step: int = 0) -> list[Logger]:
     """Return the loggers of a run folder, for a run that starts or resumes at a step."""
     # TensorBoard first: modules log their images with self.logger.experiment.add_image
     return [RunTensorBoardLogger(folder, name="", version="", purge_step=step or None), ResumedCSVLogger(folder, step)]
+
+
+def restore_limits(trainer: Trainer, stored: dict[str, Any]) -> None:
+    """Restore what ``reached_limit`` reads of callbacks, before training does."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = stored.get("callbacks", {}).get(callback.state_key)
+        if isinstance(callback, Timer | EarlyStopping) and state:
+            callback.load_state_dict(state | {"patience": getattr(callback, "patience", 0)})
+
+
+def reached_limit(trainer: Trainer, epochs: int, steps: int) -> str:
+    """Return the Trainer setting that ends a run after so many epochs and steps, or an empty string."""
+    if 0 < trainer.max_steps <= steps:
+        return "max_steps"
+    if 0 < (trainer.max_epochs or -1) <= epochs:
+        return "max_epochs"
+    early = epochs >= (trainer.min_epochs or 0) and steps >= (trainer.min_steps or 0)
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+    spent = [timer for timer in timers if (left := timer.time_remaining()) is not None and left <= 0]
+    return "max_time" if early and spent else ""
+
+
+def tuned_names(trainer: Trainer) -> list[str]:
+    """Return the names of the arguments that callbacks may have changed before training."""
+    names: list[str] = []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, BatchSizeFinder):
+            names.append(callback._batch_arg_name)
+        if isinstance(callback, LearningRateFinder):
+            names += [callback._attr_name] if callback._attr_name else ["lr", "learning_rate"]
+    return names

@@ -108,9 +108,11 @@ def has_nonfinite(weights: dict[str, Any]) -> bool:
     return not all(isfinite(w.norm()) or bool(w.isfinite().all()) for w in floats)
 
 
-def load_checkpoint(path: str | Path, to_resume: bool = False, mmap: bool = True) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, to_resume: bool = False, mmap: bool = True, whole: bool = True) -> dict[str, Any]:
     """Return the content of a checkpoint on the CPU; with mmap, tensors stay on disk until they are used."""
     file = Path(path)
+    if (file / "meta.pt").is_file():  # a folder of shards, which the strategy loads: here without weights
+        return {"state_dict": {}, "optimizer_states": []} | load_checkpoint(file / "meta.pt", mmap=mmap, whole=False)
     if not file.is_file():
         near = ", ".join(sorted(map(str, file.parent.glob("*.ckpt"))))
         raise UserError(f"checkpoint {path} does not exist{'; found ' if near else ''}{near}")
@@ -122,7 +124,8 @@ def load_checkpoint(path: str | Path, to_resume: bool = False, mmap: bool = True
         cause = f"{type(error).__name__}: {error}".splitlines()[0][:120]
         raise UserError(f"checkpoint {path} is damaged or holds more than tensors and plain values ({cause})") from None
     require(not damaged, f"checkpoint {path} is damaged: wrong checksum of {damaged}")
-    valid = isinstance(stored, dict) and {"state_dict", "pytorch-lightning_version"} <= stored.keys()
+    needed = {"pytorch-lightning_version"} | ({"state_dict"} if whole else set())
+    valid = isinstance(stored, dict) and needed <= stored.keys()
     require(valid, f"{path} is not a Lightning checkpoint: it has no state_dict or no version")
     wrong = [name for name, kind in CONTENT.items() if not isinstance(stored.get(name, kind()), kind)]
     require(not wrong, f"checkpoint {path} is damaged: {', '.join(wrong)} is of another type")

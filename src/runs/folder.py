@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from src import UserError, require
+from src.runs.files import back_up, digest, free_name, read_json, to_yaml, write_atomically
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
@@ -35,10 +35,10 @@ class Run:
     def create(cls, parent: Path) -> "Run":
         """Create the next ``version_N`` of a folder; runs started at the same time get different folders."""
         try:
-            parent.mkdir(parents=True, exist_ok=True)
             while True:
+                parent.mkdir(parents=True, exist_ok=True)
                 path = parent / f"version_{1 + max(map(version, parent.iterdir()), default=-1)}"
-                with suppress(FileExistsError):
+                with suppress(FileExistsError, FileNotFoundError):  # another run may delete an empty parent
                     path.mkdir()
                     return cls(path)
         except OSError as error:
@@ -74,28 +74,47 @@ class Run:
     def checkpoints(self, kind: str) -> list[Path]:
         """Return the ``best`` or ``last`` checkpoint, then its substitutes: the last, then the others, newest first."""
         folder = self.path / "checkpoints"
+        for old in folder.glob("*.old") if kind == "last" else ():  # of a process that was killed while it published
+            if not old.with_suffix(".ckpt").exists():
+                old.replace(old.with_suffix(".ckpt"))
         found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
         require(found, f"{self.path} has no checkpoint: training did not reach the end of an epoch")
         return list(dict.fromkeys([folder / f"{kind}.ckpt", *sorted(found, key=lambda file: file.name != "last.ckpt")]))
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write config.yaml; a different earlier one is kept as config_0.yaml, config_1.yaml, ..."""
-        text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + yaml.safe_dump(config, sort_keys=False)
+        text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + to_yaml(config)
         if self.config.is_file() and (older := self.config.read_text(encoding="utf-8")) != text:
-            write_atomically(self.path / f"config_{len([*self.path.glob('config_*.yaml')])}.yaml", older)
+            write_atomically(free_name(self.config), older)
         write_atomically(self.config, text)
 
     def has_config(self, config: dict[str, Any]) -> bool:
-        return self.config.is_file() and yaml.safe_load(self.config.read_text(encoding="utf-8")) == config
+        """Tell whether config.yaml holds these settings and was not edited since training started with it."""
+        if not self.config.is_file():
+            return False
+        entries = read_json(self.path / "provenance.json", [])
+        trained = entries[-1].get("config_sha256") if entries and isinstance(entries[-1], dict) else None
+        return yaml.safe_load(self.config.read_bytes()) == config and trained in (None, digest(self.config))
+
+    def snapshot(self) -> dict[Path, bytes]:
+        """Return the files at the top of the folder, of the logs that a start rewrites also the content."""
+        files = [file for file in self.path.iterdir() if file.is_file()]
+        return {file: file.read_bytes() if file.name.startswith("metrics.csv") else b"" for file in files}
+
+    def restore(self, snapshot: dict[Path, bytes]) -> None:
+        """Undo what a refused start changed in the logs."""
+        for file in self.snapshot().keys() - snapshot.keys():
+            file.unlink(missing_ok=True)
+        for file, content in snapshot.items():
+            if content:
+                write_atomically(file, content)
 
     def is_evaluated(self) -> bool:
         return (self.path / "results.json").is_file()
 
     def invalidate_results(self) -> None:
         """Back up earlier results as results_0.json, ...; from now on the run counts as not yet evaluated."""
-        if self.is_evaluated():
-            number = len([*self.path.glob("results_*.json")])
-            (self.path / "results.json").replace(self.path / f"results_{number}.json")
+        back_up(self.path / "results.json")
 
     def write_results(self, results: dict[str, float]) -> None:
         """Write results.json, with null for NaN."""
@@ -131,35 +150,18 @@ class Run:
                 raise UserError(f"another process is training in {self.path}: {advice}") from None
 
     def discard(self) -> None:
-        """Delete the folder unless a checkpoint was saved in it."""
+        """Delete the folder unless a checkpoint was saved in it, and the folders above it that are then empty."""
         if not self.has_checkpoint():
             shutil.rmtree(self.path, ignore_errors=True)
-            with suppress(OSError):
-                self.path.parent.rmdir()  # if it is empty
+            with suppress(OSError):  # not empty
+                self.path.parent.rmdir()
+                self.path.parent.parent.rmdir()
 
 
 def version(run: Path) -> int:
     """Return N of ``version_N``, -1 for any other name."""
     found = re.fullmatch(r"version_(\d+)", run.name)
     return int(found[1]) if found else -1
-
-
-def read_json(file: Path, default: Any) -> Any:
-    """Return the content of a file, or the default if it is missing, damaged or of another type."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return default
-    return content if isinstance(content, type(default)) else default
-
-
-def write_atomically(file: Path, text: str) -> None:
-    part = file.with_suffix(".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
-    except OSError as error:  # such as a deleted folder
-        raise UserError(f"cannot write to the run folder {file.parent.absolute()}: {error.strerror}") from None
 
 
 def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]:
@@ -179,10 +181,6 @@ def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
         "hardware": {"machine": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus},
     }
-
-
-def digest(file: Path) -> str | None:
-    return sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def git(*args: str) -> str | None:

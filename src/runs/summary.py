@@ -81,6 +81,13 @@ def exactness_notes(trainer: Any) -> Rows:
     return rows
 
 
+def complete_rows(epochs: int, steps: int, limit: str, changed: bool) -> Rows:
+    """Return what to print for a run that has reached the Trainer setting ``limit``, or that a callback has ended."""
+    how = f"extend with --trainer.{limit}=N" if limit else "a callback stopped it: change it in config.yaml"
+    rows = [("complete", f"{epochs} epoch{'s' if epochs != 1 else ''}, {steps} steps; {how}")]
+    return rows + ([("note", "settings other than those it was trained with were not used")] if changed else [])
+
+
 def merge_dataloaders(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Merge the metrics of all DataLoaders; accuracies of several become accuracy[0], accuracy[1]."""
     return {re.sub(r"/dataloader_idx_(\d+)$", r"[\1]", key): value for each in results for key, value in each.items()}
@@ -149,7 +156,8 @@ def next_commands(
     ``test`` tells whether the run can be tested; ``predict`` are the options of predict, None if it cannot predict.
     """
     command, plain = cli_command(), "python -m src.cli"  # predict runs in one process
-    rows = [("", ""), ("run", str(run)), ("extend", f"{command} fit {run_args} --trainer.{limit}=N")]
+    extend = f" --trainer.{limit}=N" if limit else f", with other callbacks in {run}/config.yaml"
+    rows = [("", ""), ("run", str(run)), ("extend", f"{command} fit {run_args}{extend}")]
     rows += [("test", f"{command} test {run_args}")] if test else []
     return rows + ([("use", f"{plain} predict {run_args}{predict}")] if predict is not None else [])
 

@@ -74,3 +74,25 @@ def test_an_error_in_one_process_is_one_line_and_ends_both() -> None:
 
 def test_two_dashes_let_torchrun_pass_on_run(trained: Path) -> None:
     assert main(["--", "validate", f"--run={trained}"]).run.path == trained
+
+
+@pytest.mark.parametrize("shards", ["true", "false"], ids=["folder of shards", "one file"])
+def test_a_model_split_over_two_processes_resumes_and_is_tested(shards: str) -> None:
+    strategy = ["--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"]
+    sizes = {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": shards}
+    strategy += [f"--trainer.strategy.{key}={value}" for key, value in sizes.items()]
+    strategy += ["--trainer.strategy.process_group_backend=gloo", "--trainer.accelerator=cpu", "--trainer.devices=2"]
+    args = ["--model=tests.spoilers.Sharded", "--data=src.data.Digits", "--name=digits", *strategy]
+    for command in (
+        ["fit", *args, "--trainer.max_epochs=1"],
+        ["fit", f"--run={RUN}", "--trainer.max_epochs=2", "--test=false"],
+        ["fit", *args, "--trainer.max_epochs=2"],
+        ["test", f"--run={RUN}"],
+    ):
+        done = command_line(*command)
+        assert done.returncode == 0, done.stderr
+    kinds = {path.name: path.is_dir() for path in (RUN / "checkpoints").iterdir()}
+    assert kinds == {"best.ckpt": shards == "true", "last.ckpt": shards == "true"}
+    resumed, whole = (json.loads((run / "results.json").read_text()) for run in (RUN, RUN.with_name("version_1")))
+    assert resumed["val/accuracy"] == whole["val/accuracy"] > 0.5
+    assert f"{whole['test/accuracy']:.4f}" in done.stdout

@@ -75,7 +75,7 @@ def test_a_run_started_from_a_checkpoint_resumes_from_its_own(
     main([*args, "--data.fold=1"])
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("complete  3 epochs")
-    assert printed[1].split(maxsplit=1) == ["note", "the typed settings differ from its config.yaml and were not used"]
+    assert printed[1].split(maxsplit=1) == ["note", "settings other than those it was trained with were not used"]
 
 
 def test_what_is_typed_wins_over_what_the_checkpoint_stored() -> None:

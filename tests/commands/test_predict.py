@@ -281,3 +281,19 @@ def test_a_file_name_that_is_not_utf_8_is_kept(trained: Path, capsys: pytest.Cap
     main(["predict", f"--run={trained}", "--images", name])
     assert b"caf\xe9.png," in (trained / "predictions.csv").read_bytes()
     assert "caf\\udce9.png" in capsys.readouterr().out
+
+
+def test_predictions_are_kept_when_others_follow(trained: Path) -> None:
+    for limit in (1, 2, 3):
+        main(["predict", f"--run={trained}", f"--trainer.limit_predict_batches={limit}"])
+    files = ("predictions_0.csv", "predictions_1.csv", "predictions.csv")
+    lengths = [len(table(trained / name)) for name in files]
+    assert lengths[0] < lengths[1] < lengths[2]
+
+
+def test_a_file_of_predictions_is_whole_or_as_it_was() -> None:
+    write_csv(Path("out.csv"), ["a", "b"], CLASSES, ROWS)
+    before = Path("out.csv").read_bytes()
+    with pytest.raises(ValueError, match="zip"):
+        write_csv(Path("out.csv"), ["a"], CLASSES, ROWS)
+    assert Path("out.csv").read_bytes() == before

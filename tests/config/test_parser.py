@@ -10,7 +10,8 @@ from src import UserError
 from src.cli import main
 from src.config.arguments import read
 from src.config.files import SETTINGS
-from src.config.parser import check_values, parse, plain_config
+from src.config.parser import parse, plain_config
+from src.config.values import check_values
 from tests.conftest import FIT, ROOT
 
 DIGITS = ["fit", "--config=configs/digits.yaml"]
