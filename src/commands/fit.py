@@ -14,8 +14,9 @@ from src import UserError
 from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, compile_task, epochs_done, find_start
 from src.config.parser import parse, plain_config
-from src.engine.checkpoints import PublishedCheckpoint, validation_metrics
-from src.engine.progress import reached_limit, restore_limits, run_loggers, tuned_names
+from src.engine.checkpoints import PublishedCheckpoint
+from src.engine.progress import run_loggers, validation_metrics
+from src.engine.signals import reached_limit, restore_limits, tuned_names
 from src.protocols import ImageData
 from src.runs.checkpoint import AtomicCheckpointIO, left_out
 from src.runs.folder import Run, provenance

@@ -1,10 +1,8 @@
 """Build the task, the data module and the Trainer of a config."""
 
 import inspect
-import os
 import sys
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
 from jsonargparse import Namespace
@@ -19,11 +17,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from src import UserError, require
 from src.config.arguments import Options
 from src.config.parser import import_path, instantiate
-from src.config.values import check_training
-from src.engine.checkpoints import BestCheckpoint, own_monitor
+from src.config.values import check_training, random_seed
+from src.engine.checkpoints import BestCheckpoint
 from src.engine.loss_weighting import LossWeighting
 from src.engine.patches import LowOverhead, ModuleValues, NoOpProfiler, PlateauStep
-from src.engine.progress import EpochLine, ProgressBar
+from src.engine.progress import EpochLine, ProgressBar, own_monitor
 from src.engine.resume import Resume, repeat_draws
 from src.engine.signals import Signals, disable_lightning_handlers
 from src.protocols import HasEpochMeans, ImageData, KnownClasses
@@ -165,19 +163,6 @@ def epochs_done(stored: dict[str, Any]) -> int:
         return stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if stored else 0
     except (KeyError, TypeError):
         raise UserError("the checkpoint does not tell how many epochs are done: start a new run") from None
-
-
-def random_seed() -> int:
-    """Draw a seed that is the same in all processes of a run."""
-    if "PL_GLOBAL_SEED" in os.environ and "LOCAL_RANK" in os.environ:  # the parent process drew it
-        return int(os.environ["PL_GLOBAL_SEED"])
-    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
-    job = [os.environ.get(name, "") for name in names]
-    size = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
-    one_node = os.environ.get("LOCAL_WORLD_SIZE", size) == size and os.environ.get("SLURM_NNODES", "1") == "1"
-    launcher = os.getppid() if one_node else 0  # each node has a launcher of its own
-    key = repr([*job, launcher]).encode() if int(size) > 1 else os.urandom(8)
-    return int.from_bytes(sha256(key).digest()[:4], "big")
 
 
 def infer_num_classes(config: Namespace) -> None:

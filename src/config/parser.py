@@ -3,7 +3,6 @@
 import argparse
 import re
 import warnings
-from collections.abc import Iterator
 from contextlib import nullcontext
 from enum import Enum
 from functools import partial
@@ -22,7 +21,7 @@ from src.config.arguments import Options, run_name
 from src.config.errors import constructor_error, explain
 from src.config.files import SETTINGS
 from src.config.trust import Trust
-from src.config.values import check_values
+from src.config.values import changes, check_values, leave_out
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.patches import imports_checked, required_optional
 from src.engine.skip_non_finite import SkipNonFinite
@@ -34,7 +33,6 @@ set_parsing_settings(config_read_mode_fsspec_enabled=False, config_read_mode_url
 # jsonargparse cannot write an Enum that is the default of an argument of another type
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_str(str(each.value)))
 UNWRITABLE = "Unable to serialize instance"  # what jsonargparse writes instead of a value
-PLAIN = (bool, int, float, str, tuple, set, dict, list)
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -178,25 +176,3 @@ def without_unwritable(value: Any, dumped: Any) -> Any:
     if isinstance(value, list) and isinstance(dumped, list):
         return [without_unwritable(*each) for each in zip(value, dumped, strict=True)]
     return dumped
-
-
-def changes(config: Any, again: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
-    """Yield each setting, or argument of a class, that differs between two configs: its keys and both values."""
-    if isinstance(config, Namespace) and isinstance(again, Namespace):
-        for key in vars(config) | vars(again) if keys else SETTINGS:
-            yield from changes(config.get(key), again.get(key), (*keys, key))
-    elif isinstance(config, list) and isinstance(again, list) and len(config) == len(again):
-        for i, pair in enumerate(zip(config, again, strict=True)):
-            yield from changes(*pair, (*keys, i))
-    elif type(config) is not type(again) or (isinstance(config, PLAIN) and repr(config) != repr(again)):
-        yield keys, config, again
-
-
-def leave_out(settings: dict[str, Any], keys: tuple[Any, ...]) -> None:
-    """Delete an argument of a class; of an element of a list, the argument that holds the list."""
-    end = max((i for i, key in enumerate(keys) if key == "init_args"), default=len(keys))
-    holder: Any = settings
-    for key in keys[: end + 1]:
-        holder = holder.get(key) if isinstance(holder, dict) else holder[key]
-    if len(keys) > end + 1:
-        holder.pop(keys[end + 1], None)

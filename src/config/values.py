@@ -1,9 +1,11 @@
-"""Check the values of settings that jsonargparse accepts."""
+"""Check the values of settings, compare them, and draw a seed."""
 
 import inspect
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any, get_args
 from jsonargparse import Namespace
 
 from src import UserError, require
+from src.config.files import SETTINGS
+
+PLAIN = (bool, int, float, str, tuple, set, dict, list)
 
 
 def check_values(settings: Any, key: str = "") -> None:
@@ -88,3 +93,38 @@ def check_training(trainer: Namespace, name: str) -> None:
     path = Path(name)
     inside = path.name and not path.is_absolute() and ".." not in path.parts
     require(inside, f"name must be a folder below runs/, got {name!r}")
+
+
+def random_seed() -> int:
+    """Draw a seed that is the same in all processes of a run."""
+    if "PL_GLOBAL_SEED" in os.environ and "LOCAL_RANK" in os.environ:  # the parent process drew it
+        return int(os.environ["PL_GLOBAL_SEED"])
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+    job = [os.environ.get(name, "") for name in names]
+    size = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
+    one_node = os.environ.get("LOCAL_WORLD_SIZE", size) == size and os.environ.get("SLURM_NNODES", "1") == "1"
+    launcher = os.getppid() if one_node else 0  # each node has a launcher of its own
+    key = repr([*job, launcher]).encode() if int(size) > 1 else os.urandom(8)
+    return int.from_bytes(sha256(key).digest()[:4], "big")
+
+
+def changes(config: Any, again: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
+    """Yield each setting, or argument of a class, that differs between two configs: its keys and both values."""
+    if isinstance(config, Namespace) and isinstance(again, Namespace):
+        for key in vars(config) | vars(again) if keys else SETTINGS:
+            yield from changes(config.get(key), again.get(key), (*keys, key))
+    elif isinstance(config, list) and isinstance(again, list) and len(config) == len(again):
+        for i, pair in enumerate(zip(config, again, strict=True)):
+            yield from changes(*pair, (*keys, i))
+    elif type(config) is not type(again) or (isinstance(config, PLAIN) and repr(config) != repr(again)):
+        yield keys, config, again
+
+
+def leave_out(settings: dict[str, Any], keys: tuple[Any, ...]) -> None:
+    """Delete an argument of a class; of an element of a list, the argument that holds the list."""
+    end = max((i for i, key in enumerate(keys) if key == "init_args"), default=len(keys))
+    holder: Any = settings
+    for key in keys[: end + 1]:
+        holder = holder.get(key) if isinstance(holder, dict) else holder[key]
+    if len(keys) > end + 1:
+        holder.pop(keys[end + 1], None)

@@ -1,21 +1,15 @@
 """Which checkpoints a run keeps: the last, to resume from, and the best, to use."""
 
-import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from src import UserError, require
-from src.protocols import Monitored
-
-Mode = Literal["max", "min"]
-# ends of the words of a metric's name
-LOWER = "loss|error|err|mse|mae|rmse|mape|nll|bce|ce|kl|perplexity|ppl|divergence|distance|wer|cer|fid|lpips|brier|ece"
-HIGHER = "accuracy|acc|precision|recall|f1|fbeta|auroc|auc|iou|dice|jaccard|map|psnr|ssim|r2|bleu|rouge|kappa|epoch"
+from src.engine.progress import Mode, better_when, own_monitor, validation_metrics
 
 
 class PublishedCheckpoint(Checkpoint):
@@ -192,25 +186,3 @@ class BestCheckpoint(PublishedCheckpoint):
             self.monitor, self.mode = state_dict["monitor"], state_dict["mode"]
         if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode):
             self.score = state_dict["score"]
-
-
-def own_monitor(module: LightningModule) -> tuple[str, Mode]:
-    """Return name and mode of the metric that a module chooses, or an empty name."""
-    own = module.monitor if isinstance(module, Monitored) else None
-    return own if isinstance(own, tuple) else ("", "max")  # the name may mean something else elsewhere
-
-
-def validation_metrics(trainer: Trainer) -> list[str]:
-    """Return the names of what was logged in the validation that just ended, those of several DataLoaders too."""
-    results = [*trainer._results.values()] if trainer._results else []  # not computed yet for several DataLoaders
-    several = [each.meta for each in results if each.meta.on_epoch and each.meta.dataloader_idx is not None]
-    names = [f"{meta.name}/dataloader_idx_{meta.dataloader_idx}" for meta in several]
-    known = trainer.callback_metrics if trainer.sanity_checking else trainer._logger_connector.metrics["callback"]
-    return sorted({*known, *names})
-
-
-def better_when(name: str) -> Mode | None:
-    """Tell from the name of a metric whether higher or lower is better; None if unknown."""
-    words = re.split(r"[^a-z0-9]+", re.sub(r"/dataloader_idx_\d+$", "", name.lower()))
-    lower, higher = (any(re.search(f"({ends})(e?s)?$", word) for word in words) for ends in (LOWER, HIGHER))
-    return None if lower == higher else "min" if lower else "max"

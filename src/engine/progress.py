@@ -1,4 +1,4 @@
-"""Progress: one line of text per epoch, throughput, the progress bar of a terminal, the log files, what ends a run."""
+"""Progress: one line of text per epoch, throughput, the progress bar of a terminal, log files, the shown metric."""
 
 import csv
 import re
@@ -7,16 +7,22 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder, RichProgressBar, Timer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from src.protocols import Monitored
 from src.runs.summary import echo
+
+Mode = Literal["max", "min"]
+# ends of the words of a metric's name
+LOWER = "loss|error|err|mse|mae|rmse|mape|nll|bce|ce|kl|perplexity|ppl|divergence|distance|wer|cer|fid|lpips|brier|ece"
+HIGHER = "accuracy|acc|precision|recall|f1|fbeta|auroc|auc|iou|dice|jaccard|map|psnr|ssim|r2|bleu|rouge|kappa|epoch"
 
 
 class ProgressBar(RichProgressBar):
@@ -183,32 +189,23 @@ def run_loggers(folder: Path, step: int = 0) -> list[Logger]:
     return [RunTensorBoardLogger(folder, name="", version="", purge_step=step or None), ResumedCSVLogger(folder, step)]
 
 
-def restore_limits(trainer: Trainer, stored: dict[str, Any]) -> None:
-    """Restore what ``reached_limit`` reads of callbacks, before training does."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        state = stored.get("callbacks", {}).get(callback.state_key)
-        if isinstance(callback, Timer | EarlyStopping) and state:
-            callback.load_state_dict(state | {"patience": getattr(callback, "patience", 0)})
+def own_monitor(module: LightningModule) -> tuple[str, Mode]:
+    """Return name and mode of the metric that a module chooses, or an empty name."""
+    own = module.monitor if isinstance(module, Monitored) else None
+    return own if isinstance(own, tuple) else ("", "max")  # the name may mean something else elsewhere
 
 
-def reached_limit(trainer: Trainer, epochs: int, steps: int) -> str:
-    """Return the Trainer setting that ends a run after so many epochs and steps, or an empty string."""
-    if 0 < trainer.max_steps <= steps:
-        return "max_steps"
-    if 0 < (trainer.max_epochs or -1) <= epochs:
-        return "max_epochs"
-    early = epochs >= (trainer.min_epochs or 0) and steps >= (trainer.min_steps or 0)
-    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
-    spent = [timer for timer in timers if (left := timer.time_remaining()) is not None and left <= 0]
-    return "max_time" if early and spent else ""
+def validation_metrics(trainer: Trainer) -> list[str]:
+    """Return the names of what was logged in the validation that just ended, those of several DataLoaders too."""
+    results = [*trainer._results.values()] if trainer._results else []  # not computed yet for several DataLoaders
+    several = [each.meta for each in results if each.meta.on_epoch and each.meta.dataloader_idx is not None]
+    names = [f"{meta.name}/dataloader_idx_{meta.dataloader_idx}" for meta in several]
+    known = trainer.callback_metrics if trainer.sanity_checking else trainer._logger_connector.metrics["callback"]
+    return sorted({*known, *names})
 
 
-def tuned_names(trainer: Trainer) -> list[str]:
-    """Return the names of the arguments that callbacks may have changed before training."""
-    names: list[str] = []
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, BatchSizeFinder):
-            names.append(callback._batch_arg_name)
-        if isinstance(callback, LearningRateFinder):
-            names += [callback._attr_name] if callback._attr_name else ["lr", "learning_rate"]
-    return names
+def better_when(name: str) -> Mode | None:
+    """Tell from the name of a metric whether higher or lower is better; None if unknown."""
+    words = re.split(r"[^a-z0-9]+", re.sub(r"/dataloader_idx_\d+$", "", name.lower()))
+    lower, higher = (any(re.search(f"({ends})(e?s)?$", word) for word in words) for ends in (LOWER, HIGHER))
+    return None if lower == higher else "min" if lower else "max"

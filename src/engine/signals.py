@@ -1,4 +1,4 @@
-"""Signals: save and exit when a signal asks the run to stop."""
+"""What ends a run: signals, which save and exit, and the limits of the config."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder, Timer
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from src.engine.checkpoints import LastCheckpoint, can_resume_here
@@ -134,3 +135,34 @@ def launch_blocked(launch: Callable[[], None]) -> None:
         launch()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def restore_limits(trainer: Trainer, stored: dict[str, Any]) -> None:
+    """Restore what ``reached_limit`` reads of callbacks, before training does."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = stored.get("callbacks", {}).get(callback.state_key)
+        if isinstance(callback, Timer | EarlyStopping) and state:
+            callback.load_state_dict(state | {"patience": getattr(callback, "patience", 0)})
+
+
+def reached_limit(trainer: Trainer, epochs: int, steps: int) -> str:
+    """Return the Trainer setting that ends a run after so many epochs and steps, or an empty string."""
+    if 0 < trainer.max_steps <= steps:
+        return "max_steps"
+    if 0 < (trainer.max_epochs or -1) <= epochs:
+        return "max_epochs"
+    early = epochs >= (trainer.min_epochs or 0) and steps >= (trainer.min_steps or 0)
+    timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+    spent = [timer for timer in timers if (left := timer.time_remaining()) is not None and left <= 0]
+    return "max_time" if early and spent else ""
+
+
+def tuned_names(trainer: Trainer) -> list[str]:
+    """Return the names of the arguments that callbacks may have changed before training."""
+    names: list[str] = []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, BatchSizeFinder):
+            names.append(callback._batch_arg_name)
+        if isinstance(callback, LearningRateFinder):
+            names += [callback._attr_name] if callback._attr_name else ["lr", "learning_rate"]
+    return names

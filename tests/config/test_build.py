@@ -16,8 +16,9 @@ from src import UserError
 from src.callbacks import EMA
 from src.cli import main
 from src.config.arguments import Options, read
-from src.config.build import Experiment, build, random_seed
+from src.config.build import Experiment, build
 from src.config.parser import parse
+from src.config.values import random_seed
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.skip_non_finite import SkipNonFinite
 from tests.conftest import FIT, SMALL, process_state, same
