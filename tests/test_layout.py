@@ -34,8 +34,7 @@ WITHOUT_TORCH = (
     "cli",
     "protocols",
     "config/arguments",
-    "config/files",
-    "runs/files",
+    "config/checks",
     "runs/folder",
     "runs/summary",
 )
@@ -93,7 +92,7 @@ def test_the_map_of_rooms_names_no_import_that_is_gone() -> None:
 
 
 def test_src_as_a_whole_stays_small() -> None:
-    assert sum(len(file.read_text().splitlines()) for file in FILES) <= 8700
+    assert sum(len(file.read_text().splitlines()) for file in FILES) <= 8500
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))
@@ -161,9 +160,9 @@ def executed() -> set[str]:
     return {line for line in done.stderr.splitlines() if line.startswith("src/")}
 
 
-def test_a_digits_run_executes_at_most_33_files(executed: set[str]) -> None:
+def test_a_digits_run_executes_at_most_30_files(executed: set[str]) -> None:
     print(f"a digits run executes {len(executed)} files")  # noqa: T201
-    assert len(executed) <= 33
+    assert len(executed) <= 30
 
 
 def test_the_map_in_contributing_is_what_a_digits_run_executes(executed: set[str]) -> None:

@@ -14,7 +14,7 @@ from src.cli import main
 from src.config.arguments import read
 from src.config.build import build
 from src.config.parser import parse
-from src.engine.progress import better_when
+from src.engine.checkpoints import better_when
 from src.tasks.setup import build_net, check_net
 from tests import own_code
 from tests.conftest import refused, rows, same

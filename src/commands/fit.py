@@ -13,19 +13,21 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from src import UserError
 from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, compile_task, epochs_done, find_start
+from src.config.checks import to_yaml
 from src.config.parser import parse, plain_config
 from src.engine.checkpoints import PublishedCheckpoint
 from src.engine.progress import run_loggers, validation_metrics
 from src.engine.signals import reached_limit, restore_limits, tuned_names
 from src.protocols import ImageData
 from src.runs.checkpoint import AtomicCheckpointIO, left_out
-from src.runs.folder import Run, provenance
+from src.runs.folder import Run
 from src.runs.summary import (
     complete_rows,
     merge_dataloaders,
     metrics_table,
     next_commands,
     print_rows,
+    provenance,
     run_stats_table,
     start_notes,
 )
@@ -132,7 +134,7 @@ def write_records(x: Experiment, run: Run) -> None:
     if isinstance(x.data, ImageData) and "batch_size" in settings:  # more than there are samples may have been found
         settings["batch_size"] = min(settings["batch_size"], len(x.data.splits.get("train", ())) or sys.maxsize)
     run.invalidate_results()
-    run.write_config(config)
+    run.write_config(to_yaml(config))
     split_hash = x.data.split_hash if isinstance(x.data, ImageData) else None
     run.add_provenance(provenance(run.config, split_hash, scheduler_job()))
 

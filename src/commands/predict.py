@@ -20,7 +20,7 @@ from src.data.loading.image_files import decode_all, scan
 from src.data.loading.report import left_out_rows
 from src.data.loading.transform import brightness_and_contrast
 from src.protocols import ImageData
-from src.runs.files import back_up
+from src.runs.folder import back_up
 from src.runs.predictions import columns, probabilities
 from src.runs.summary import print_rows
 

@@ -9,13 +9,14 @@ import ast
 import os
 import re
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from src import UserError, require
-from src.config.files import check_setting, check_yaml, did_you_mean
+from src.config.checks import check_setting, check_yaml, did_you_mean
 from src.runs.folder import Run
 
 COMMANDS = Path(__file__).parents[1] / "commands"
@@ -139,6 +140,19 @@ def refuse_options_of_others(options: Options) -> None:
 def scheduler_job() -> str:
     """Return the ID of this SLURM or torchrun job, which stays the same when the job is restarted."""
     return " ".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")).strip()
+
+
+def random_seed() -> int:
+    """Draw a seed that is the same in all processes of a run."""
+    if "PL_GLOBAL_SEED" in os.environ and "LOCAL_RANK" in os.environ:  # the parent process drew it
+        return int(os.environ["PL_GLOBAL_SEED"])
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+    job = [os.environ.get(name, "") for name in names]
+    size = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
+    one_node = os.environ.get("LOCAL_WORLD_SIZE", size) == size and os.environ.get("SLURM_NNODES", "1") == "1"
+    launcher = os.getppid() if one_node else 0  # each node has a launcher of its own
+    key = repr([*job, launcher]).encode() if int(size) > 1 else os.urandom(8)
+    return int.from_bytes(sha256(key).digest()[:4], "big")
 
 
 def choose_run(options: Options, job: str | None) -> None:

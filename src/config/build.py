@@ -15,14 +15,15 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, require
-from src.config.arguments import Options
+from src.config.arguments import Options, random_seed
+from src.config.checks import check_training
 from src.config.parser import import_path, instantiate
-from src.config.values import check_training, random_seed
 from src.engine.checkpoints import BestCheckpoint
+from src.engine.extra_state import ModuleValues
 from src.engine.loss_weighting import LossWeighting
-from src.engine.patches import LowOverhead, ModuleValues, NoOpProfiler, PlateauStep
+from src.engine.patches import LowOverhead, NoOpProfiler, PlateauStep, repeat_draws
 from src.engine.progress import EpochLine, ProgressBar, own_monitor
-from src.engine.resume import Resume, repeat_draws
+from src.engine.resume import Resume
 from src.engine.signals import Signals, disable_lightning_handlers
 from src.protocols import HasEpochMeans, ImageData, KnownClasses
 from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid

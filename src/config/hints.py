@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable
 
-from src.config.files import SETTINGS, did_you_mean
+from src.config.checks import SETTINGS, did_you_mean
 
 EXAMPLES = {
     "model": "src.tasks.Classifier",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 
 from src.config.arguments import Options
-from src.config.files import check_yaml
+from src.config.checks import check_yaml
 from src.config.parser import instantiate, parse
 from src.runs.checkpoint import check_weights, load_first_valid
 from src.runs.folder import Run

@@ -18,15 +18,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from src import UserError, require
 from src.config.arguments import Options, run_name
+from src.config.checks import SETTINGS, changes, check_values, to_yaml
 from src.config.errors import constructor_error, explain
-from src.config.files import SETTINGS
 from src.config.trust import Trust
-from src.config.values import changes, check_values, leave_out
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.patches import imports_checked, required_optional
 from src.engine.skip_non_finite import SkipNonFinite
 from src.protocols import ImageData
-from src.runs.files import to_yaml
 
 # Lightning lets every setting be an address, from which a config would be fetched that nobody has checked
 set_parsing_settings(config_read_mode_fsspec_enabled=False, config_read_mode_urls_enabled=False)
@@ -176,3 +174,13 @@ def without_unwritable(value: Any, dumped: Any) -> Any:
     if isinstance(value, list) and isinstance(dumped, list):
         return [without_unwritable(*each) for each in zip(value, dumped, strict=True)]
     return dumped
+
+
+def leave_out(settings: dict[str, Any], keys: tuple[Any, ...]) -> None:
+    """Delete an argument of a class; of an element of a list, the argument that holds the list."""
+    end = max((i for i, key in enumerate(keys) if key == "init_args"), default=len(keys))
+    holder: Any = settings
+    for key in keys[: end + 1]:
+        holder = holder.get(key) if isinstance(holder, dict) else holder[key]
+    if len(keys) > end + 1:
+        holder.pop(keys[end + 1], None)

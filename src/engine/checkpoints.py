@@ -1,5 +1,6 @@
 """Which checkpoints a run keeps: the last, to resume from, and the best, to use."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from src import UserError, require
-from src.engine.progress import Mode, better_when, own_monitor, validation_metrics
+from src.engine.progress import Mode, own_monitor, validation_metrics
+
+# ends of the words of a metric's name
+LOWER = "loss|error|err|mse|mae|rmse|mape|nll|bce|ce|kl|perplexity|ppl|divergence|distance|wer|cer|fid|lpips|brier|ece"
+HIGHER = "accuracy|acc|precision|recall|f1|fbeta|auroc|auc|iou|dice|jaccard|map|psnr|ssim|r2|bleu|rouge|kappa|epoch"
 
 
 class PublishedCheckpoint(Checkpoint):
@@ -186,3 +191,10 @@ class BestCheckpoint(PublishedCheckpoint):
             self.monitor, self.mode = state_dict["monitor"], state_dict["mode"]
         if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode):
             self.score = state_dict["score"]
+
+
+def better_when(name: str) -> Mode | None:
+    """Tell from the name of a metric whether higher or lower is better; None if unknown."""
+    words = re.split(r"[^a-z0-9]+", re.sub(r"/dataloader_idx_\d+$", "", name.lower()))
+    lower, higher = (any(re.search(f"({ends})(e?s)?$", word) for word in words) for ends in (LOWER, HIGHER))
+    return None if lower == higher else "min" if lower else "max"

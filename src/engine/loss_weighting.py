@@ -29,6 +29,7 @@ class LossWeighting(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ranks, self.reference = trainer.world_size, 0.0
         self.total: Any = 0  # of the denominators since the last optimizer step, in this process
+        self.note = "\n".join(inexact(trainer, pl_module))
         usable = pl_module.automatic_optimization and not trainer.strategy.handles_gradient_accumulation
         for name in HOOKS:  # None costs nothing in a step
             vars(self).pop(name, None)
@@ -96,3 +97,19 @@ def average_exactly(strategy: Any) -> None:
         return own(strategy, tensor.double() if integers else tensor, group, reduce_op=reduce_op)
 
     strategy.reduce = reduce
+
+
+def inexact(trainer: Any, task: LightningModule) -> list[str]:
+    """Return why several processes or accumulated batches do not train exactly like one large batch."""
+    lines = []
+    if task.automatic_optimization and not isinstance(task, LossWeight):
+        lines += [f"{type(task).__name__} has no loss_weight(batch): the batches of processes"]
+        lines += ["and those accumulated count equally, whatever their size"]
+    ranks, kinds = trainer.world_size, " ".join(type(module).__name__ for module in task.modules())
+    if trainer.accumulate_grad_batches == 1:
+        kinds = kinds.replace("SyncBatchNorm", "")
+    dropout = any("Dropout" in type(module).__name__ and getattr(module, "p", 1) for module in task.modules())
+    local = {"batch norm": "BatchNorm" in kinds, "dropout": ranks > 1 and dropout}
+    local["mix"] = ranks > 1 and getattr(trainer.datamodule, "mix", None) is not None
+    names = " and ".join(name for name, found in local.items() if found)
+    return lines + ([f"{names} of each batch or process alone: not exactly as one large batch"] if names else [])

@@ -1,26 +1,26 @@
 """Patch Lightning for less overhead per step, and jsonargparse to ask before it imports what a config names.
 
-Also what Lightning lacks for modules of other projects: their values outside the state dict, metrics logged last.
+Also two patches for modules of other projects: hooks that draw random numbers, metrics logged last.
 """
 
-import copy
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from inspect import ismethod
 from typing import Any
 
+import numpy as np
 import torch
 from jsonargparse import _actions, _common, _typehints, _util
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-
-from src.runs.checkpoint import same, values_outside
 
 HOOKS = (
     "on_train_batch_start",
@@ -30,6 +30,7 @@ HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
 NOTHING: AbstractContextManager[None] = nullcontext()
 cached_has_param = cache(is_param_in_hook_signature)
 import_object: Callable[..., Any] = _util.import_object
@@ -121,33 +122,6 @@ def required_optional() -> AbstractContextManager[None]:
     return _common.parser_context(lenient_check=True)
 
 
-class ModuleValues(Callback):
-    """Store plain attributes, states of metrics and buffers that training has changed, and restore them on a resume.
-
-    Such as the best accuracy so far, which many modules keep in a MaxMetric: no state dict holds it. Other objects,
-    such as a replay buffer, have to be saved by the module's own ``on_save_checkpoint``.
-    """
-
-    def __init__(self) -> None:
-        self.initial: dict[str, Any] = {}
-        self.changed: dict[str, Any] = {}
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self.initial = copy.deepcopy(values_outside(pl_module))
-        for path, value in self.changed.items():
-            name, _, key = path.rpartition(".")
-            value = value.to(pl_module.device) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
-            setattr(pl_module.get_submodule(name), key, value)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        values = values_outside(pl_module)
-        changed = {key: value for key, value in values.items() if not same(value, self.initial.get(key))}
-        checkpoint["module_values"] = changed
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        self.changed = checkpoint.get("module_values", {})
-
-
 class PlateauStep(Checkpoint):
     """Step ReduceLROnPlateau before anything is saved, and keep Lightning from stepping it again later.
 
@@ -174,3 +148,35 @@ class PlateauStep(Checkpoint):
             config.frequency = frequency if value is None and not later else sys.maxsize
             if value is not None and value is not old and (trainer.current_epoch + 1) % frequency == 0:
                 pl_module.lr_scheduler_step(config.scheduler, value)
+
+
+def repeat_draws(owner: LightningDataModule | LightningModule) -> None:
+    """Let the hooks that split data or create loaders draw the same random numbers each time, those of a new run.
+
+    A ``random_split`` in ``setup`` would otherwise be another one when fit evaluates the trained net. Only draws of
+    ``setup`` move the generators on, as if nobody had repeated them.
+    """
+    hooks = LOADERS if isinstance(owner, LightningModule) else ("setup", *LOADERS)
+    base: Any = LightningModule if isinstance(owner, LightningModule) else LightningDataModule
+    for name in hooks:
+        if is_overridden(name, owner, base):
+            setattr(owner, name, partial(call_in_state, getattr(owner, name), rng_state(), name != "setup"))
+
+
+def call_in_state(hook: Any, state: tuple[Any, ...], restores: bool, *args: Any, **kwargs: Any) -> Any:
+    before = rng_state()
+    set_rng_state(state)
+    result = hook(*args, **kwargs)
+    if restores:
+        set_rng_state(before)
+    return result
+
+
+def rng_state() -> tuple[Any, ...]:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def set_rng_state(state: tuple[Any, ...]) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])

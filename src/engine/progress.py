@@ -20,9 +20,6 @@ from src.protocols import Monitored
 from src.runs.summary import echo
 
 Mode = Literal["max", "min"]
-# ends of the words of a metric's name
-LOWER = "loss|error|err|mse|mae|rmse|mape|nll|bce|ce|kl|perplexity|ppl|divergence|distance|wer|cer|fid|lpips|brier|ece"
-HIGHER = "accuracy|acc|precision|recall|f1|fbeta|auroc|auc|iou|dice|jaccard|map|psnr|ssim|r2|bleu|rouge|kappa|epoch"
 
 
 class ProgressBar(RichProgressBar):
@@ -117,8 +114,7 @@ class EpochLine(Callback):
         return self.earlier + (time.monotonic() - self.began if self.began else 0)
 
     def state_dict(self) -> dict[str, float]:
-        sums = {name: getattr(self, name) for name in ("samples", "seconds", "steps")}
-        return {**sums, "earlier": self.run_seconds()}
+        return {name: getattr(self, name) for name in ("samples", "seconds", "steps")} | {"earlier": self.run_seconds()}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         vars(self).update(state)
@@ -202,10 +198,3 @@ def validation_metrics(trainer: Trainer) -> list[str]:
     names = [f"{meta.name}/dataloader_idx_{meta.dataloader_idx}" for meta in several]
     known = trainer.callback_metrics if trainer.sanity_checking else trainer._logger_connector.metrics["callback"]
     return sorted({*known, *names})
-
-
-def better_when(name: str) -> Mode | None:
-    """Tell from the name of a metric whether higher or lower is better; None if unknown."""
-    words = re.split(r"[^a-z0-9]+", re.sub(r"/dataloader_idx_\d+$", "", name.lower()))
-    lower, higher = (any(re.search(f"({ends})(e?s)?$", word) for word in words) for ends in (LOWER, HIGHER))
-    return None if lower == higher else "min" if lower else "max"

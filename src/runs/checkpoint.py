@@ -15,12 +15,10 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
-from torchmetrics import Metric
 
 from src import UserError, require
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, nn.Parameter, torch.dtype, torch.device)
-LIBRARY = {*vars(LightningModule())}  # names of attributes of Lightning and torch
 HYPER_PARAMETERS = {LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY}
 CONTENT = {"state_dict": dict, "epoch": int, "global_step": int, "pytorch-lightning_version": str, "callbacks": dict}
 CONTENT |= {"loops": dict, "optimizer_states": list, "lr_schedulers": list}
@@ -161,29 +159,3 @@ def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
     names = {kind: ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "") for kind, keys in faults.items()}
     shown = [f"{len(keys)} {kind} keys ({names[kind]})" for kind, keys in faults.items() if keys]
     require(not shown, f"the checkpoint does not match this net: {'; '.join(shown)}")
-
-
-def values_outside(module: nn.Module) -> dict[str, Any]:
-    """Return the plain attributes, states of metrics and buffers of all submodules outside the state dict, by path."""
-    found: dict[str, Any] = {}
-    known = module.state_dict()
-    for name, each in module.named_modules():
-        values = {key: value for key, value in vars(each).items() if key not in LIBRARY and is_plain(value)}
-        values |= dict(each.named_buffers(recurse=False))
-        if isinstance(each, Metric):
-            values = {**each.metric_state, "_update_count": each.update_count}
-        found |= {f"{name}.{key}".lstrip("."): value for key, value in values.items()}
-    return {key: value for key, value in found.items() if key not in known}
-
-
-def same(a: Any, b: Any) -> bool:
-    """Tell whether two plain values are equal."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, torch.Tensor):
-        return a.shape == b.shape and torch.equal(a.cpu(), b.cpu())
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    return bool(a == b)

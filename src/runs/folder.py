@@ -4,24 +4,16 @@ import errno
 import fcntl
 import json
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
-import time
 from contextlib import suppress
-from importlib import metadata
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from src import UserError, require
-from src.runs.files import back_up, digest, free_name, read_json, to_yaml, write_atomically
-
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
 
 
 class Run:
@@ -81,9 +73,9 @@ class Run:
         require(found, f"{self.path} has no checkpoint: training did not reach the end of an epoch")
         return list(dict.fromkeys([folder / f"{kind}.ckpt", *sorted(found, key=lambda file: file.name != "last.ckpt")]))
 
-    def write_config(self, config: dict[str, Any]) -> None:
+    def write_config(self, settings: str) -> None:
         """Write config.yaml; a different earlier one is kept as config_0.yaml, config_1.yaml, ..."""
-        text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + to_yaml(config)
+        text = "# Runs again as it is: python -m src.cli fit --config FILE\n" + settings
         if self.config.is_file() and (older := self.config.read_text(encoding="utf-8")) != text:
             write_atomically(free_name(self.config), older)
         write_atomically(self.config, text)
@@ -164,34 +156,36 @@ def version(run: Path) -> int:
     return int(found[1]) if found else -1
 
 
-def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]:
-    """Return the command, scheduler job, code, config, data split and machine that the results of a run come from."""
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.orig_argv,
-        "job": job,
-        "config_sha256": digest(config),
-        "lock_sha256": digest(ROOT / "requirements.lock"),
-        "split": split_hash,
-        "git_commit": git("rev-parse", "HEAD"),
-        "git_dirty": bool(git("status", "--porcelain")),
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
-        "hardware": {"machine": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus},
-    }
+def free_name(file: Path) -> Path:
+    """Return results_0.json, results_1.json, ... for results.json, whichever comes after those that exist."""
+    found = [re.fullmatch(r".*_(\d+)", each.stem) for each in file.parent.glob(f"{file.stem}_*{file.suffix}")]
+    return file.with_stem(f"{file.stem}_{1 + max((int(each[1]) for each in found if each), default=-1)}")
 
 
-def git(*args: str) -> str | None:
-    """Return the output of a git command, or None outside a repository or without git."""
+def back_up(file: Path) -> Path:
+    """Rename an existing file to its ``free_name``; return the name, which is now free."""
+    if file.is_file():
+        file.replace(free_name(file))
+    return file
+
+
+def read_json(file: Path, default: Any) -> Any:
+    """Return the content of a file, or the default if it is missing, damaged or of another type."""
     try:
-        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return default
+    return content if isinstance(content, type(default)) else default
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+def write_atomically(file: Path, content: str | bytes) -> None:
+    part = file.with_suffix(".part")
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(file)
+    except OSError as error:  # such as a deleted folder
+        raise UserError(f"cannot write to the run folder {file.parent.absolute()}: {error.strerror}") from None
+
+
+def digest(file: Path) -> str | None:
+    return sha256(file.read_bytes()).hexdigest() if file.is_file() else None

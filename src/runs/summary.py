@@ -1,17 +1,24 @@
-"""What a command prints: plain text that fits in 80 columns."""
+"""What a command prints, in plain text that fits in 80 columns, and where the results of a run come from."""
 
 import os
+import platform
 import re
+import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from importlib import metadata
 from math import isclose, isnan
 from pathlib import Path
 from typing import Any, TextIO
 
 from src import UserError
-from src.protocols import Describes, HasEpochMeans, LossWeight, Resumable, WarmedUp
+from src.protocols import Describes, HasEpochMeans, Resumable, WarmedUp
+from src.runs.folder import digest
 
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
 STAGED = re.compile("(val|test)/.")  # names of metrics that this project logs
 Rows = list[tuple[str, str]]  # what print_rows prints: names and values
 
@@ -50,34 +57,13 @@ def start_notes(trainer: Any, resumed: Path | None) -> Rows:
         exact = f"not exactly, because of its {kept[0]}" if kept else "exactly only from the end of an epoch"
         verb = "have" if " and " in lacking else "has"
         rows += [("note", f"this {lacking} {verb} no mid-epoch state:"), ("", f"an interrupted run resumes {exact}")]
-    rows += [("note", each.note) for each in trainer.callbacks if getattr(each, "note", "")]
-    rows += exactness_notes(trainer)
+    for callback in trainer.callbacks:
+        lines = getattr(callback, "note", "").splitlines()
+        rows += [("" if i else "note", line) for i, line in enumerate(lines)]
     steps, warmup = trainer.estimated_stepping_batches, task.warmup_steps if isinstance(task, WarmedUp) else 0
     if isinstance(warmup, int) and 0 < steps <= warmup and not trainer.fast_dev_run:
         rows += [("note", f"warmup_steps ({warmup}) >= run length ({steps} steps):")]
         rows += [("", "the learning rate never leaves warm-up")]
-    return rows
-
-
-def exactness_notes(trainer: Any) -> Rows:
-    """Return notes on why several processes or accumulated batches train otherwise than one large batch."""
-    task, ranks, accumulate = trainer.lightning_module, trainer.world_size, trainer.accumulate_grad_batches
-    if ranks == 1 and accumulate == 1:
-        return []
-    rows: Rows = []
-    if task.automatic_optimization and not isinstance(task, LossWeight):
-        rows += [
-            ("note", f"{type(task).__name__} has no loss_weight(batch): the batches of processes"),
-            ("", "and those accumulated count equally, whatever their size"),
-        ]
-    kinds = "|".join(
-        {type(module).__name__ for module in task.modules()} - ({"SyncBatchNorm"} if accumulate == 1 else set())
-    )
-    dropout = any("Dropout" in type(module).__name__ and getattr(module, "p", 1) for module in task.modules())
-    local = {"batch norm": "BatchNorm" in kinds, "dropout": ranks > 1 and dropout}
-    local["mix"] = ranks > 1 and getattr(trainer.datamodule, "mix", None) is not None
-    if names := " and ".join(name for name, found in local.items() if found):
-        rows += [("note", f"{names} of each batch or process alone: not exactly as one large batch")]
     return rows
 
 
@@ -169,3 +155,36 @@ def save_figure(figure: Any, file: Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {file}: {reason}; choose another file with --output") from None
+
+
+def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]:
+    """Return the command, scheduler job, code, config, data split and machine that the results of a run come from."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.orig_argv,
+        "job": job,
+        "config_sha256": digest(config),
+        "lock_sha256": digest(ROOT / "requirements.lock"),
+        "split": split_hash,
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": bool(git("status", "--porcelain")),
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "hardware": {"machine": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus},
+    }
+
+
+def git(*args: str) -> str | None:
+    """Return the output of a git command, or None outside a repository or without git."""
+    try:
+        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())

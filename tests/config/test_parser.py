@@ -9,9 +9,8 @@ from jsonargparse import Namespace
 from src import UserError
 from src.cli import main
 from src.config.arguments import read
-from src.config.files import SETTINGS
+from src.config.checks import SETTINGS, check_values
 from src.config.parser import parse, plain_config
-from src.config.values import check_values
 from tests.conftest import FIT, ROOT
 
 DIGITS = ["fit", "--config=configs/digits.yaml"]

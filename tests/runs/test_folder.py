@@ -49,13 +49,13 @@ def test_a_place_where_no_folder_can_be_created_is_named(file: str, tmp_path: Pa
 
 def test_a_run_is_found_by_its_config() -> None:
     run = Run.create(PARENT)
-    run.write_config({"name": "digits"})
+    run.write_config("name: digits\n")
     assert Run.find(run.path).path == run.path
 
 
 @pytest.mark.parametrize(("path", "hint"), [("runs", "; runs below it: runs/digits/version_0"), ("absent", "")])
 def test_a_folder_that_is_no_run_is_refused_with_a_hint(path: str, hint: str) -> None:
-    Run.create(PARENT).write_config({})
+    Run.create(PARENT).write_config("{}\n")
     with pytest.raises(UserError, match=rf"^{path} is not a run folder: it has no config\.yaml{hint}$"):
         Run.find(Path(path))
 
@@ -93,8 +93,8 @@ def test_the_newest_run_with_a_checkpoint_is_found() -> None:
     assert Run.newest(PARENT) is None
     runs = [checkpoints("last") for _ in range(11)]
     for run in runs:
-        run.write_config({})
-    Run.create(PARENT).write_config({})  # without a checkpoint
+        run.write_config("{}\n")
+    Run.create(PARENT).write_config("{}\n")  # without a checkpoint
     checkpoints("last")  # without a config
     newest = Run.newest(PARENT)
     assert newest is not None
@@ -104,7 +104,7 @@ def test_the_newest_run_with_a_checkpoint_is_found() -> None:
 def test_the_newest_run_of_a_job_is_found() -> None:
     for job in ("7", "8"):
         run = checkpoints("last")
-        run.write_config({})
+        run.write_config("{}\n")
         run.add_provenance({"job": job})
     newest = Run.newest(PARENT, job="7")
     assert newest is not None
@@ -135,7 +135,7 @@ def test_a_run_is_discarded_only_without_a_checkpoint() -> None:
 def test_an_earlier_config_is_kept() -> None:
     run = Run.create(PARENT)
     for lr in (1, 1, 2):
-        run.write_config({"model": {"lr": lr}, "data": "digits"})
+        run.write_config(f"model: {{lr: {lr}}}\ndata: digits\n")
     (older,) = run.path.glob("config_*.yaml")
     assert yaml.safe_load(older.read_text()) == {"model": {"lr": 1}, "data": "digits"}
     assert yaml.safe_load(run.config.read_text()) == {"model": {"lr": 2}, "data": "digits"}
@@ -148,7 +148,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     Path("full").write_text("a file, no folder")
     error = f"^cannot write to the run folder {tmp_path}/full: "
     with pytest.raises(UserError, match=error):
-        Run(Path("full")).write_config({})
+        Run(Path("full")).write_config("{}\n")
     with pytest.raises(UserError, match=error):
         Run(Path("full")).lock()
 

@@ -13,7 +13,7 @@ import pytest
 
 from src.cli import main
 from src.engine.progress import ResumedCSVLogger
-from src.runs.folder import provenance
+from src.runs.summary import provenance
 from tests.conftest import FIT, ROOT, refused
 
 SHORT = [*FIT, "--trainer.max_epochs=1"]
