@@ -62,7 +62,7 @@ class ImageFolder(DataModule):
         require(num_workers is None or num_workers >= 0, f"num_workers must be at least 0, got {num_workers}")
         self.shape, self.test_fraction, self.skip_bad = (channels, size, size), test_fraction, on_bad_image == "skip"
         self.in_memory, self.num_workers, self.cache = in_memory, num_workers, Path(cache).expanduser()
-        self.decoded: dict[str, dict[str, Any]] = {}  # by split: what decode_all returns, with the classes as "targets"
+        self.decoded: dict[str, dict[str, Any]] = {}  # by split: what decode_all returns
         self.subsets: dict[str, Subset] = {}  # by split, before folds are split off
         self.left_out: dict[str, Counter[str]] = {}  # by split: files that are not used, by kind
         self.nested: dict[str, Counter[str]] = {}  # by split: images in subfolders, by class
@@ -83,9 +83,8 @@ class ImageFolder(DataModule):
         train_index, test_index = hold_out(targets, self.test_fraction, self.folder("train"))
         self.test_hash = digest(self.files["train"], Samples(images, targets, test_index))
         self.files["test"] = [self.files["train"][i] for i in test_index.tolist()]
-        digests = self.decoded["train"]["digests"]
-        self.subsets |= {"train": (digests[train_index], targets[train_index])}
-        self.subsets |= {"test": (digests[test_index], targets[test_index])}
+        for split, index in {"train": train_index, "test": test_index}.items():
+            self.subsets[split] = self.decoded["train"]["digests"][index], targets[index]
         index = train_index if train else test_index
         return images[index] if isinstance(images, Tensor) else images.subset(index), targets[index]
 
@@ -163,7 +162,8 @@ class ImageFolder(DataModule):
     def read(self, split: str) -> tuple[Any, Tensor]:
         """Return the images of a split that can be decoded, and their classes; name the other files."""
         paths, targets = self.list_files(split)
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        sysconf = getattr(os, "sysconf", lambda _: 2**16)  # absent on Windows: as if of 4 GiB
+        memory = sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")
         keep = len(paths) * math.prod(self.shape) < memory / 4 if self.in_memory is None else self.in_memory
         cached = self.decode_cached(split, paths, keep)
         good, bad = cached["good"], cached["bad"]

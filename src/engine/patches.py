@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from inspect import ismethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jsonargparse import _actions, _common, _typehints, _util
+from jsonargparse import _actions, _common, _paths, _typehints, _util
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loops import training_epoch_loop
@@ -106,15 +107,23 @@ def imports_checked(check: Callable[[str], None]) -> Iterator[None]:
             check(name)
         return import_object(name, check_path=False)
 
-    before = [(_actions, "import_object"), (_typehints, "import_object"), (_typehints, "check_import_path")]
-    originals = [getattr(module, name) for module, name in before]
-    for module, name in before:
-        setattr(module, name, import_checked if name == "import_object" else check)
+    patches: list[tuple[Any, str, Any]] = [
+        (module, "import_object", import_checked) for module in (_actions, _typehints)
+    ]
+    patches += [(_typehints, "check_import_path", check), (_paths.Path, "read_text", read_utf8)]
+    originals = [getattr(owner, name) for owner, name, _ in patches]
+    for owner, name, new in patches:
+        setattr(owner, name, new)
     try:
         yield
     finally:
-        for (module, name), original in zip(before, originals, strict=True):
-            setattr(module, name, original)
+        for (owner, name, _), original in zip(patches, originals, strict=True):
+            setattr(owner, name, original)
+
+
+def read_utf8(path: Any) -> str:
+    """Read a config as UTF-8, whatever the encoding of the locale is."""
+    return Path(path.absolute).read_text(encoding="utf-8")
 
 
 def required_optional() -> AbstractContextManager[None]:

@@ -14,10 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder, Timer
 from lightning.pytorch.strategies.launchers import subprocess_script
 
-from src.engine.checkpoints import LastCheckpoint, can_resume_here
+from src.engine.checkpoints import LastCheckpoint
 from src.engine.launched import code_of_lost_process, watch
+from src.engine.resume import can_resume_here
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two are absent on Windows
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 LAUNCH = "_call_children_scripts"  # Lightning's method that starts the other processes
 
 
@@ -45,7 +47,7 @@ class Signals(Callback):
             return
         heard = [number for number in SIGNALS if signal.getsignal(number) not in (signal.SIG_IGN, None)]  # nohup
         before = {number: signal.signal(number, self.receive) for number in heard}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        mask("SIG_UNBLOCK")
         launcher: Any = trainer.strategy.launcher
         subprocess_script._launch_process_observer = watch  # type: ignore[assignment]
         if hasattr(launcher, LAUNCH):
@@ -115,7 +117,7 @@ class Signals(Callback):
         if self.last is not None:
             self.last.publish(trainer)
         job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
-        if job and self.received == signal.SIGUSR1 and trainer.is_global_zero:
+        if job and signal.Signals(self.received).name == "SIGUSR1" and trainer.is_global_zero:
             job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
             with suppress(OSError):  # a container may lack the command
                 subprocess.run(["scontrol", "requeue", job], check=False)
@@ -130,11 +132,16 @@ def disable_lightning_handlers(trainer: Trainer) -> None:
 
 
 def launch_blocked(launch: Callable[[], None]) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    mask("SIG_BLOCK")
     try:
         launch()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        mask("SIG_UNBLOCK")
+
+
+def mask(how: str) -> None:
+    if hasattr(signal, "pthread_sigmask"):  # absent on Windows
+        signal.pthread_sigmask(getattr(signal, how), SIGNALS)
 
 
 def restore_limits(trainer: Trainer, stored: dict[str, Any]) -> None:

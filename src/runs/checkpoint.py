@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -63,9 +64,10 @@ def save_checkpoint(content: dict[str, Any], file: Path) -> str:
             os.fsync(stream.fileno())
         check_plain(part)
         part.replace(file)
-        folder = os.open(file.parent, os.O_RDONLY)
-        os.fsync(folder)  # makes the new name durable
-        os.close(folder)
+        with suppress(PermissionError):  # Windows opens no folders
+            folder = os.open(file.parent, os.O_RDONLY)
+            os.fsync(folder)  # makes the new name durable
+            os.close(folder)
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides the OSError
         if not isinstance(cause, OSError):

@@ -1,7 +1,6 @@
 """Run: the folder that holds everything about one training run. This module does not import torch."""
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -135,7 +134,11 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path.absolute()}: {error.strerror}") from None
         try:
+            import fcntl
+
             fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # on Windows, where nothing is locked
+            pass
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):  # not on a file system without locks
                 advice = "wait until it ends, or start a new run"
