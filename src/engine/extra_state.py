@@ -57,7 +57,7 @@ class ModuleValues(Callback):
     """
 
     def __init__(self) -> None:
-        self.initial: dict[str, Any] = {}
+        self.initial: dict[str, Any] | None = None  # until training starts; LearningRateFinder saves before that
         self.changed: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -68,9 +68,10 @@ class ModuleValues(Callback):
             setattr(pl_module.get_submodule(name), key, value)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        values = values_outside(pl_module)
-        changed = {key: value for key, value in values.items() if not same(value, self.initial.get(key))}
-        checkpoint["module_values"] = changed
+        if self.initial is not None:
+            values, initial = values_outside(pl_module), self.initial
+            changed = {key: value for key, value in values.items() if not same(value, initial.get(key))}
+            checkpoint["module_values"] = changed
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         self.changed = checkpoint.get("module_values", {})
