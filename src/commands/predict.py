@@ -67,10 +67,9 @@ def run(
         print_rows([("predicted", f"{count} samples"), ("values", shown), ("written to", str(file))])
         return x
     classes = classes or [str(i) for i in range(rows.shape[1])]
-    write_csv(file, names, classes, rows)
+    targets = true_classes(names, images, classes) if images else targets
+    write_csv(file, names, classes, rows, targets)
     print_rows(predictions_table(names, classes, rows))
-    if images:
-        targets = true_classes(names, images, classes)
     print_rows([("written to", str(file)), *accuracy_rows(rows, targets, classes, file.with_name("confusion.csv"))])
     print_rows(loader.notes(len(rows)) if loader else [])
     return x
@@ -164,11 +163,15 @@ def accuracy_rows(rows: Tensor, targets: Tensor | None, classes: list[str], file
     return [("confusion", str(file)), ("accuracy", f"{right / len(true):.4f}, {right} of {len(true)} images")]
 
 
-def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor) -> None:
+def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor, targets: Tensor | None = None) -> None:
+    """Write the probabilities of all classes, and the true class of each image if any is known."""
+    true = [classes[i] if i >= 0 else "" for i in targets.tolist()] if targets is not None else []
     lines: list[list[Any]] = [["image", "prediction", "probability", *classes]]
     for name, row in zip(names, rows, strict=True):
         best = int(row.argmax())
         lines.append([name, classes[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row.tolist())])
+    if any(true):
+        lines = [[*line, name] for line, name in zip(lines, ["true", *true], strict=False)]
     save_csv(file, lines)
 
 

@@ -114,11 +114,12 @@ def test_predict_names_the_classes_of_the_test_split(trained: Path) -> None:
     (trained / "checkpoints/last.ckpt").unlink()  # predict uses the best
     main(["predict", f"--run={trained}"])
     head, *lines = table(trained / "predictions.csv")
-    assert head == ["image", "prediction", "probability", *map(str, range(10))]
+    assert head == ["image", "prediction", "probability", *map(str, range(10)), "true"]
     _, targets = Digits().load(train=False)
     right = np.mean([int(line[1]) == target for line, target in zip(lines, targets.tolist(), strict=True)])
     assert right == pytest.approx(json.loads((trained / "results.json").read_text())["test/accuracy"])
-    assert all(sum(map(float, line[3:])) == pytest.approx(1, abs=1e-4) for line in lines)
+    assert [int(line[-1]) for line in lines] == targets.tolist()
+    assert all(sum(map(float, line[3:-1])) == pytest.approx(1, abs=1e-4) for line in lines)
 
 
 def test_image_files_are_predicted_like_the_same_pixels_of_the_test_set(
@@ -142,7 +143,7 @@ def test_image_files_are_predicted_like_the_same_pixels_of_the_test_set(
     for name, place in places.items():
         same_pixels = expected[f"test/{place}"]
         assert got[name][0] == same_pixels[0]
-        assert [float(p) for p in got[name][2:]] == pytest.approx([float(p) for p in same_pixels[2:]], abs=2e-2)
+        assert [float(p) for p in got[name][2:]] == pytest.approx([float(p) for p in same_pixels[2:-1]], abs=2e-2)
 
 
 def fit_noise(*settings: str) -> list[str]:
