@@ -20,6 +20,12 @@ from src import UserError, require
 SETTINGS: tuple[str, ...] = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last")
 SETTINGS += ("best", "last", "non_finite")
 
+# where a setting stands that people write at the top of a config
+PLACES = {"lr": "model.optimizer.lr", "learning_rate": "model.optimizer.lr", "optimizer": "model.optimizer"}
+PLACES |= {"net": "model.net", "loss": "model.loss", "num_classes": "model.num_classes", "schedule": "model.schedule"}
+PLACES |= {"batch_size": "data.batch_size", "num_workers": "data.num_workers", "augment": "data.augment"}
+PLACES |= {"epochs": "trainer.max_epochs", "callbacks": "trainer.callbacks", "seed": "seed_everything"}
+
 LARGEST, DEEPEST = 100_000, 100  # values and levels of a config, aliases resolved
 PLAIN = (bool, int, float, str, tuple, set, dict, list)
 
@@ -52,7 +58,9 @@ def check_yaml(file: Path) -> None:
     for key, value in tree.value:
         where, name = f"config {file}, line {key.start_mark.line + 1}", key.value
         if name not in (*SETTINGS, "ckpt_path"):
-            raise UserError(f"{where}: unknown setting {name}{did_you_mean(name, SETTINGS)}")
+            place = PLACES.get(name, f"trainer.{name}" if name.startswith(("max_", "min_", "accumulate_")) else "")
+            hint = f", did you mean {place}?" if place else did_you_mean(name, SETTINGS)
+            raise UserError(f"{where}: unknown setting {name}{hint}")
         if name in ("trainer", "best", "last") and not isinstance(value, yaml.MappingNode):
             raise UserError(f"{where}: {name} must hold settings, 'key: value', got {value.value or 'nothing'}")
         if name == "name" and not value.value:
@@ -168,18 +176,6 @@ def check_training(trainer: Any, name: str) -> None:
     path = Path(name)
     inside = path.name and not path.is_absolute() and ".." not in path.parts
     require(inside, f"name must be a folder below runs/, got {name!r}")
-
-
-class Dumper(yaml.SafeDumper):
-    """Quote also the strings that jsonargparse reads as numbers, such as 1e3."""
-
-
-NUMBER = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+")
-Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, [*"-+0123456789"])
-
-
-def to_yaml(settings: dict[str, Any]) -> str:
-    return yaml.dump(settings, Dumper=Dumper, sort_keys=False)
 
 
 def changes(config: Any, again: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:

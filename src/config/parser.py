@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from src import UserError, require
 from src.config.arguments import Options, run_name
-from src.config.checks import SETTINGS, changes, check_values, to_yaml
+from src.config.checks import SETTINGS, changes, check_values
 from src.config.errors import constructor_error, explain
 from src.config.trust import Trust
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
@@ -138,6 +138,18 @@ def instantiate(
     if isinstance(data, ImageData):
         data.seed = config.seed_everything
     return task, data, objects
+
+
+class Dumper(yaml.SafeDumper):
+    """Quote also the strings that jsonargparse reads as numbers, such as 1e3."""
+
+
+NUMBER = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+")
+Dumper.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, [*"-+0123456789"])
+
+
+def to_yaml(settings: dict[str, Any]) -> str:
+    return yaml.dump(settings, Dumper=Dumper, sort_keys=False)
 
 
 def plain_config(config: Namespace) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from lightning.pytorch import callbacks
 
 from src import UserError
 from src.config.arguments import read
-from src.config.checks import to_yaml
-from src.config.parser import instantiate, make_parser, parse, plain_config
+from src.config.parser import instantiate, make_parser, parse, plain_config, to_yaml
 from tests.conftest import ROOT, SMALL, refused
 
 DIGITS = "--config=configs/digits.yaml"
