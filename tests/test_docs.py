@@ -195,6 +195,7 @@ def test_the_table_of_rooms_says_who_may_import_whom() -> None:
     assert stated == MAY_IMPORT
 
 
+@pytest.mark.heavy
 def test_every_file_and_command_of_own_code_runs(tmp_path: Path) -> None:
     page, project = PAGES["own-code.md"], copy(tmp_path / "project")
     blocks = re.findall(r"```python\n# (mine/\w+\.py)\n(.*?)```", page, re.S)

@@ -65,6 +65,7 @@ class FailsInOneProcess(Callback):
             raise UserError("only this process fails")
 
 
+@pytest.mark.heavy
 def test_an_error_in_one_process_is_one_line_and_ends_both() -> None:
     callback = f"--trainer.callbacks+={__name__}.FailsInOneProcess"
     done = command_line("fit", *SMALL, *TWO_PROCESSES, callback)
@@ -76,6 +77,7 @@ def test_two_dashes_let_torchrun_pass_on_run(trained: Path) -> None:
     assert main(["--", "validate", f"--run={trained}"]).run.path == trained
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("shards", ["true", "false"], ids=["folder of shards", "one file"])
 def test_a_model_split_over_two_processes_resumes_and_is_tested(shards: str) -> None:
     strategy = ["--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"]

@@ -14,6 +14,7 @@ def test_accumulated_micro_batches_give_the_gradients_of_whole_batches(loss: str
     assert max(compare(loss, 1, 4, 2).values()) < 1e-6
 
 
+@pytest.mark.heavy
 def test_two_processes_with_uneven_batches_compute_what_one_does() -> None:
     rows = list(cells(2, ["smoothing", "sum"]))
     assert len(rows) == 8
