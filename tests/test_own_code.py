@@ -217,7 +217,7 @@ def test_values_outside_the_state_dict_resume() -> None:
 def test_a_plateau_sees_the_metric_of_its_own_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     fit("LatePlateau", epochs=5)
     lrs = [line.split("lr ")[1].split()[0] for line in epoch_lines(capsys.readouterr().out)]
-    assert lrs == ["1.00e-01", "1.00e-01", "1.00e-01", "5.00e-02", "2.50e-02"]
+    assert lrs == ["1.0e-01", "1.0e-01", "1.0e-01", "5.0e-02", "2.5e-02"]
 
 
 def test_a_plateau_counts_only_epochs_with_validation() -> None:

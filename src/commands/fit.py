@@ -13,10 +13,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from src import UserError
 from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, compile_task, epochs_done, find_start
-from src.config.checks import to_yaml
-from src.config.parser import parse, plain_config
-from src.engine.checkpoints import PublishedCheckpoint
-from src.engine.progress import run_loggers, validation_metrics
+from src.config.parser import parse, plain_config, to_yaml
+from src.engine.checkpoints import PublishedCheckpoint, validation_metrics
+from src.engine.progress import run_loggers
 from src.engine.signals import reached_limit, restore_limits, tuned_names
 from src.protocols import ImageData
 from src.runs.checkpoint import AtomicCheckpointIO, left_out

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from src import UserError, require
-from src.engine.progress import Mode, own_monitor, validation_metrics
+from src.engine.progress import Mode, own_monitor
+from src.engine.resume import can_resume_here
 
 # ends of the words of a metric's name
 LOWER = "loss|error|err|mse|mae|rmse|mape|nll|bce|ce|kl|perplexity|ppl|divergence|distance|wer|cer|fid|lpips|brier|ece"
@@ -97,19 +97,6 @@ class LastCheckpoint(PublishedCheckpoint):
         self.save(trainer)
 
 
-def can_resume_here(trainer: Trainer) -> bool:
-    """Tell whether a run can resume exactly from this point within an epoch.
-
-    It cannot during gradient accumulation, nor while the validation or logging of this step is still to come.
-    """
-    loop = trainer.fit_loop
-    batches = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
-    validates = trainer.is_last_batch or (batches + 1) % (trainer.val_check_batch or sys.maxsize) == 0
-    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    logs = every > 1 and trainer.global_step % every == 0
-    return not validates and not logs and not loop._should_accumulate()
-
-
 class BestCheckpoint(PublishedCheckpoint):
     """Save ``best.ckpt`` whenever a metric improves, at the end of an epoch or of a validation within it.
 
@@ -126,6 +113,7 @@ class BestCheckpoint(PublishedCheckpoint):
         super().__init__("best", dirpath)
         self.monitor, self.mode = monitor or "", mode
         self.score: float | None = None
+        self.epoch = 0  # in which it was saved, counted from 1; 0 if that is unknown
         self.validated = False  # since this process started
         self.note = ""  # what was chosen for a module without a choice of its own
 
@@ -178,19 +166,29 @@ class BestCheckpoint(PublishedCheckpoint):
         exists = self.file().exists() or self.file("next").exists()
         better = self.score is None or not exists or (value > self.score if self.mode == "max" else value < self.score)
         if trainer.strategy.broadcast(better and value == value):  # never for NaN
-            previous, self.score = self.score, value  # the checkpoint stores its own score
+            previous = self.score, self.epoch
+            self.score, self.epoch = value, trainer.current_epoch + 1  # the checkpoint stores its own score
             self.save(trainer)
             if trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "failed", "")):
-                self.score = previous
+                self.score, self.epoch = previous
 
     def state_dict(self) -> dict[str, Any]:
-        return {"monitor": self.monitor, "mode": self.mode, "score": self.score}
+        return {"monitor": self.monitor, "mode": self.mode, "score": self.score, "epoch": self.epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self.monitor:
             self.monitor, self.mode = state_dict["monitor"], state_dict["mode"]
         if (state_dict["monitor"], state_dict["mode"]) == (self.monitor, self.mode):
-            self.score = state_dict["score"]
+            self.score, self.epoch = state_dict["score"], state_dict.get("epoch", 0)
+
+
+def validation_metrics(trainer: Trainer) -> list[str]:
+    """Return the names of what was logged in the validation that just ended, those of several DataLoaders too."""
+    results = [*trainer._results.values()] if trainer._results else []  # not computed yet for several DataLoaders
+    several = [each.meta for each in results if each.meta.on_epoch and each.meta.dataloader_idx is not None]
+    names = [f"{meta.name}/dataloader_idx_{meta.dataloader_idx}" for meta in several]
+    known = trainer.callback_metrics if trainer.sanity_checking else trainer._logger_connector.metrics["callback"]
+    return sorted({*known, *names})
 
 
 def better_when(name: str) -> Mode | None:

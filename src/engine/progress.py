@@ -2,10 +2,10 @@
 
 import csv
 import re
-import resource
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,10 @@ from src.runs.summary import echo
 Mode = Literal["max", "min"]
 
 
+def of_epochs(trainer: Trainer) -> str:
+    return f"/{trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
+
+
 class ProgressBar(RichProgressBar):
     """Rich's bar, refreshed twice a second rather than every batch, which would cost as much as a small net's step."""
 
@@ -34,6 +38,9 @@ class ProgressBar(RichProgressBar):
         if now - self.refreshed > 0.5 or batch_idx + 1 == self.total_train_batches:
             self.refreshed = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch + 1}{of_epochs(self.trainer)}".ljust(len(self.validation_description))
 
 
 class EpochLine(Callback):
@@ -55,6 +62,9 @@ class EpochLine(Callback):
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # not 0 in a resumed epoch
         self.first_batch, self.first_step = done % trainer.num_training_batches, trainer.global_step
         self.started, self.paused = time.monotonic(), 0.0  # paused: seconds of validation in this epoch
+        if 0 < trainer.estimated_stepping_batches < trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            steps = min(trainer.num_training_batches, int(trainer.estimated_stepping_batches))
+            trainer.log_every_n_steps = steps  # type: ignore[attr-defined]  # or a short run logs no learning rate
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.print(trainer)
@@ -100,10 +110,10 @@ class EpochLine(Callback):
         names = dict.fromkeys((*self.shown, *monitored, *trainer.progress_bar_metrics))
         known = [name for name in names if name in metrics and (self.paused or "val" not in name)]
         shown = [f"{name} {metrics[name]:.4f}" for name in known]
-        lrs = [f"lr {group['lr']:.2e}" for group in trainer.optimizers[0].param_groups[:1]]
+        lrs = [f"lr {group['lr']:.1e}" for group in trainer.optimizers[0].param_groups[:1]]
         speed = [f"{self.pending[0]:.1f} s", f"{self.pending[1]:,.0f} samples/s"]
-        last = f"/{trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
-        fields = [f"epoch {trainer.current_epoch}{last}", *shown, *lrs, *speed]
+        last = of_epochs(trainer)
+        fields = [f"epoch {trainer.current_epoch:>{max(0, len(last) - 1)}}{last}", *shown, *lrs, *speed]
         while sys.stdout.isatty() and len("  ".join(fields)) > shutil.get_terminal_size().columns:
             fields.pop()
         echo("  ".join(fields))
@@ -121,15 +131,16 @@ class EpochLine(Callback):
 
     def speed(self, device: torch.device) -> dict[str, float]:
         """Return throughput, time per step and the peak memory of this process, on its GPU if it has one."""
+        found: dict[str, float] = {"samples_per_second": round(self.samples / max(self.seconds, 1e-9))}
+        found["milliseconds_per_step"] = round(1000 * self.seconds / max(self.steps, 1), 2)
         if device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(device) >> 20
-        else:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
-        return {
-            "samples_per_second": round(self.samples / max(self.seconds, 1e-9)),
-            "milliseconds_per_step": round(1000 * self.seconds / max(self.steps, 1), 2),
-            "peak_memory_mib": peak,
-        }
+            return found | {"peak_memory_mib": torch.cuda.max_memory_allocated(device) >> 20}
+        with suppress(ImportError):  # on Windows
+            import resource
+
+            kib = 2**10 if sys.platform == "darwin" else 1
+            found["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // kib >> 10
+        return found
 
 
 class ResumedCSVLogger(CSVLogger):
@@ -162,12 +173,8 @@ class ResumedCSVLogger(CSVLogger):
             from torch.utils.tensorboard import SummaryWriter  # only where a run logs, because it takes long to import
 
             for name in filter(re.compile("add_|flush").match, dir(SummaryWriter)):  # a module may call all loggers
-                setattr(writer, name, ignore)
+                setattr(writer, name, lambda *_, **__: None)  # a CSV file holds no images, figures or histograms
         return super().experiment
-
-
-def ignore(*_: Any, **__: Any) -> None:
-    """Pass over images, figures and histograms, which a CSV file cannot hold."""
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
@@ -189,12 +196,3 @@ def own_monitor(module: LightningModule) -> tuple[str, Mode]:
     """Return name and mode of the metric that a module chooses, or an empty name."""
     own = module.monitor if isinstance(module, Monitored) else None
     return own if isinstance(own, tuple) else ("", "max")  # the name may mean something else elsewhere
-
-
-def validation_metrics(trainer: Trainer) -> list[str]:
-    """Return the names of what was logged in the validation that just ended, those of several DataLoaders too."""
-    results = [*trainer._results.values()] if trainer._results else []  # not computed yet for several DataLoaders
-    several = [each.meta for each in results if each.meta.on_epoch and each.meta.dataloader_idx is not None]
-    names = [f"{meta.name}/dataloader_idx_{meta.dataloader_idx}" for meta in several]
-    known = trainer.callback_metrics if trainer.sanity_checking else trainer._logger_connector.metrics["callback"]
-    return sorted({*known, *names})

@@ -1,6 +1,7 @@
 """Resume: what Lightning lacks for an exact resume."""
 
 import random
+import sys
 from functools import partial
 from typing import Any
 
@@ -128,6 +129,19 @@ def seed_epoch(seed: int, epoch: int) -> None:
     random.seed(number)
     np.random.seed(number % 2**32)
     torch.manual_seed(number)
+
+
+def can_resume_here(trainer: Trainer) -> bool:
+    """Tell whether a run can resume exactly from this point within an epoch.
+
+    It cannot during gradient accumulation, nor while the validation or logging of this step is still to come.
+    """
+    loop = trainer.fit_loop
+    batches = loop.total_batch_idx if trainer.check_val_every_n_epoch is None else loop.batch_idx
+    validates = trainer.is_last_batch or (batches + 1) % (trainer.val_check_batch or sys.maxsize) == 0
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    logs = every > 1 and trainer.global_step % every == 0
+    return not validates and not logs and not loop._should_accumulate()
 
 
 def param_groups_and_schedulers(trainer: Trainer, counts: list[int]) -> Settings:

@@ -82,11 +82,13 @@ def merge_dataloaders(results: Sequence[Mapping[str, float]]) -> dict[str, float
 def metrics_table(metrics: Mapping[str, float], best: Any = None) -> Rows:
     """Return one row for each metric, with a column for validation and one for test; metrics per class are left out.
 
-    A note follows if the metric of the ``best`` checkpoint is no longer what it was when it was saved.
+    The epoch of the ``best`` checkpoint follows, and a note if its metric is no longer what it was when it was saved.
     """
     staged = {tuple(key.split("/")): metrics[key] for key in metrics if STAGED.match(key) and key.count("/") == 1}
     others = [(key, cell(value)) for key, value in metrics.items() if not STAGED.match(key)]  # of foreign modules
-    return table("metric", staged) + others + changed_note(best, metrics)
+    epoch = getattr(best, "epoch", 0)
+    rows = [("best epoch", f"{epoch:>10}")] if epoch else []
+    return table("metric", staged) + others + rows + changed_note(best, metrics)
 
 
 def per_class_table(metrics: Mapping[str, float]) -> Rows:

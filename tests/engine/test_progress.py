@@ -41,7 +41,7 @@ def test_each_epoch_prints_one_line_with_its_metrics(capsys: pytest.CaptureFixtu
     assert len(lines) == 2
     for epoch, line in enumerate(lines):
         metrics = "  ".join(f"{name} {logged[name][epoch]:.4f}" for name in names)
-        assert re.fullmatch(rf"epoch {epoch + 1}/2  {metrics}  lr \d\.\d\de[+-]\d\d  \d+\.\d s  [\d,]+ samples/s", line)
+        assert re.fullmatch(rf"epoch {epoch + 1}/2  {metrics}  lr \d\.\de[+-]\d\d  \d+\.\d s  [\d,]+ samples/s", line)
 
 
 def test_an_epoch_without_validation_shows_no_old_metrics(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +54,7 @@ def test_an_epoch_without_validation_shows_no_old_metrics(capsys: pytest.Capture
 def test_a_module_of_other_metrics_shows_what_it_logs(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData", "--trainer.max_epochs=1"])
     (line,) = epoch_lines(capsys)
-    assert re.match(r"epoch 1/1  val/accuracy -?\d\.\d{4}  lr 1\.00e-02  ", line)
+    assert re.match(r"epoch 1/1  val/accuracy -?\d\.\d{4}  lr 1\.0e-02  ", line)
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], metric: str, columns: int) -> str:
@@ -75,7 +75,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     ("metric", "shown"), [("val/accuracy", "val/accuracy 0.5000"), ("val/mae", "val/mae 0.2500"), ("val/f1", "")]
 )
 def test_the_chosen_metric_is_shown_if_it_is_logged(monkeypatch, capsys, metric: str, shown: str) -> None:
-    fields = ["epoch 3/9", "train/loss 1.0000", "val/loss 2.0000", shown, "lr 5.00e-01", "2.0 s", "1,500 samples/s"]
+    fields = ["epoch 3/9", "train/loss 1.0000", "val/loss 2.0000", shown, "lr 5.0e-01", "2.0 s", "1,500 samples/s"]
     assert printed(monkeypatch, capsys, metric, 200) == "  ".join(filter(None, fields))
 
 
