@@ -160,6 +160,7 @@ def choose_run(options: Options, job: str | None) -> None:
     run = Run.newest(run_parent(options), job)
     if run is not None:
         options.run, options.config, options.resumed = run.path, [str(run.config)], True
+        check_yaml(run.config)
         options.settings = without_list_additions(options.settings)
 
 

@@ -87,7 +87,7 @@ def parse(options: Options) -> Namespace:
         import_module("src.config.help").print_help(options, config)
     check_values(config)
     seed = config.seed_everything
-    valid = seed is not False and 0 <= seed < 2**32
+    valid = isinstance(seed, int) and seed is not False and 0 <= seed < 2**32
     require(valid, f"seed_everything must be an integer in [0, {2**32}), or true for a random seed; got {seed}")
     return config
 

@@ -22,7 +22,8 @@ from src import UserError, require
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, nn.Parameter, torch.dtype, torch.device)
 HYPER_PARAMETERS = {LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY}
 CONTENT = {"state_dict": dict, "epoch": int, "global_step": int, "pytorch-lightning_version": str, "callbacks": dict}
-CONTENT |= {"loops": dict, "optimizer_states": list, "lr_schedulers": list}
+CONTENT |= {"loops": dict, "optimizer_states": list, "lr_schedulers": list, "train_means": dict, "warmup": list}
+CONTENT |= {"module_values": dict, "masks": dict}
 CLASS_WEIGHTS = ("loss.weight", "loss.pos_weight")  # the config's win over the checkpoint's
 
 

@@ -166,8 +166,8 @@ def free_name(file: Path) -> Path:
 
 
 def back_up(file: Path) -> Path:
-    """Rename an existing file to its ``free_name``; return the name, which is now free."""
-    if file.is_file():
+    """Rename an existing file or folder to its ``free_name``; return the name, which is now free."""
+    if file.exists():
         file.replace(free_name(file))
     return file
 
@@ -184,6 +184,8 @@ def read_json(file: Path, default: Any) -> Any:
 def write_atomically(file: Path, content: str | bytes) -> None:
     part = file.with_suffix(".part")
     try:
+        if file.is_dir():  # somebody's
+            back_up(file)
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(file)
     except OSError as error:  # such as a deleted folder

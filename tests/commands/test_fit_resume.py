@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,3 +164,35 @@ def test_another_warm_up_than_that_of_the_checkpoint_is_refused(capsys: pytest.C
     main(["fit", *SMALL, "--trainer.max_epochs=1", "--test=false", "--model.warmup_steps=0.2"])  # of 21 steps
     error = refused(capsys, *RESUME, "--model.warmup_steps=10")
     assert "warmup_steps was 4, is 10: restore it, or start a new run" in error
+
+
+def test_a_folder_in_place_of_the_results_is_kept(trained: Path) -> None:
+    (trained / "results.json").unlink()
+    (trained / "results.json").mkdir()
+    main(["fit", f"--run={trained}"])
+    assert (trained / "results.json").is_file()
+    assert (trained / "results_0.json").is_dir()
+
+
+def test_resume_auto_refuses_a_run_whose_config_is_no_text(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trained / "config.yaml").write_bytes(b"name: \xb4\n")
+    line = refused(capsys, "fit", "--config=configs/digits.yaml", "--resume=auto")
+    assert "config runs/digits/version_0/config.yaml is not UTF-8 text" in line
+
+
+@pytest.mark.filterwarnings("ignore:checkpoint .* is damaged")
+@pytest.mark.parametrize("means", [[1], {"loss": [1], "samples": None}])
+def test_a_checkpoint_with_wrong_means_is_one_line(
+    trained: Path, means: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("best", "last"):
+        stored = torch.load(trained / f"checkpoints/{name}.ckpt", weights_only=True)
+        torch.save(stored | {"train_means": means}, trained / f"checkpoints/{name}.ckpt")
+    line = refused(capsys, "fit", f"--run={trained}", "--trainer.max_epochs=2")
+    assert "train_means is of another type" in line or "the checkpoint does not match this run" in line
+
+
+def test_a_run_without_a_seed_is_one_line(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = trained / "config.yaml"
+    config.write_text(config.read_text().replace("seed_everything: 0", "seed_everything: null"))
+    assert "seed_everything must be an integer" in refused(capsys, "validate", f"--run={trained}")
