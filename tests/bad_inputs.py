@@ -57,6 +57,19 @@ FUNCTIONS = (  # of trusted packages, but not harmless
     "torch.hub.load",
     "torch.hub.load_state_dict_from_url",
     "torch.load",
+    "torch.sys.exit",
+    "torch.utils.collect_env.run",
+    "torch.hub.download_url_to_file",
+    "torch.jit.CompilationUnit",
+    "torch.serialization.pickle.load",
+    "torch.nn.init.torch.load",
+    "torch.nn.functional.warnings.warn",
+    "torchvision.datasets.utils.extract_archive",
+    "torchvision.utils.save_image",
+    "lightning.pytorch.cli.instantiate_class",
+    "lightning.pytorch.utilities.migration.migrate_checkpoint",
+    "lightning.fabric.utilities.cloud_io.get_filesystem",
+    "lightning.pytorch.core.saving.save_hparams_to_yaml",
     "torch.save",
     "torch.from_file",
     "torch.jit.load",
@@ -133,6 +146,29 @@ DOORS = {  # configs that run code or write files; given/beside.yaml, other.yaml
     "folder of the picture cache": "data: {class_path: src.data.ImageFolder, init_args: {root: x, cache: /tmp/ran}}",
     "address of a folder": "trainer: {default_root_dir: 'ftp://host/ran'}",
     "address of images": "data: {class_path: src.data.ImageFolder, init_args: {root: 's3://bucket/x'}}",
+    "function or text": CALLBACK % "lightning.pytorch.callbacks.ModelPruning, init_args: {pruning_fn: evil.Net}",
+    "class in dict_kwargs": NET % "{class_path: src.nets.SmallCNN, dict_kwargs: {activation: {class_path: evil.Net}}}",
+    "class as a merged key": "model:\n  <<: {class_path: evil.Net}",
+    "function of a schedule": CALLBACK
+    % "lightning.pytorch.callbacks.LambdaCallback, init_args: {on_fit_start: os.system}",
+    "number of a version": LOGGER % "CSVLogger, init_args: {save_dir: runs, name: digits, version: 0}",
+    "folder inside the logs": LOGGER % "TensorBoardLogger, init_args: {save_dir: runs, sub_dir: ../../ran}",
+    "suffix of the logs": LOGGER % "TensorBoardLogger, init_args: {save_dir: runs, filename_suffix: /../../ran}",
+    "chained address": CALLBACK
+    % "lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: 'simplecache::file:/ran'}",
+    "network folder": CALLBACK % "lightning.pytorch.callbacks.ModelCheckpoint, init_args: {dirpath: //host/share}",
+    "checkpoint of an exception": CALLBACK
+    % "lightning.pytorch.callbacks.OnExceptionCheckpoint, init_args: {dirpath: ran}",
+    "file of excluded batches": (
+        CALLBACK % "lightning.pytorch.callbacks.SpikeDetection, init_args: {exclude_batches_path: runs/../ran.json}"
+    ),
+    "hook of a strategy": (
+        "trainer: {strategy: {class_path: lightning.pytorch.strategies.DDPStrategy, init_args: "
+        "{ddp_comm_hook: os.system}}}"
+    ),
+    "compiler of torch.compile": "compile: {options: {cpp.cxx: [./evil.sh]}}",
+    "download elsewhere": "data: {class_path: src.data.MNIST, init_args: {root: ~/ran}}",
+    "download above": "data: {class_path: src.data.CIFAR10, init_args: {root: ../../ran}}",
     "tag": "model: !!python/object/apply:os.system [touch ran]",
 }
 DOORS |= {f"function {name}": INIT % name for name in FUNCTIONS} | {f"class {name}": NET % name for name in CLASSES}
@@ -144,6 +180,16 @@ PASSED = (  # values that only look like code or like files elsewhere
     LOGGER % "CSVLogger, init_args: {save_dir: runs/csv, name: evil.Net}",
     "name: os.v2",
     "trainer: {default_root_dir: /tmp/elsewhere}",
+    CALLBACK % "lightning.pytorch.callbacks.ThroughputMonitor, init_args: {batch_size_fn: torch.nn.functional.relu}",
+    CALLBACK % "lightning.pytorch.callbacks.ModelPruning, init_args: {pruning_fn: l1_unstructured, amount: 0.1}",
+    CALLBACK % "lightning.pytorch.callbacks.ModelCheckpoint, init_args: {filename: 'a..b-{epoch}', monitor: val/loss}",
+    CALLBACK % "lightning.pytorch.callbacks.Timer, init_args: {duration: '00:01:00:00'}",
+    "data: {class_path: src.data.MNIST, init_args: {root: /tmp}}",
+    "data: {class_path: src.data.MNIST, init_args: {root: downloads/mnist}}",
+    "data: {class_path: src.data.ImageFolder, init_args: {root: ~/photos}}",
+    "data: {class_path: src.data.ImageFolder, init_args: {root: ../photos}}",
+    LOGGER % "CSVLogger, init_args: {save_dir: runs, name: '', prefix: a/b}",
+    "name: v1..2/a",
     INIT % "torch.nn.init.orthogonal_",
     NET % "{class_path: torchvision.models.resnet18, init_args: {num_classes: 10}}",
     "data: {class_path: src.data.Digits, init_args: {augment: [torchvision.transforms.v2.RandomGrayscale]}}",

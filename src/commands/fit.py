@@ -84,7 +84,7 @@ def done(x: Experiment) -> tuple[int, int]:
 
 def open_run(x: Experiment) -> None:
     """Create and lock the run folder, or lock the existing one; direct loggers and checkpoints to it."""
-    parent = Path(x.config.trainer.default_root_dir or "runs") / x.config.name
+    parent = Path(x.config.trainer.default_root_dir or "runs").expanduser() / x.config.name
     x.run = x.run or (Run.create(parent) if x.trainer.is_global_zero else Run(parent / "of_the_first_process"))
     if x.trainer.is_global_zero:
         x.run.lock()

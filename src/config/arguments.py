@@ -121,6 +121,9 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
         raise UserError(f"--output must be a file, got the folder {own['output']}")
     if options.run is not None:
         options.config.insert(0, str(Run.find(options.run).config))
+        links, root = [path for path in options.run.rglob("*") if path.is_symlink()], options.run.resolve()
+        out = [path for path in links if not options.trust and not path.resolve().is_relative_to(root)]
+        require(not out, f"{[*out, ''][0]} is a link out of the run folder; if you trust it, add --trust")
     for file in options.config:
         check_yaml(Path(file))
     restarts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
@@ -174,7 +177,7 @@ def run_parent(options: Options) -> Path:
     parser.add_argument("--name", default=str(name))
     parser.add_argument("--trainer.default_root_dir", dest="root", default=root)
     typed = parser.parse_known_args(options.settings)[0]
-    return Path(typed.root) / typed.name
+    return Path(typed.root).expanduser() / typed.name
 
 
 def run_name(options: Options) -> str:

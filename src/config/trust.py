@@ -62,16 +62,17 @@ class Trust:
         """Refuse what was not imported yet but would be, addresses, and files outside the run folder."""
         for key, value, writer in walk(settings):
             name, text = key.rpartition(".")[2], str(value)
-            if name == "class_path" and text in self.refused:
-                raise UserError(self.refused[text])
-            if name == "class_path" or not isinstance(value, str | Path):
+            if name == "class_path" or (text in self.refused and "." in text):
+                self.check_import(text)  # also of a dictionary, or of a text that may be a function
+            if name == "class_path" or not isinstance(value, str | Path | int):
                 continue
             if re.search(r"\w\w:/", text) and not re.fullmatch(r"sqlite:///runs/[\w/.-]*", text.replace("..", ":")):
                 self.require_typed(key, text, "must not be an address")
                 continue
-            leaves = (writer or name == "cache") and re.search(r"^[/~]|(^|[/\\:])\.\.([/\\]|$)", text)
-            folder = writer and name in FOLDERS and not is_default(writer, name, value)
-            if leaves or (folder and not below_runs(name, text)):
+            exists = name == "separator" or (name == "root" and Path(text).expanduser().is_dir())  # needs no download
+            leaves = (writer or name == "cache") and re.search(r"^[/~]|(^|[/\\:])\.\.([/\\]|$)", text) and not exists
+            folder = writer and name in FOLDERS
+            if (leaves or (folder and not below_runs(name, text))) and not is_default(writer, name, value):
                 self.require_typed(key, text, "must not leave the run folder")
         if isinstance(settings.compile, dict) and "options" in settings.compile:  # one of them is the C++ compiler
             self.require_typed("compile.options", str(settings.compile["options"]), "must not be set by a config")
@@ -137,7 +138,8 @@ def walk(settings: Any, key: str = "", writer: Any = None) -> Iterator[tuple[str
         items = dict(settings) if isinstance(settings, Mapping) else vars(settings)
         if isinstance(path := items.get("class_path"), str):
             found = import_object(path, check_path=False) if is_trusted(path) else None
-            writer = found if inspect.isclass(found) and issubclass(found, WRITERS) else None
+            writes = inspect.isclass(found) and (issubclass(found, WRITERS) or hasattr(found, "dataset"))
+            writer = found if writes else None
         for name, value in items.items():
             yield from walk(value, f"{key}.{name}".lstrip("."), Callback if name in ("best", "last") else writer)
     else:
@@ -150,5 +152,5 @@ def below_runs(name: str, folder: str) -> bool:
 
 
 def is_default(writer: Any, name: str, value: Any) -> bool:
-    argument = inspect.signature(writer).parameters.get(name)
+    argument = inspect.signature(writer).parameters.get(name) if writer else None
     return argument is not None and argument.default == value

@@ -15,7 +15,7 @@ from src.cli import main
 from src.config.arguments import read
 from src.config.parser import parse
 from tests.bad_inputs import DOORS, PASSED, build
-from tests.conftest import ROOT, refused
+from tests.conftest import FIT, ROOT, refused
 
 EVIL = "from pathlib import Path\nPath('ran').touch()\nfrom src.nets import MLP as Net\n"
 RAN = Path("ran")
@@ -84,6 +84,27 @@ def test_the_config_of_a_run_folder_is_not_trusted(capsys: pytest.CaptureFixture
     for command in ("fit", "test", "validate", "predict"):
         assert "given/config.yaml, line 1: evil.Net is code outside src" in refused(capsys, command, "--run=given")
     assert not RAN.exists()
+
+
+def test_a_link_out_of_a_run_folder_needs_trust(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    run = f"--run={trained}"
+    (trained / "inside").symlink_to("config.yaml")
+    main(["validate", run])
+    Path("secret").write_text("kept")
+    (trained / "results.part").symlink_to(Path("secret").absolute())
+    for command in ("fit", "test", "validate", "predict"):
+        error = refused(capsys, command, run)
+        assert error == f"error: {trained}/results.part is a link out of the run folder; if you trust it, add --trust\n"
+    assert Path("secret").read_text() == "kept"
+    main(["validate", run, "--trust"])
+
+
+def test_a_home_folder_of_runs_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    x = main([*FIT, "--trainer.default_root_dir=~/kept", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"])
+    assert x.run.path == Path("home/kept/digits/version_0").absolute()
+    assert not Path("~").exists()
+    assert main([*FIT, "--resume=auto", "--trainer.default_root_dir=~/kept"]).run.path == x.run.path
 
 
 def test_a_trusted_config_may_name_any_code(capsys: pytest.CaptureFixture[str]) -> None:
