@@ -21,7 +21,7 @@ from src.data.loading.report import left_out_rows
 from src.data.loading.transform import brightness_and_contrast
 from src.protocols import ImageData
 from src.runs.folder import back_up
-from src.runs.predictions import columns, probabilities
+from src.runs.predictions import columns, let_forward_predict, probabilities
 from src.runs.summary import print_rows
 
 CHUNK = 8192  # image files that are decoded at once
@@ -48,13 +48,15 @@ def run(
     require(images or not invert, "--invert needs --images")
     x = start(options)
     loader = FilesLoader(expand(images), check_data(x), invert) if images else None
-    outputs: Any = x.trainer.predict(x.task, loader, None if images else x.data, ckpt_path=x.config.ckpt_path)
+    let_forward_predict(x.task)
+    outputs: Any = x.trainer.predict(x.task, loader, None if images else x.data, ckpt_path=x.config.ckpt_path) or []
+    outputs = outputs if len(x.trainer.num_predict_batches) < 2 else [batch for each in outputs for batch in each]
     if loader is not None and not loader.names:
         raise UserError(f"--images: none of {len(loader.paths)} files can be decoded")
     classes: list[str] = (isinstance(x.data, ImageData) and x.data.class_names) or []
-    rows = probabilities(outputs or [], len(classes))
-    values = columns(outputs or []) if rows is None else {}
-    count = len(next(iter(values.values()))) if rows is None else len(rows)
+    rows = probabilities(outputs, len(classes))
+    values = columns(outputs) if rows is None else {}
+    count = len(next(iter(values.values()), [])) if rows is None else len(rows)
     names, targets = loader.names if loader else [], None
     if isinstance(x.data, ImageData):
         names = names or x.data.files.get("test", [])
@@ -64,7 +66,8 @@ def run(
     if rows is None:
         save_csv(file, [["image", *values], *map(list, zip(names, *values.values(), strict=True))])
         shown = ", ".join([*values][:4]) + (f", ... ({len(values) - 4} more)" if len(values) > 4 else "")
-        print_rows([("predicted", f"{count} samples"), ("values", shown), ("written to", str(file))])
+        rows_shown = [("predicted", f"{count} samples"), ("values", shown or "none: predict_step returns nothing")]
+        print_rows([*rows_shown, ("written to", str(file))])
         return x
     classes = classes or [str(i) for i in range(rows.shape[1])]
     targets = true_classes(names, images, classes) if images else targets

@@ -1,6 +1,6 @@
 """show: draw augmented training images, or the first batch of other data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from src.config.arguments import Options
 from src.config.build import Experiment, build
 from src.config.parser import parse
 from src.data import DataModule
+from src.runs.predictions import named_entries
 from src.runs.summary import print_rows, save_figure
 
 ROWS, COLUMNS = 8, 8
@@ -89,12 +90,12 @@ def show_batch(batch: Any, file: Path) -> None:
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield name and value of everything in a batch of nested dictionaries, lists and tuples."""
-    if isinstance(value, tuple) and hasattr(value, "__match_args__"):  # a namedtuple
-        value = dict(zip(value.__match_args__, value, strict=True))
-    if isinstance(value, Mapping) or (isinstance(value, list | tuple) and not isinstance(value[0], str | int | float)):
-        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from leaves(each, f"{name}.{key}".lstrip("."))
-    else:
+    entries = named_entries(value)
+    if entries is None and isinstance(value, list | tuple) and not isinstance(value[0], str | int | float):
+        entries = {str(i): each for i, each in enumerate(value)}
+    for key, each in (entries or {}).items():
+        yield from leaves(each, f"{name}.{key}".lstrip("."))
+    if entries is None:
         yield name, value
 
 

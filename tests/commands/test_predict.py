@@ -77,10 +77,10 @@ def test_other_outputs_become_columns_unchanged(outputs: list, table: dict) -> N
     assert columns(outputs) == table
 
 
-@pytest.mark.parametrize("outputs", [[], [None], [{"a": torch.ones(2), "b": torch.ones(3)}]])
-def test_outputs_without_a_value_for_each_sample_are_refused(outputs: list) -> None:
+def test_outputs_without_a_value_for_each_sample_are_refused() -> None:
+    assert columns([]) == columns([None]) == {}  # a predict_step that writes files itself
     with pytest.raises(UserError, match="predict_step must return the same number of values for each sample, got"):
-        columns(outputs)
+        columns([{"a": torch.ones(2), "b": torch.ones(3)}])
 
 
 def test_the_csv_holds_every_image_with_its_class_and_probabilities() -> None:
