@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
@@ -370,3 +371,143 @@ class Stream(torch.utils.data.IterableDataset):
 
 class StreamLoaders(Loaders):
     dataset = Stream
+
+
+class StepAndEpoch(OwnLoaders):
+    """Logs ``on_step`` and ``on_epoch``, and has two more losses; reads the path of the best checkpoint."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = self.step(batch)
+        self.log("val_loss", loss, on_step=True, on_epoch=True)
+        self.log_dict({"val_kl_loss": 0.0, "val_recon_loss": loss})
+
+    def on_train_end(self) -> None:
+        self.best_path = self.trainer.checkpoint_callback.best_model_path
+
+
+class BuiltInSetup(OwnLoaders):
+    """Builds its net only once the data is known, as Lightning's documentation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.net
+
+    def setup(self, stage: str) -> None:
+        if not hasattr(self, "net"):
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+
+
+class Lazy(OwnLoaders):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(8))
+
+
+class Configured(BuiltInSetup):
+    """Builds its net in ``configure_model``."""
+
+    setup = LightningModule.setup
+    configure_model = lambda self: BuiltInSetup.setup(self, "fit")  # noqa: E731
+
+
+class MemoryBank(OwnLoaders):
+    """Grows a buffer in training, as anomaly detectors do, and keeps a frozen net out of its checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bank", torch.empty(0))
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+    def on_train_epoch_end(self) -> None:
+        self.bank = torch.cat([self.bank, torch.ones(3)])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name in ("frozen.weight", "frozen.bias"):
+            del checkpoint["state_dict"][name]
+        checkpoint["note"] = {"score": np.float32(0.5)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] |= {f"frozen.{key}": value for key, value in self.frozen.state_dict().items()}
+        self.bank = torch.empty_like(checkpoint["state_dict"]["bank"])
+        assert checkpoint["note"] == {"score": 0.5}
+
+
+class CosineWarmup(torch.optim.lr_scheduler.LRScheduler):
+    """A schedule of a tutorial, whose learning rates are NumPy's numbers."""
+
+    def get_lr(self) -> list[Any]:
+        return [base * np.cos(self.last_epoch / 20) for base in self.base_lrs]
+
+
+class OwnSchedule(OwnLoaders):
+    """Steps a schedule itself, of which Lightning knows nothing."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
+        self.schedule = CosineWarmup(optimizer)
+        return optimizer
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.schedule.step()
+
+
+class FitOnly(Loaders):
+    """Splits its data in ``setup("fit")`` alone, also that of the validation."""
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.train, self.val = torch.utils.data.random_split(digits(), [32, 16])
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.train, batch_size=16, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(self.val, batch_size=16)
+
+
+@dataclass
+class Result:
+    score: Tensor
+    label: Any = None
+
+
+class Predicts(Plain):
+    """Returns its predictions in the ``form`` of one of many repositories."""
+
+    def __init__(self, form: str = "none") -> None:
+        super().__init__()
+        self.form = form
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        scores = self(batch[0])
+        boxes = [{"boxes": torch.ones(int(i) % 3, 4), "label": int(i)} for i in batch[1]]  # of each image
+        forms = {"none": None, "numpy": scores.numpy(), "dataclass": Result(scores, ["a"] * len(scores)), "list": boxes}
+        return forms[self.form]
+
+
+class TwoPredictLoaders(Loaders):
+    def predict_dataloader(self) -> Any:
+        return [DataLoader(digits(16), batch_size=8), DataLoader(digits(16), batch_size=16)]
+
+
+class Latent(Plain):
+    """A generator: ``forward`` does not take what the data module loads."""
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return nn.functional.linear(noise, torch.ones(3, 5))
+
+    def step(self, batch: Any) -> Tensor:
+        return cross_entropy(self.net(batch[0]), batch[1])
+
+
+class Transformer(MyNet):
+    """Requires two arguments besides the number of classes, which comes last."""
+
+    def __init__(self, in_channels: int, width: int, n_classes: int) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(in_channels, width, 3), nn.Linear(width * 36, n_classes)
+
+
+def unannotated(num_classes: int = 10):
+    return ChannelsFirst(1, num_classes)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src import UserError
+from src import UserError, load_run
 from src.cli import main
 from src.config.arguments import read
 from src.config.build import build
@@ -348,3 +348,108 @@ def test_weights_come_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert "must hold a state dict, got a list" in refused(capsys, *args)
     torch.save({"other.weight": torch.ones(2)}, "weights.pt")
     assert "4 of 4 tensors of the net are not in it, such as ['conv.weight']" in refused(capsys, *args)
+
+
+def test_the_only_loss_is_monitored_however_often_it_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    x = fit("StepAndEpoch")
+    assert (x.best.monitor, x.best.mode) == ("val_loss_epoch", "min")
+    assert "to one of: val_kl_loss, val_recon_loss\n" in capsys.readouterr().out
+    assert Path(x.task.best_path) == x.best.file()
+    assert x.best.file().is_file()
+
+
+def test_trainer_names_the_best_file_of_a_model_checkpoint() -> None:
+    settings = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=val_loss_epoch"]
+    x = fit("StepAndEpoch", *settings, epochs=1)
+    assert Path(x.task.best_path).name == "epoch=0-step=3.ckpt"
+
+
+@pytest.mark.parametrize("model", ["BuiltInSetup", "Configured", "Lazy", "MemoryBank", "OwnSchedule"])
+def test_a_net_that_changes_while_it_is_loaded_resumes(model: str) -> None:
+    whole, cut = fit(model, epochs=3), fit(model)
+    run = f"--run={cut.run.path}"
+    main(["validate", run])
+    assert same(main(["fit", run, "--trainer.max_epochs=3"]).task.state_dict(), whole.task.state_dict())
+    lrs = [group["lr"] for x in (cut, whole) for group in stored(x)["optimizer_states"][0]["param_groups"]]
+    assert lrs[0] == lrs[1]
+
+
+def test_a_net_that_the_constructor_does_not_build_is_loaded_or_refused_in_one_line() -> None:
+    x = fit("Configured", epochs=1)
+    assert same(load_run(x.run.path)[0].state_dict(), x.task.state_dict())
+    with pytest.raises(UserError, match="the checkpoint does not match the net: "):
+        load_run(fit("BuiltInSetup", epochs=1).run.path)
+
+
+@pytest.mark.filterwarnings("ignore:.*will be pruned")
+def test_a_pruned_module_resumes() -> None:
+    settings = ["--trainer.callbacks+=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"]
+    settings += ["--trainer.callbacks.amount=0.25"]
+    whole, cut = fit("OwnLoaders", *settings, epochs=3), fit("OwnLoaders", *settings)
+    resumed = main(["fit", f"--run={cut.run.path}", "--trainer.max_epochs=3"])
+    assert same(stored(resumed)["state_dict"], stored(whole)["state_dict"])
+
+
+def test_validation_data_of_the_fit_stage_is_validated(capsys: pytest.CaptureFixture[str]) -> None:
+    x = fit("Plain", data="FitOnly")
+    main(["validate", f"--run={x.run.path}"])
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("val_loss  ")]
+    assert len(shown) == 2
+    assert shown[0].split() == shown[1].split()
+
+
+@pytest.mark.parametrize(
+    ("form", "head"),
+    [
+        ("none", []),
+        ("numpy", [f"value_{i}" for i in range(8)]),
+        ("dataclass", [*(f"score_{i}" for i in range(8)), "label"]),
+        ("list", ["boxes", "label"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:predict returned None")
+def test_predictions_of_every_form_are_written(form: str, head: list[str]) -> None:
+    x = fit("Predicts", f"--model.form={form}", data="Loaders", epochs=1)
+    main(["predict", f"--run={x.run.path}"])
+    first, *lines = table(x.run.path)
+    assert first == ["image", *head]
+    assert len(lines) == (48 if head else 0)
+    if form == "list":
+        assert [line[1].count("1.0") for line in lines] == [4 * (i % 8 % 3) for i in range(48)]
+
+
+def test_predictions_of_several_loaders_follow_each_other() -> None:
+    x = fit("Predicts", "--model.form=numpy", data="TwoPredictLoaders", epochs=1)
+    y = main(["predict", f"--run={x.run.path}"])
+    values = [[float(value) for value in line[1:]] for line in table(x.run.path)[1:]]
+    with torch.no_grad():
+        expected = y.task(own_code.digits(16).tensors[0])
+    assert torch.tensor(values).allclose(torch.cat([expected, expected]))
+
+
+def test_forward_predicts_from_the_inputs_of_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    x = fit("Plain", data="Loaders", epochs=1)
+    for data in ("Loaders", "DictLoaders"):
+        y = main(["predict", f"--run={x.run.path}", f"--data={OWN}.{data}"])
+        with torch.no_grad():
+            expected = y.task(own_code.digits().tensors[0])
+        values = torch.tensor([[float(value) for value in line[1:]] for line in table(x.run.path)[1:]])
+        assert values.allclose(expected[: len(values)]), data
+    x = fit("Latent", data="Loaders", epochs=1)
+    error = refused(capsys, "predict", f"--run={x.run.path}")
+    assert "Latent needs a predict_step, because its forward accepts neither a batch nor its first entry" in error
+
+
+@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
+def test_unknown_numbers_are_not_shown_as_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("OwnLoaders", epochs=1)
+    assert "batch size" not in capsys.readouterr().out
+    fit("Plain", data="StreamLoaders", epochs=1)
+    assert "samples" not in capsys.readouterr().out
+
+
+def test_a_net_may_require_arguments_besides_the_number_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    x = main([*DIGITS, f"--model.net={OWN}.Transformer", "--model.net.in_channels=1", "--model.net.width=2"])
+    assert (x.task.net.conv.out_channels, x.task.net.fc.out_features) == (2, 10)
+    error = refused(capsys, *DIGITS, f"--model.net={OWN}.unannotated")
+    assert "write what the function returns, such as def unannotated(...) -> torch.nn.Module" in error

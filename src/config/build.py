@@ -126,7 +126,8 @@ def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves:
         changes["devices"] = 1  # one process writes the file
     trainer = Trainer(**(settings.as_dict() | changes))
     first = next((i for i, each in enumerate(trainer.callbacks) if isinstance(each, callbacks.Checkpoint)), None)  # type: ignore[attr-defined]
-    trainer.callbacks.insert(len(trainer.callbacks) if first is None else first, PlateauStep())  # type: ignore[attr-defined]
+    trainer.callbacks.insert(len(trainer.callbacks) if first is None else first, plateau := PlateauStep())  # type: ignore[attr-defined]
+    plateau.following = next(iter(trainer.checkpoint_callbacks[1:]), None)
     disable_lightning_handlers(trainer)
     scheduled = any(isinstance(each, callbacks.GradientAccumulationScheduler) for each in own)
     if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or scheduled:

@@ -71,9 +71,11 @@ def closest_setting(name: str, known: Iterable[str]) -> str:
 
 
 def other_lightning(path: str) -> str:
-    """Return a hint if a class derives from the package pytorch_lightning, whose classes are not those of lightning."""
+    """Return a hint if a class derives from pytorch_lightning, or if a function does not name what it returns."""
     module, _, name = path.rpartition(".")
     parents = inspect.getmro(found) if inspect.isclass(found := getattr(sys.modules.get(module), name, None)) else ()
+    if inspect.isfunction(found) and "return" not in found.__annotations__:
+        return f": write what the function returns, such as def {name}(...) -> torch.nn.Module"
     if not any(parent.__module__.startswith("pytorch_lightning.") for parent in parents):
         return ""
     return ", which derives from pytorch_lightning: import lightning.pytorch as pl instead of pytorch_lightning"

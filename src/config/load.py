@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 
+from src import UserError
 from src.config.arguments import Options
 from src.config.checks import check_yaml
 from src.config.parser import instantiate, parse
@@ -35,9 +36,13 @@ def load_run(
     key = type(data).__qualname__
     if data is not None and key in stored:
         data.load_state_dict(stored[key])
+    task.configure_model()
     task.on_load_checkpoint(stored)  # it may change the stored weights
     check_weights(task, stored)
     if str(config.trainer.precision) in ("64", "64-true"):
         task.double()
-    task.load_state_dict(stored["state_dict"], strict=task.strict_loading)
+    try:
+        task.load_state_dict(stored["state_dict"], strict=task.strict_loading)
+    except RuntimeError as error:  # of a net that setup builds
+        raise UserError(f"the checkpoint does not match the net: {' '.join(str(error).split())[:300]}") from None
     return task.eval(), data

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace, set_parsing_settings
@@ -30,6 +31,7 @@ from src.protocols import ImageData
 set_parsing_settings(config_read_mode_fsspec_enabled=False, config_read_mode_urls_enabled=False)
 # jsonargparse cannot write an Enum that is the default of an argument of another type
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, each: dumper.represent_str(str(each.value)))
+yaml.SafeDumper.add_multi_representer(np.generic, lambda dumper, each: dumper.represent_data(each.item()))
 UNWRITABLE = "Unable to serialize instance"  # what jsonargparse writes instead of a value
 
 

@@ -127,7 +127,9 @@ class BestCheckpoint(PublishedCheckpoint):
 
     def choose(self, logged: list[str]) -> None:
         """Choose the monitor from the metrics that the module logs in validation."""
+        logged = [name for name in logged if f"{name}_epoch" not in logged]  # Lightning logs both for on_step
         losses = [name for name in logged if "loss" in name]
+        losses = [name for name in losses if re.fullmatch("(val|valid|validation)[/_]loss(_epoch)?", name)] or losses
         if "val/accuracy" in logged:
             self.monitor, self.mode = "val/accuracy", self.mode or "max"
         elif len(losses) == 1:

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, ModelPruning
 from torch import nn
 from torch.nn.utils import prune
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from src.runs.checkpoint import is_plain
@@ -59,22 +60,39 @@ class ModuleValues(Callback):
     def __init__(self) -> None:
         self.initial: dict[str, Any] | None = None  # until training starts; LearningRateFinder saves before that
         self.changed: dict[str, Any] = {}
+        self.schedules: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self.initial = copy.deepcopy(values_outside(pl_module))
         for path, value in self.changed.items():
             name, _, key = path.rpartition(".")
             value = value.to(pl_module.device) if isinstance(value, torch.Tensor) else copy.deepcopy(value)
-            setattr(pl_module.get_submodule(name), key, value)
+            owner = pl_module.get_submodule(name)
+            if key not in dict(owner.named_parameters(recurse=False)):  # as a weight that will be pruned again
+                setattr(owner, key, value)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, schedule in own_schedules(trainer, pl_module).items():
+            if name in self.schedules:
+                schedule.load_state_dict(self.schedules[name])
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.initial is not None:
             values, initial = values_outside(pl_module), self.initial
             changed = {key: value for key, value in values.items() if not same(value, initial.get(key))}
             checkpoint["module_values"] = changed
+            states = {name: each.state_dict() for name, each in own_schedules(trainer, pl_module).items()}
+            checkpoint["module_schedules"] = {name: each for name, each in states.items() if is_plain(each)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         self.changed = checkpoint.get("module_values", {})
+        self.schedules = checkpoint.get("module_schedules", {})
+
+
+def own_schedules(trainer: Trainer, module: LightningModule) -> dict[str, LRScheduler]:
+    """Return the learning rate schedules that a module steps itself, without telling Lightning."""
+    known = [config.scheduler for config in trainer.lr_scheduler_configs]
+    return {name: x for name, x in vars(module).items() if isinstance(x, LRScheduler) and x not in known}
 
 
 def values_outside(module: nn.Module) -> dict[str, Any]:

@@ -138,10 +138,13 @@ class PlateauStep(Checkpoint):
     epoch in which the metric was not logged, for example one without validation, does not count.
     """
 
+    following: Any = None  # the next Checkpoint; this one is Lightning's ``trainer.checkpoint_callback``
+    best_model_path = property(
+        lambda self: str(getattr(self.following, "file", lambda: self.following.best_model_path)())
+    )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        plateaus = [
-            each for each in trainer.lr_scheduler_configs if each.reduce_on_plateau and each.interval == "epoch"
-        ]
+        plateaus = [x for x in trainer.lr_scheduler_configs if x.reduce_on_plateau and x.interval == "epoch"]
         self.steps: list[tuple[Any, int, Any]] = [(config, config.frequency, None) for config in plateaus]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -175,7 +178,13 @@ def repeat_draws(owner: LightningDataModule | LightningModule) -> None:
 def call_in_state(hook: Any, state: tuple[Any, ...], restores: bool, *args: Any, **kwargs: Any) -> Any:
     before = rng_state()
     set_rng_state(state)
-    result = hook(*args, **kwargs)
+    try:
+        result = hook(*args, **kwargs)
+    except (AttributeError, TypeError):
+        if hook.__name__ != "val_dataloader" or hook.__self__.trainer.state.fn != "validate":
+            raise
+        hook.__self__.setup("fit")  # where many modules load also the validation data
+        result = hook(*args, **kwargs)
     if restores:
         set_rng_state(before)
     return result

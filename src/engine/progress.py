@@ -111,7 +111,7 @@ class EpochLine(Callback):
         known = [name for name in names if name in metrics and (self.paused or "val" not in name)]
         shown = [f"{name} {metrics[name]:.4f}" for name in known]
         lrs = [f"lr {group['lr']:.1e}" for group in trainer.optimizers[0].param_groups[:1]]
-        speed = [f"{self.pending[0]:.1f} s", f"{self.pending[1]:,.0f} samples/s"]
+        speed = [f"{self.pending[0]:.1f} s"] + ([f"{self.pending[1]:,.0f} samples/s"] if self.pending[1] else [])
         last = of_epochs(trainer)
         fields = [f"epoch {trainer.current_epoch:>{max(0, len(last) - 1)}}{last}", *shown, *lrs, *speed]
         while sys.stdout.isatty() and len("  ".join(fields)) > shutil.get_terminal_size().columns:

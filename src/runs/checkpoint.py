@@ -11,11 +11,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from src import UserError, require
 
@@ -25,6 +26,8 @@ CONTENT = {"state_dict": dict, "epoch": int, "global_step": int, "pytorch-lightn
 CONTENT |= {"loops": dict, "optimizer_states": list, "lr_schedulers": list, "train_means": dict, "warmup": list}
 CONTENT |= {"module_values": dict, "masks": dict}
 CLASS_WEIGHTS = ("loss.weight", "loss.pos_weight")  # the config's win over the checkpoint's
+# hooks in which a module of another project may create parameters or change the weights that it loads
+HOOKS = {"configure_model", "setup", "on_load_checkpoint", "load_state_dict", "_load_from_state_dict"}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -41,6 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ARG002
         for key in HYPER_PARAMETERS & checkpoint.keys():
             checkpoint[key] = {name: value for name, value in checkpoint[key].items() if is_plain(value)}
+        checkpoint = without_numpy(checkpoint)
         weights = checkpoint["state_dict"]
         if self.model is not None:  # buffers may hold infinities, such as an attention mask
             weights = {name: weights[name] for name, _ in self.model.named_parameters() if name in weights}
@@ -100,7 +104,16 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple | dict | set):
         inner = [*value, *value.values()] if isinstance(value, dict) else value
         return type(value) in (list, tuple, dict, set, OrderedDict) and all(map(is_plain, inner))
-    return type(value) in PLAIN
+    return type(value) in PLAIN or isinstance(value, np.generic)
+
+
+def without_numpy(value: Any) -> Any:
+    """Replace NumPy's numbers, such as a learning rate that a schedule computes with ``np.cos``, by those of Python."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple, set):
+        return type(value)(map(without_numpy, value))
+    return {key: without_numpy(each) for key, each in value.items()} if type(value) is dict else value
 
 
 def has_nonfinite(weights: dict[str, Any]) -> bool:
@@ -147,9 +160,9 @@ def load_first_valid(files: Sequence[str | Path], to_resume: bool = False) -> tu
 
 def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
     """Refuse weights whose names or shapes differ from the model's."""
-    if is_overridden("configure_model", model) or not model.strict_loading:
-        return  # the net does not exist yet, or need not match
     states = (model.state_dict(), stored["state_dict"])
+    if not model.strict_loading or loads_later(model) or any(map(is_lazy, states[0].values())):
+        return  # the net does not exist yet, or need not match
     own, theirs = (
         {key: tuple(getattr(w, "shape", ())) for key, w in state.items() if key not in CLASS_WEIGHTS}
         for state in states
@@ -162,3 +175,10 @@ def check_weights(model: LightningModule, stored: dict[str, Any]) -> None:
     names = {kind: ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "") for kind, keys in faults.items()}
     shown = [f"{len(keys)} {kind} keys ({names[kind]})" for kind, keys in faults.items() if keys]
     require(not shown, f"the checkpoint does not match this net: {'; '.join(shown)}")
+
+
+def loads_later(model: LightningModule) -> bool:
+    """Tell whether a module may still create parameters, or change weights while it loads them."""
+    ours = ("torch", "lightning.", "src.tasks.base", "src.tasks.classifier")
+    kinds = {kind for each in model.modules() for kind in type(each).__mro__ if not kind.__module__.startswith(ours)}
+    return any(HOOKS & vars(kind).keys() for kind in kinds)

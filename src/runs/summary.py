@@ -121,7 +121,8 @@ def changed_note(best: Any, metrics: Mapping[str, float]) -> Rows:
 
 def run_stats_table(stats: Mapping[str, float], previous: Mapping[str, float], previous_name: str) -> Rows:
     """Return the cost of a run, with speed and memory also as multiples of the previous run's."""
-    shown = {name: f"{value:,}" for name, value in stats.items()}
+    unknown = ("batch_size", "samples_per_second")  # of a stream or a module without them
+    shown = {name: f"{value:,}" for name, value in stats.items() if value or name not in unknown}
     width = max(map(len, shown.values()), default=0)
     for name in ("milliseconds_per_step", "samples_per_second", "peak_memory_mib"):
         if stats.get(name) and previous.get(name):

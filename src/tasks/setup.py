@@ -22,7 +22,7 @@ MAX_PIXELS = 5000 * 32 * 32  # for data-dependent initialization
 class NetFactory(Protocol):
     """A class or function that builds a net; a config sets all its other arguments."""
 
-    def __call__(self, num_classes: int, num_outputs: int) -> nn.Module: ...
+    def __call__(self, num_classes: int, num_outputs: int, n_classes: int, num_labels: int) -> nn.Module: ...
 
 
 def build_net(net: nn.Module | Callable[..., nn.Module], outputs: int) -> nn.Module:
