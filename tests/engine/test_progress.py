@@ -86,3 +86,22 @@ def test_a_narrow_terminal_shows_the_fields_that_fit(monkeypatch, capsys, column
     dropped = wide.removeprefix(narrow)
     assert wide.startswith(narrow)
     assert len(narrow) <= columns < len(narrow) + 2 + len(dropped.strip().partition("  ")[0])
+
+
+def test_the_bar_counts_epochs_from_one() -> None:
+    bar: Any = ProgressBar()
+    for epochs, shown in ((20, "epoch 1/20"), (-1, "epoch 1")):
+        bar._trainer = SimpleNamespace(max_epochs=epochs)
+        assert bar._get_train_description(0).rstrip() == shown
+
+
+@pytest.mark.parametrize(("batches", "logged"), [(2, [1, 3, 5]), (7, [6, 13, 20])])
+def test_a_short_run_logs_a_learning_rate_once_an_epoch(batches: int, logged: list[int]) -> None:
+    x = main([*FIT, "--trainer.max_epochs=3", f"--trainer.limit_train_batches={batches}"])
+    assert [int(row["step"]) for row in rows(RUN) if row.get("lr-AdamW/pg1")] == logged
+    assert x.config.trainer.log_every_n_steps is None
+
+
+def test_a_run_of_many_steps_logs_a_learning_rate_every_50_steps() -> None:
+    main([*FIT, "--trainer.max_epochs=5"])  # of 21 steps
+    assert [int(row["step"]) for row in rows(RUN) if row.get("lr-AdamW/pg1")] == [49, 99]

@@ -56,6 +56,14 @@ def test_validation_and_test_have_a_column_each() -> None:
     ]
 
 
+def test_the_epoch_of_the_best_checkpoint_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    best = SimpleNamespace(epoch=7, score=0.5, monitor="val/accuracy")
+    lines = printed(capsys, metrics_table({"val/accuracy": 0.5, "test/accuracy": 0.75}, best))
+    assert lines == ["metric             val      test", "accuracy        0.5000    0.7500", "best epoch           7"]
+    for unknown in (None, SimpleNamespace(score=None, monitor=""), SimpleNamespace(epoch=0, score=None, monitor="")):
+        assert [name for name, _ in metrics_table({"val/loss": 0.5}, unknown)] == ["metric", "loss"]
+
+
 def test_a_stage_without_values_has_no_column() -> None:
     assert [values.split() for _, values in metrics_table({"test/loss": 2.0})] == [["test"], ["2.0000"]]
 
