@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, ModelCheckpoint, Weight
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from src import UserError
+from src import UserError, require
 from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, compile_task, epochs_done, find_start
 from src.config.parser import parse, plain_config, to_yaml
@@ -63,6 +63,7 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
         if not complete:  # else the run was interrupted between training and evaluation
             with x.signals.handled(x.trainer, install=options.owns_process):
                 x.trainer.fit(x.task, datamodule=x.data, ckpt_path=config.ckpt_path)
+            require(x.trainer.num_training_batches, "training has no batches: use more data or smaller batches")
     except BaseException as error:
         explain_end(x, error, before)
         raise

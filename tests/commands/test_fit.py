@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Timer
+from torch.utils.data import DataLoader, TensorDataset
 
 from src.cli import main
 from src.data import Digits
 from src.tasks import Classifier, Task
 from tests.conftest import SMALL, PlainModule, rows, same, weights
+from tests.own_code import Loaders
 
 RUN = Path("runs/digits/version_0")
 STOP_EARLY = ["--config=configs/presets/early_stopping.yaml", "--trainer.callbacks.patience=1"]
@@ -190,3 +192,16 @@ def test_ctrl_c_before_the_first_checkpoint_leaves_no_folder(
     assert stop.value.code == 130
     assert "nothing is saved" in capsys.readouterr().out
     assert not RUN.exists()
+
+
+def test_training_data_without_a_batch_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = DataLoader(TensorDataset(torch.ones(3, 64), torch.ones(3)), batch_size=5, drop_last=True)
+    monkeypatch.setattr(Loaders, "train_dataloader", lambda _: few)
+    own = ["--model=tests.own_code.Plain", "--data=tests.own_code.Loaders", "--trainer.max_epochs=1"]
+    with pytest.warns(UserWarning, match="zero"), pytest.raises(SystemExit) as stop:
+        main(["fit", *own])
+    assert stop.value.code == 2
+    assert "\nerror: training has no batches: use more data or smaller" in f"\n{capsys.readouterr().err}"
+    assert not list(Path().glob("runs/*/*"))
