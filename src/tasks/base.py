@@ -58,6 +58,8 @@ class Task(LightningModule):
         tta: Literal["plain", "mirror", "mirror_shift"] = "plain",
     ) -> None:
         super().__init__()
+        valid = warmup_steps < 1 or warmup_steps == int(warmup_steps)
+        require(valid, f"warmup_steps must be a number of steps or, below 1, a fraction of the run, got {warmup_steps}")
         if init is not None:
             init(net)
         self.net, self.optimizer, self.schedule = net, optimizer, schedule
