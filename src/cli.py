@@ -69,6 +69,7 @@ def main(args: list[str] | None = None, owns_process: bool = False) -> Any:
 def quiet() -> Iterator[None]:
     """Print each warning in one line, hide the warnings in NOISE, and disable log messages."""
     disabled = logging.root.manager.disable
+    logging.getLogger("torch.utils.cpp_extension").disabled = True  # says that there is no GPU
     with warnings.catch_warnings():
         for message in NOISE:
             warnings.filterwarnings("ignore", message)
@@ -79,6 +80,7 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(disabled)
+            logging.getLogger("torch.utils.cpp_extension").disabled = False
 
 
 @contextmanager
