@@ -19,6 +19,7 @@ class ImageData(Protocol):
     files: dict[str, list[str]]  # file name of each image in a split; empty if not read from image files
     split_hash: str  # identifies the training and validation split
     seed: int  # of training
+    tests: bool  # whether fit ends with a test
     mix: nn.Module | None
     normalize: Any
 

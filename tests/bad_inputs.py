@@ -4,9 +4,16 @@ from pathlib import Path
 
 from tests.bad_settings import SETTINGS
 
+NET = "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, net: %s}}"
 COMMANDS = {
     "misspelled command": (["fitt"], "unknown command 'fitt', did you mean fit?"),
     "no model": (["fit"], "model is required; choose a config with --config"),
+    "setting without a config": (["fit", "--lr=1"], "unknown setting --lr=1; choose model and data with --config FILE"),
+    "name of a config": (["fit", "--config=digits"], "digits does not exist, did you mean configs/digits.yaml?"),
+    "preset without its folder": (
+        ["fit", "--config=ema"],
+        "ema does not exist, did you mean configs/presets/ema.yaml?",
+    ),
     "misspelled config": (["fit", "--config", "configs/digit.yaml"], "config configs/digit.yaml does not exist"),
     "test of random weights": (["test", "--config", "configs/digits.yaml"], "test needs a trained model"),
     "validation of random weights": (["validate", "--config", "configs/digits.yaml"], "validate needs a trained model"),
@@ -35,6 +42,17 @@ FILES = {  # contents of a config file
         "line 4: key 'max_epochs' is already set in line 2",
     ),
     "misspelled section": (b"modle: {}\n", "unknown setting modle, did you mean model?"),
+    "setting at the top": (
+        NET.replace("10,", "10, optimizer: torch.optim.SGD,").encode() % b"src.nets.SmallCNN"
+        + b"\nlr: 1\nepochs: 2\nbatch_size: 3\n",
+        "line 2: unknown setting lr, did you mean model.optimizer.lr?",
+    ),
+    "epochs at the top": (b"epochs: 2\n", "line 1: unknown setting epochs, did you mean trainer.max_epochs?"),
+    "rate of a class without it at the top": (
+        b"model: {class_path: tests.conftest.PlainModule}\nlr: 1\n",
+        "line 2: unknown setting lr, did you mean model.lr?",
+    ),
+    "rate of no model at the top": (b"lr: 2\n", "unknown setting lr; the settings at the top are seed_everything, "),
     "nested brackets": (b"model: " + b"[" * 3000 + b"]" * 3000, "is nested too deeply"),
     "aliases of aliases": (
         b"\n".join(
@@ -48,7 +66,6 @@ FILES = {  # contents of a config file
         "did you mean src.nets.SmallCNN?",
     ),
 }
-NET = "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, net: %s}}"
 INIT = "model: {class_path: src.tasks.Classifier, init_args: {num_classes: 10, net: src.nets.SmallCNN, init: %s}}"
 LOGGER = "trainer: {logger: {class_path: lightning.pytorch.loggers.%s}}"
 CALLBACK = "trainer: {callbacks: [{class_path: %s}]}"

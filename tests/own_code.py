@@ -511,3 +511,10 @@ class Transformer(MyNet):
 
 def unannotated(num_classes: int = 10):
     return ChannelsFirst(1, num_classes)
+
+
+class AnyArguments(LightningModule):
+    """A module that passes on all of its arguments, so that its settings are empty."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)

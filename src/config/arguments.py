@@ -111,7 +111,9 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     try:
         known, settings = parser.parse_known_args(args[1:])
     except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name}: {error.message}") from None
+        hint = "; to resume the run in a folder, type --run FOLDER" if error.argument_name == "--resume" else ""
+        text = error.message.replace("ignored explicit argument", "takes no value, got")
+        raise UserError(f"{error.argument_name}: {text}{hint}") from None
     own = {name: getattr(known, name) for name in arguments}
     options = Options(args[0], known.config, known.run, known.trust, settings, description)
     refuse_options_of_others(options)
@@ -124,8 +126,8 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
         links, root = [path for path in options.run.rglob("*") if path.is_symlink()], options.run.resolve()
         out = [path for path in links if not options.trust and not path.resolve().is_relative_to(root)]
         require(not out, f"{[*out, ''][0]} is a link out of the run folder; if you trust it, add --trust")
-    for file in options.config:
-        check_yaml(Path(file))
+    for i, file in enumerate(options.config):
+        check_yaml(Path(file), options.config[:i])
     restarts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
     resumes = own.get("resume") == "auto" or restarts != ["0", "0"]
     if resumes and options.run is None and own.get("resume", "never") != "never":

@@ -5,7 +5,7 @@ import inspect
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import accumulate
 from math import isfinite
@@ -20,26 +20,26 @@ from src import UserError, require
 SETTINGS: tuple[str, ...] = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last")
 SETTINGS += ("best", "last", "non_finite")
 
-# where a setting stands that people write at the top of a config
-PLACES = {"lr": "model.optimizer.lr", "learning_rate": "model.optimizer.lr", "optimizer": "model.optimizer"}
-PLACES |= {"net": "model.net", "loss": "model.loss", "num_classes": "model.num_classes", "schedule": "model.schedule"}
-PLACES |= {"batch_size": "data.batch_size", "num_workers": "data.num_workers", "augment": "data.augment"}
-PLACES |= {"epochs": "trainer.max_epochs", "callbacks": "trainer.callbacks", "seed": "seed_everything"}
-
 LARGEST, DEEPEST = 100_000, 100  # values and levels of a config, aliases resolved
 PLAIN = (bool, int, float, str, tuple, set, dict, list)
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
     """Return a hint with the closest known word, or nothing."""
-    close = difflib.get_close_matches(word, [name for name in known if name != word], 1, cutoff)
-    return f", did you mean {prefix}{close[0]}?" if close else ""
+    names = {name.lower(): name for name in known if name != word}
+    close = difflib.get_close_matches(word.lower(), names, 1, cutoff)
+    return f", did you mean {prefix}{names[close[0]]}?" if close else ""
 
 
-def check_yaml(file: Path) -> None:
-    """Refuse a config that is missing, is not valid YAML, repeats a key or has an unknown section."""
+def check_yaml(file: Path, earlier: Sequence[str] = ()) -> None:
+    """Refuse a config, layered over earlier ones, that is no valid YAML, repeats a key or has an unknown section."""
     if not file.is_file():
-        hint = did_you_mean(str(file), (str(f) for f in Path("configs").glob("**/*.yaml")))
+        known = {f.stem: f for f in sorted(Path("configs").glob("**/*.yaml"))}
+        hint = (
+            f", did you mean {known[file.stem]}?"
+            if file.stem in known
+            else did_you_mean(str(file), map(str, known.values()))
+        )
         raise UserError(f"config {file} does not exist{hint}")
     try:
         tree = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
@@ -58,8 +58,7 @@ def check_yaml(file: Path) -> None:
     for key, value in tree.value:
         where, name = f"config {file}, line {key.start_mark.line + 1}", key.value
         if name not in (*SETTINGS, "ckpt_path"):
-            place = PLACES.get(name, f"trainer.{name}" if name.startswith(("max_", "min_", "accumulate_")) else "")
-            hint = f", did you mean {place}?" if place else did_you_mean(name, SETTINGS)
+            hint = import_module("src.config.help").hint_at_top([*earlier, str(file)], name)
             raise UserError(f"{where}: unknown setting {name}{hint}")
         if name in ("trainer", "best", "last") and not isinstance(value, yaml.MappingNode):
             raise UserError(f"{where}: {name} must hold settings, 'key: value', got {value.value or 'nothing'}")
@@ -180,6 +179,7 @@ def check_training(trainer: Any, name: str) -> None:
 
 def changes(config: Any, again: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
     """Yield each setting, or argument of a class, that differs between two configs: its keys and both values."""
+    config, again = (None if isinstance(each, Namespace) and not vars(each) else each for each in (config, again))
     if isinstance(config, Namespace) and isinstance(again, Namespace):
         for key in vars(config) | vars(again) if keys else SETTINGS:
             yield from changes(vars(config).get(key), vars(again).get(key), (*keys, key))

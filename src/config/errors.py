@@ -6,16 +6,12 @@ import linecache
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
-from itertools import groupby
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
 
 from src import UserError
-from src.config.hints import closest_attribute, closest_setting, example, other_lightning
 
-EXTRAS = ("kornia", "mlflow", "wandb")
 DEPENDENCIES = ("yaml", "torch", "torchvision", "lightning", "jsonargparse", "torchmetrics", "numpy")
 PATHS = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST)
 OUT_OF_MEMORY = "out of memory|DefaultCPUAllocator"
@@ -153,49 +149,3 @@ def raised_by_constructor(error: BaseException) -> bool:
     code = frames[-1].f_code
     in_torch, in_lightning = (Path(code.co_filename).is_relative_to(Path(m.__path__[0])) for m in (torch, lightning))
     return in_lightning or (code.co_name == "__init__" and (in_torch or not isinstance(error, RuntimeError)))
-
-
-def explain(message: str, known: Callable[[str], Iterable[str]] = lambda _: ()) -> str:
-    """Condense jsonargparse's multi-line message: setting, expected, got, and the closest valid name.
-
-    ``known`` returns the settings that exist if the one of the given name is left out.
-    """
-    keys = re.findall(r'Parser key "([^"]+)":', message)
-    key = ".".join(name for name, _ in groupby(keys))  # each type of a union repeats it
-    prefix, section = (f"{key}: ", f"{key}.") if key else ("", "")
-    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
-        return f"{prefix}{found[1]} has no {found[2]}{closest_attribute(found[1], found[2])}"
-    if found := re.search(r"No module named '([\w.]+)'", message):
-        if (package := found[1].partition(".")[0]) in EXTRAS:
-            return f"{prefix}{package} is not installed: run make extras"
-        parent, _, name = found[1].rpartition(".")
-        return f"{prefix}there is no module {found[1]}{closest_attribute(parent, name) if parent else ''}"
-    if found := re.search(r"unrecognized arguments: (.*)", message):
-        if not found[1].startswith("-"):
-            return f"unexpected {found[1]!r}: settings are typed as --key=value"
-        return f"unknown setting {found[1]}{closest_setting(name := found[1].split('=')[0].lstrip('-'), known(name))}"
-    if found := re.search(r"(?:Option|accept option) '([^']+)'", message):
-        return f"unknown setting {section}{found[1]}{closest_setting(section + found[1], known(section + found[1]))}"
-    if found := re.search(r"the following arguments are required: (.*?)(?:\. Got value.*)?$", message, re.M):
-        return f"{section}{found[1]} is required{'' if key else '; choose a config with --config'}"
-    return prefix + explain_type(message, key)
-
-
-def explain_type(message: str, key: str) -> str:
-    """Return the expected types and the value from jsonargparse's message about one setting."""
-    value = re.search(r"(?:[Gg]iven|Got) value: (.*)", message)
-    got = value[1].split(". Got value:")[0] if value else ""
-    got = re.sub(r"NestedArg\(key=.*, val=(.*)\)$", r"\1", got).strip("'")
-    if found := re.search(r"(?:subclass of|function that returns) (?:<class ')?(?:\w+\.)*(\w+)", message):
-        return f"must be a class path of a {found[1]}, got {got}{other_lightning(got)}"
-    kinds = re.findall(r"Expected an? (.*?)(?:\. Got value.*)?$", message, re.M)
-    kinds = [kind for kind in kinds if not re.search("NoneType|path but|dot import path", kind)]
-    path = re.search(r"Expected a dot import path string: (.*)", message)
-    if path and set(kinds) <= {"<class 'list'>"}:
-        return f"must be a class path such as {example(key)}, got {path[1]}"
-    if path and key.endswith("logger"):
-        return f"must be true, false or a class path such as {example(key)}, got {path[1]}"
-    if kinds:
-        names = dict.fromkeys(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>|typing\.", r"\1", kind) for kind in kinds)
-        return f"must be {' or '.join(names)}, got {got}"
-    return " ".join(line.strip(" -") for line in message.splitlines() if line.strip())[:400]

@@ -1,16 +1,24 @@
-"""The help of a command: the settings that people type, for the classes of the given configs."""
+"""The help of a command: the settings that people type, for the classes of the given configs; all that exist."""
 
+import argparse
 import inspect
 import re
 import sys
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
+from src import UserError
 from src.config.arguments import Options
-from src.engine.patches import import_object
+from src.config.checks import SETTINGS
+from src.config.hints import closest_setting, unknown_settings
+from src.config.parser import make_parser
+from src.config.trust import Trust
+from src.engine.patches import import_object, imports_checked, required_optional
 from src.runs.summary import echo
 
 LINES, COLUMNS = 60, 80
@@ -78,3 +86,37 @@ def describe(owner: Any, name: str) -> str:
             if found := re.search(rf"^ *{name}(?: \(.*?\))?: *([^\n]+)", text or "", re.M):
                 return found[1]
     return ""
+
+
+def hint_at_top(configs: list[str], name: str) -> str:
+    """Return a hint where a setting belongs that stands at the top of the last config, or what may stand there."""
+    hint = closest_setting(name, settings_without(options := Options("fit", configs), Trust(options), name))
+    return hint if hint.startswith(",") else f"; the settings at the top are {', '.join(SETTINGS)}"
+
+
+def settings_without(options: Options, trust: Trust, *names: str) -> list[str]:
+    """Return the names of all settings of a command, given those that do not exist and are to be left out."""
+    leaves, parser, config = {name.rpartition(".")[2] for name in names}, make_parser(), Namespace()
+    typed, unknown = [], False
+    for each in options.settings:
+        unknown = re.split(r"[-.]", each.partition("=")[0])[-1] in leaves if each[:1] == "-" else unknown
+        typed += [] if unknown else [each]  # a value may follow its setting
+    try:
+        with imports_checked(trust.check_import), required_optional():
+            for file in options.config:
+                tree = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+                layer = without_keys({key: tree[key] for key in tree if key in SETTINGS}, leaves)
+                config = parser.parse_object(layer, namespace=config, defaults=False)
+            return list(parser.parse_args(typed, namespace=config).keys())
+    except argparse.ArgumentError as error:  # perhaps because of other unknown settings
+        others = {*names, *unknown_settings(error.message)}
+        return settings_without(options, trust, *others) if len(others) > len({*names}) else []
+    except UserError:
+        return []
+
+
+def without_keys(tree: Any, keys: set[str]) -> Any:
+    """Return nested settings without some keys."""
+    if isinstance(tree, list):
+        return [without_keys(value, keys) for value in tree]
+    return {k: without_keys(v, keys) for k, v in tree.items() if k not in keys} if isinstance(tree, dict) else tree

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from enum import Enum
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from src import UserError, require
 from src.config.arguments import Options, run_name
 from src.config.checks import SETTINGS, changes, check_values
-from src.config.errors import constructor_error, explain
+from src.config.errors import constructor_error
+from src.config.hints import explain
 from src.config.trust import Trust
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.patches import imports_checked, required_optional
@@ -83,7 +83,8 @@ def parse(options: Options) -> Namespace:
             config = parser.parse_args([*(f"--config={file}" for file in options.config), *typed])
     except argparse.ArgumentError as error:
         refused = next((text for path, text in trust.refused.items() if path in error.message), None)
-        raise UserError(refused or explain(error.message, partial(settings_without, options, trust))) from None
+        known = import_module("src.config.help").settings_without
+        raise UserError(refused or explain(error.message, partial(known, options, trust))) from None
     trust.check_values(config)
     if asks:
         import_module("src.config.help").print_help(options, config)
@@ -94,39 +95,22 @@ def parse(options: Options) -> Namespace:
     return config
 
 
-def settings_without(options: Options, trust: Trust, name: str) -> list[str]:
-    """Return the names of all settings of a command, given one that does not exist and is to be left out."""
-    leaf, parser, config = name.rpartition(".")[2], make_parser(), Namespace()
-    typed = [each for each in options.settings if re.split(r"[-.]", each.partition("=")[0])[-1] != leaf]
-    try:
-        with imports_checked(trust.check_import), required_optional():
-            for file in options.config:
-                layer = without_key(yaml.safe_load(Path(file).read_text(encoding="utf-8")), leaf)
-                config = parser.parse_object(layer, namespace=config, defaults=False)
-            return list(parser.parse_args(typed, namespace=config).keys())
-    except (argparse.ArgumentError, UserError):
-        return []
-
-
-def without_key(tree: Any, key: str) -> Any:
-    """Return nested settings without a key."""
-    if isinstance(tree, list):
-        return [without_key(value, key) for value in tree]
-    return {k: without_key(v, key) for k, v in tree.items() if k != key} if isinstance(tree, dict) else tree
-
-
 def import_path(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
 
 
 def instantiate(
-    config: Namespace, stored: bool = False
+    config: Namespace, stored: bool = False, data: LightningDataModule | None = None
 ) -> tuple[LightningModule, LightningDataModule | None, Namespace]:
     """Return the task and the data module of a config, and all objects that it describes.
 
-    If weights are ``stored`` in a checkpoint, they are not initialized, which may need files that are gone.
+    If weights are ``stored`` in a checkpoint, they are not initialized, which may need files that are gone. A data
+    module that is built already is used as it is.
     """
+    if data is not None:
+        config = config.clone()
+        config.data = data
     if stored and config.model.get("init_args.init") is not None:
         config = config.clone()
         config.model.init_args.init = None
@@ -138,7 +122,7 @@ def instantiate(
     if config.channels_last:
         task.to(memory_format=torch.channels_last)
     if isinstance(data, ImageData):
-        data.seed = config.seed_everything
+        data.seed, data.tests = config.seed_everything, config.test
     return task, data, objects
 
 

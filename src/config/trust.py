@@ -54,8 +54,11 @@ class Trust:
 
     def check_import(self, path: str) -> None:
         """Refuse a dotted path of a value that is neither trusted nor typed, without importing foreign code."""
-        if not is_trusted(path) and not self.allows(path):
+        if path and not is_trusted(path) and not self.allows(path):  # the parser explains an empty one
             self.refused[path] = f"{self.place(path)}{path} {fault(path)}; if you trust it, {HOW}"
+            if path == "torch.Tensor":  # what the function returns whose arguments are typed
+                how = "such as --model.loss=src.losses.FocalLoss --model.loss.gamma=2"
+                self.refused[path] = f"a function has no settings: name a class first, {how}"
             raise UserError(self.refused[path])
 
     def check_values(self, settings: Namespace) -> None:

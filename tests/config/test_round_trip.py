@@ -101,3 +101,8 @@ def test_what_config_yaml_cannot_hold_is_refused_before_training(
     message = "config.yaml cannot hold trainer.max_epochs: 3 would be read back as 4"
     assert message in refused(capsys, "fit", *SMALL)
     assert not Path("runs").exists()
+
+
+def test_a_module_without_settings_of_its_own_is_read_back() -> None:
+    typed, again = round_trip(DIGITS, "--model=tests.own_code.AnyArguments")
+    assert typed.model.class_path == again.model.class_path == "tests.own_code.AnyArguments"
