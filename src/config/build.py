@@ -85,11 +85,11 @@ def build(
     stored = stored or {}
     if command in ("fit", "schedule"):
         check_training(config.trainer, config.name)
-    infer_num_classes(config)
-    give_outputs(config.model.get("init_args") or Namespace())
     config.seed_everything = random_seed() if config.seed_everything is True else config.seed_everything
     seed_everything(config.seed_everything, workers=True, verbose=False)
-    task, data, built = instantiate(config, bool(stored))
+    known = infer_num_classes(config)
+    give_outputs(config.model.get("init_args") or Namespace())
+    task, data, built = instantiate(config, bool(stored), known)
     repeat_draws(data or task)
     if stored:
         check_weights(task, stored)
@@ -167,17 +167,18 @@ def epochs_done(stored: dict[str, Any]) -> int:
         raise UserError("the checkpoint does not tell how many epochs are done: start a new run") from None
 
 
-def infer_num_classes(config: Namespace) -> None:
-    """Replace ``num_classes: data`` of the model by the number of classes of the data."""
+def infer_num_classes(config: Namespace) -> LightningDataModule | None:
+    """Replace ``num_classes: data`` of the model by the number of classes of the data, which it builds and returns."""
     settings = config.model.get("init_args") or Namespace()
     if settings.get("num_classes") != "data":
-        return
+        return None
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True, required=False)
     data = parser.instantiate(Namespace(data=config.get("data"))).get("data")
     known = isinstance(data, KnownClasses)
     require(known, "num_classes cannot be read from this data module: set --model.num_classes")
     settings.num_classes = data.num_classes
+    return data
 
 
 def give_outputs(settings: Namespace) -> None:

@@ -70,7 +70,7 @@ class ImageFolder(DataModule):
     def prepare_data(self) -> None:
         stage = "" if self.trainer is None else self.trainer.state.fn
         testing = stage in ("test", "predict") and self.has("test")
-        for split in ["test"] if testing else ["train", "val", "test"] if stage == "fit" else ["train", "val"]:
+        for split in ["test"] if testing else ["train", "val", "test"][: 3 if stage == "fit" and self.tests else 2]:
             if split == "train" or self.has(split):
                 self.read(split)
 

@@ -18,6 +18,7 @@ from src.cli import main
 from src.config.arguments import Options, random_seed, read
 from src.config.build import Experiment, build
 from src.config.parser import parse
+from src.data import Digits
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
 from src.engine.skip_non_finite import SkipNonFinite
 from tests.conftest import FIT, SMALL, process_state, same
@@ -187,3 +188,16 @@ def test_the_number_of_classes_must_be_typed_where_the_data_does_not_know_it() -
             UserError, match=r"num_classes cannot be read from this data module: set --model\.num_classes"
         ):
             build(parse(Options("show", settings=[*settings, *data])), "show")
+
+
+def test_the_data_module_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    construct = Digits.__init__
+    monkeypatch.setattr(
+        Digits, "__init__", lambda self, *args, **settings: made.append(construct(self, *args, **settings))
+    )
+    x = built("--config=configs/digits.yaml", "--model.num_classes=data", "--data.folds=5", "--seed_everything=3")
+    assert (len(made), x.task.num_classes, x.data.folds, x.data.seed) == (1, 10, 5, 3)
+    assert x.config.data.init_args.folds == 5
+    typed = built("--config=configs/digits.yaml", "--data.folds=5", "--seed_everything=3")
+    assert same(x.task.state_dict(), typed.task.state_dict())

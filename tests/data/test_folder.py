@@ -10,6 +10,9 @@ import torch
 from PIL import Image
 
 from src import UserError
+from src.config.arguments import read
+from src.config.build import build
+from src.config.parser import parse
 from src.data import ImageFolder
 from src.data.loading.splits import Samples
 
@@ -337,6 +340,22 @@ def test_copies_of_training_images_are_counted():
     held = {Path(data.files["train"][i]).name for i in data.splits["val"].index}
     assert "note: 5 of 12 test images are copies of images in an earlier split" in text
     assert ("val images are copies" in text) == (len(held & {"2.png", "copy.png"}) == 1)
+
+
+@pytest.mark.parametrize("tests", [True, False])
+def test_fit_reads_test_images_only_if_it_ends_with_a_test(tests: bool):
+    fill("train", 4)
+    fill("test", 2)
+    settings = [
+        "--config=configs/folder.yaml",
+        f"--test={str(tests).lower()}",
+        "--data.size=8",
+        "--model.net=src.nets.MLP",
+    ]
+    data = build(parse(read(["fit", *settings])[0])).data
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    data.prepare_data()
+    assert {*data.decoded} == ({"train", "test"} if tests else {"train"})
 
 
 def test_a_small_folder_shrinks_batches_and_folds_with_a_note():
