@@ -103,6 +103,6 @@ def test_what_config_yaml_cannot_hold_is_refused_before_training(
     assert not Path("runs").exists()
 
 
-def test_a_module_without_settings_of_its_own_is_read_back() -> None:
-    typed, again = round_trip(DIGITS, "--model=tests.own_code.AnyArguments")
-    assert typed.model.class_path == again.model.class_path == "tests.own_code.AnyArguments"
+def test_a_module_without_settings_of_its_own_is_written() -> None:
+    config = parse(read(["fit", "--trust", DIGITS, "--model=tests.own_code.AnyArguments"])[0])
+    assert plain_config(config)["model"]["class_path"] == "tests.own_code.AnyArguments"
