@@ -23,6 +23,7 @@ class EpochMeans:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.sums = torch.zeros(())  # of each value, the samples and the loss weights, (names + 2,), float32
+        self.steps: list[tuple[Tensor, Any]] | None = None  # losses to log and their weights, for LossWeighting
         self.pending: list[tuple[Any, ...]] = []  # values, samples and loss weight of the steps not yet in the sums
 
     def add(self, samples: int, weight: Any, /, loss: Tensor, **others: Tensor) -> None:
@@ -112,7 +113,31 @@ class PresentAUROC(tm.MulticlassAUROC):
         return per_class.nanmean() if self.macro else per_class
 
 
-COUNTS = {"precision": tm.MulticlassPrecision, "recall": tm.MulticlassRecall, "f1": tm.MulticlassF1Score}
+class AcceptsEmpty:
+    """Base of metrics that get the empty batch of a process without samples, which torchmetrics cannot reshape."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        if len(target):
+            super().update(preds, target)  # type: ignore[misc]
+
+
+class Accuracy(AcceptsEmpty, tm.MulticlassAccuracy):
+    """Fraction of samples whose class is predicted."""
+
+
+class Precision(AcceptsEmpty, tm.MulticlassPrecision):
+    """Fraction of samples predicted as a class that belong to it."""
+
+
+class Recall(AcceptsEmpty, tm.MulticlassRecall):
+    """Fraction of samples of a class that are predicted as it."""
+
+
+class F1(AcceptsEmpty, tm.MulticlassF1Score):
+    """Harmonic mean of precision and recall."""
+
+
+COUNTS = {"precision": Precision, "recall": Recall, "f1": F1}
 RANKS = {"auroc": PresentAUROC}
 
 
@@ -122,7 +147,7 @@ def classification_metrics(num_classes: int, per_class: bool) -> MetricCollectio
     With ``per_class`` also the last four of each class, named ``recall_each`` and so on.
     """
     require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
-    accuracy = partial(tm.MulticlassAccuracy, num_classes, average="micro")
+    accuracy = partial(Accuracy, num_classes, average="micro")
     families: list[dict[str, Any]] = [{"accuracy": accuracy()}]
     if num_classes > 5:
         families.append({"top5_accuracy": accuracy(top_k=5)})

@@ -29,6 +29,15 @@ def test_auroc_is_the_mean_over_the_classes_with_samples():
     assert float(flat["auroc"]) == pytest.approx(sum(each) / 3)
 
 
+def test_the_empty_batch_of_a_process_without_samples_changes_no_metric():
+    probs, targets = torch.rand(30, 7, generator=torch.Generator().manual_seed(0)).softmax(1), torch.arange(30) % 7
+    once, twice = (classification_metrics(7, per_class=True) for _ in range(2))
+    once.update(probs, targets)
+    for size in (0, 30):
+        twice.update(probs[:size], targets[:size])
+    assert same(once.compute(), twice.compute())
+
+
 def test_metrics_per_class_are_named_or_numbered():
     metrics = {"iou": torch.tensor(0.5), "iou_each": torch.tensor([0.25, 0.75])}
     assert flatten_per_class(metrics, ["cat", "dog"]) == {"iou": 0.5, "iou/cat": 0.25, "iou/dog": 0.75}
