@@ -90,6 +90,7 @@ def expand(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         require(path.exists(), f"--images {path} does not exist")
+        require(path.is_dir() or path.is_file(), f"--images {path} must be a file or folder, got a pipe or device")
         files, others = scan(path) if path.is_dir() else ([path], Counter())
         found += files
         if files:

@@ -52,6 +52,12 @@ def test_missing_images_are_refused(path: str, message: str, trained: Path, caps
     assert message in refused(capsys, "predict", f"--run={trained}", "--images", path)
 
 
+def test_a_pipe_is_refused_instead_of_waited_for() -> None:
+    os.mkfifo("photo.png")
+    with pytest.raises(UserError, match=r"--images photo.png must be a file or folder"):
+        expand([Path("photo.png")])
+
+
 def test_probabilities_are_told_from_other_outputs() -> None:
     assert probabilities([ROWS[:1], ROWS[1:]]).equal(ROWS)
     assert probabilities([ROWS.half()]).allclose(ROWS, atol=1e-3)
