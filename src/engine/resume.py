@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, EarlyStopping, ModelPruning, WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging as LightningSWA
 from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.trainer import call
 
@@ -118,7 +119,8 @@ def repeat_epoch_start(trainer: Trainer) -> None:
     del trainer.fit_loop.on_advance_start  # the patch
     trainer.fit_loop.on_advance_start()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not type(callback).__module__.startswith(("lightning.", "src.")):
+        own = not type(callback).__module__.startswith(("lightning.", "src."))
+        if own or isinstance(callback, LightningSWA):  # which creates its average
             callback.on_train_epoch_start(trainer, trainer.lightning_module)
     call._call_lightning_module_hook(trainer, "on_train_epoch_start")
 

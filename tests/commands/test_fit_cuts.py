@@ -197,3 +197,12 @@ def test_a_refused_resume_changes_no_file(trained: Path, capsys: pytest.CaptureF
 def test_a_refused_start_leaves_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
     refused(capsys, *FIT, "--model.net.image_shape=[3,8,8]")
     assert not Path("runs").exists()
+
+
+def test_stochastic_weight_averaging_resumes_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = [*FIT, "--trainer.callbacks=lightning.pytorch.callbacks.StochasticWeightAveraging"]
+    args += ["--trainer.callbacks.swa_lrs=0.01", "--trainer.callbacks.swa_epoch_start=1", "--last.every_n_steps=5"]
+    main(args)
+    cut(args, 28, monkeypatch)
+    main(["fit", f"--run={RUN.with_name('version_1')}"])
+    assert_same_training(RUN, RUN.with_name("version_1"))
