@@ -171,7 +171,8 @@ def evaluate_best(x: Experiment) -> dict[str, float]:
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, unused)]  # type: ignore[attr-defined]
     metrics: dict[str, float] = {}
     common: dict[str, Any] = {"model": x.task, "datamodule": x.data, "ckpt_path": best, "verbose": False}
-    if is_overridden("validation_step", x.task) and (not x.trained or any(trainer.num_val_batches)):
+    validates = not x.trained or any(trainer.num_val_batches or [trainer.enable_validation])
+    if validates and is_overridden("validation_step", x.task):
         metrics |= merge_dataloaders(trainer.validate(**common))
     if x.can("test") and x.config.test:
         test = merge_dataloaders(trainer.test(**common))

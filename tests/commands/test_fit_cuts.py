@@ -206,3 +206,15 @@ def test_stochastic_weight_averaging_resumes_within_an_epoch(monkeypatch: pytest
     cut(args, 28, monkeypatch)
     main(["fit", f"--run={RUN.with_name('version_1')}"])
     assert_same_training(RUN, RUN.with_name("version_1"))
+
+
+def test_a_run_resumed_in_an_epoch_without_validation_is_validated_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = [*FIT, "--trainer.check_val_every_n_epoch=2", "--last.every_n_steps=5"]
+    main(args)
+    cut(args, 50, monkeypatch)
+    main(["fit", f"--run={RUN.with_name('version_1')}"])
+    once, twice = (json.loads((run / "results.json").read_text()) for run in (RUN, RUN.with_name("version_1")))
+    assert {name: once[name] for name in once if name.startswith("val/")} == {
+        name: twice[name] for name in twice if name.startswith("val/")
+    }
+    assert "val/accuracy" in twice
