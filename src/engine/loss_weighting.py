@@ -44,7 +44,8 @@ class LossWeighting(Callback):
             return
         self.weight = as_tensor(weight, pl_module.device)
         if self.accumulate == 1:
-            self.total, self.pending = self.sum_over_ranks(self.weight, wait=False)  # while the net computes the loss
+            self.factor = 1.0
+            self.whole, self.pending = self.sum_over_ranks(self.weight, wait=False)  # while the net computes the loss
             return
         if not self.reference:  # about one weight, to keep gradients in range; a power of two changes no bit
             mean = float(self.sum_over_ranks(self.weight)[0]) / self.ranks
@@ -54,7 +55,7 @@ class LossWeighting(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:  # noqa: ARG002
         if self.pending is not None:
             self.pending.wait()
-            self.factor, self.pending = ratio(self.weight * self.ranks, self.total), None
+            self.factor, self.pending = ratio(self.weight * self.ranks, self.whole), None
         factor = self.factor
         loss.register_hook(lambda grad: (grad * factor).to(grad.dtype))  # for each micro-batch
 

@@ -1,12 +1,16 @@
 """Processes and accumulated batches count by the denominators of their losses; integers are averaged exactly."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from src.cli import main
+from src.data.loading.loader import BatchSampler
 from src.engine.loss_weighting import LossWeighting, average_exactly
-from tools.exactness import cells, compare
+from tests.conftest import weights
+from tools.exactness import TRAIN, WEIGHTS, cells, compare, terms
 
 
 @pytest.mark.parametrize("loss", ["class weights", "ignore_index", "sum"])
@@ -44,3 +48,28 @@ def test_batches_without_any_counted_target_change_nothing() -> None:
     callback.total, p.grad = torch.zeros(()), torch.zeros(2)
     callback.on_before_optimizer_step(None, None, SimpleNamespace(param_groups=[{"params": [p]}]))  # type: ignore[arg-type]
     assert p.grad.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("batches", [(1, 3), (3, 1)])
+def test_a_schedule_of_accumulation_steps_like_a_loop_over_whole_batches(batches: tuple[int, int]) -> None:
+    args = ["fit", "--config=configs/digits.yaml", "--data=tools.exactness.Few", "--data.batch_size=20", "--test=false"]
+    args += ["--model.net=src.nets.MLP", "--model.net.image_shape=[1,8,8]", "--model.net.hidden_sizes=[16]"]
+    args += ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.schedule=null"]
+    args += ["--model.warmup_steps=0", "--model.optimizer.weight_decay=0", f"--model.class_weights={WEIGHTS}"]
+    args += ["--data.augment=null", "--trainer.callbacks=lightning.pytorch.callbacks.GradientAccumulationScheduler"]
+    args += [f"--trainer.callbacks.scheduling={{0: {batches[0]}, 1: {batches[1]}}}", "--trainer.max_epochs=2"]
+    x = main([*args, "--trainer.callbacks+=tools.exactness.Record"])
+    (net,) = [each.net.double() for each in x.trainer.callbacks if hasattr(each, "net")]  # type: ignore[attr-defined]
+    train, sampler = x.data.splits["train"], BatchSampler(TRAIN, 20, shuffle=True, seed=0)
+    for epoch, count in enumerate(batches):
+        sampler.set_epoch(epoch)
+        parts = list(sampler)
+        for first in range(0, len(parts), count):
+            _, images, targets = train[torch.cat(parts[first : first + count])]
+            total, weight = terms("class weights", net(x.data.normalize(images).double()), targets)
+            for p, grad in zip(
+                net.parameters(), torch.autograd.grad(total / weight, list(net.parameters())), strict=True
+            ):
+                p.data -= 0.1 * grad
+    trained = weights(Path("runs/digits/version_0"))
+    assert max(float((trained[f"net.{name}"] - p.detach()).abs().max()) for name, p in net.named_parameters()) < 1e-6
