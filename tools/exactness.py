@@ -96,11 +96,12 @@ def expected(loss: str, net: nn.Module, data: Any, accumulate: int) -> tuple[dic
             for p, grad in zip(net.parameters(), grads, strict=True):
                 p.sub_((LR / 64 if loss == "sum" else LR) * grad)
         sums += torch.stack([total.detach(), torch.as_tensor(weight), (logits.argmax(1) == targets).sum()])
+    step_loss = total if loss == "sum" else total / weight  # of the last step, which is one batch
     _, images, targets = val[torch.arange(len(val))]
     with torch.no_grad():
         logits = net(data.normalize(images).double())
         total, weight = terms(loss, logits, targets)
-    logged = {"train/loss": sums[0] / sums[1], "train/accuracy": sums[2] / TRAIN}
+    logged = {"train/loss_step": step_loss.detach(), "train/loss": sums[0] / sums[1], "train/accuracy": sums[2] / TRAIN}
     logged |= {"val/loss": total / weight, "val/accuracy": (logits.argmax(1) == targets).double().mean()}
     return logged, grads
 
@@ -126,11 +127,11 @@ def compare(loss: str, ranks: int, micro_batches: int, accumulate: int) -> dict[
     x = cli.main(args)
     (record,) = [each for each in x.trainer.callbacks if type(each).__name__ == "Record"]
     logged, grads = expected(loss, record.net, x.data, accumulate)
-    found = {name: abs(float(record.logged[name]) - float(logged[name])) for name in logged}
+    found = {name: abs(float(record.logged[name] - each)) / max(1.0, float(each)) for name, each in logged.items()}
     scale = max(1.0, *(float(grad.abs().max()) for grad in grads))
     worst = max(float((a - b).abs().max()) for a, b in zip(record.grads, grads, strict=True)) / scale
     return {
-        "loss": max(found["train/loss"], found["val/loss"]),
+        "loss": max(value for name, value in found.items() if "loss" in name),
         "accuracy": max(found["train/accuracy"], found["val/accuracy"]),
         "gradients": worst,
     }

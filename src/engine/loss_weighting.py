@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from src.protocols import LossWeight
+from src.protocols import HasEpochMeans, LossWeight
 
 HOOKS = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step")
 
@@ -35,6 +35,10 @@ class LossWeighting(Callback):
             vars(self).pop(name, None)
             if not (usable and isinstance(pl_module, LossWeight)):
                 setattr(self, name, None)
+        self.means: Any = None
+        if self.ranks > 1 and isinstance(pl_module, HasEpochMeans):
+            self.means = pl_module.train_means
+            self.means.steps = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         weight, self.accumulate = pl_module.loss_weight(batch), trainer.accumulate_grad_batches
@@ -66,6 +70,16 @@ class LossWeighting(Callback):
             for grad in [p.grad for p in params if p.grad is not None]:
                 grad.mul_(scale)
             self.total = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
+        """Log the loss of a step over the batches of all processes; an empty one has no loss."""
+        if self.means is None or not self.means.steps:
+            return
+        steps = [[as_tensor(each, pl_module.device) for each in step] for step in self.means.steps]
+        self.means.steps = []
+        pairs = torch.stack([torch.stack([loss if self.is_sum else loss * weight, weight]) for loss, weight in steps])
+        loss, weight = self.sum_over_ranks(pairs.where(pairs[:, 1:] > 0, 0).sum(0))[0]
+        pl_module.log("train/loss_step", loss if self.is_sum else loss / weight)
 
     def sum_over_ranks(self, weight: Tensor, wait: bool = True) -> tuple[Tensor, Any]:
         """Return the sum over all processes, valid once the returned work, if any, has been waited for."""

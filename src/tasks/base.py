@@ -122,7 +122,10 @@ class Task(LightningModule):
             loss, means["penalty"] = loss + penalty, penalty
         self.train_means.add(len(targets), weight, **means)
         if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-            self.log("train/loss_step", loss, sync_dist=True)
+            if self.train_means.steps is None:
+                self.log("train/loss_step", loss, sync_dist=True)
+            else:
+                self.train_means.steps.append((loss.detach(), weight))
         return loss
 
     def mean_loss(self, loss: Tensor, batch: Any, samples: int) -> tuple[Tensor, Any]:

@@ -9,6 +9,7 @@ import torch
 from src.cli import main
 from src.data.loading.loader import BatchSampler
 from src.engine.loss_weighting import LossWeighting, average_exactly
+from src.metrics import EpochMeans
 from tests.conftest import weights
 from tools.exactness import TRAIN, WEIGHTS, cells, compare, terms
 
@@ -73,3 +74,20 @@ def test_a_schedule_of_accumulation_steps_like_a_loop_over_whole_batches(batches
                 p.data -= 0.1 * grad
     trained = weights(Path("runs/digits/version_0"))
     assert max(float((trained[f"net.{name}"] - p.detach()).abs().max()) for name, p in net.named_parameters()) < 1e-6
+
+
+@pytest.mark.parametrize(("is_sum", "expected"), [(False, (3 * 2 + 1 * 4 + 5 * 0.5) / 6.5), (True, 9.0)])
+def test_the_loss_of_a_step_is_that_of_the_batches_of_all_processes(is_sum: bool, expected: float) -> None:
+    callback, logged = LossWeighting(), {}
+    callback.means, callback.is_sum = EpochMeans(), is_sum
+    callback.means.steps = [
+        (torch.tensor(3.0), 2),
+        (torch.tensor(1.0), torch.tensor(4.0)),
+        (torch.tensor(torch.nan), 0),
+    ]
+    other = torch.tensor([5.0, 0.5] if is_sum else [2.5, 0.5], dtype=torch.float64)  # numerator, weight
+    callback.sum_over_ranks = lambda mine: (mine + other, None)  # type: ignore[method-assign,misc,assignment,return-value]
+    module = SimpleNamespace(device=torch.device("cpu"), log=logged.__setitem__)
+    callback.on_train_batch_end(None, module)  # type: ignore[arg-type]
+    assert {name: float(value) for name, value in logged.items()} == {"train/loss_step": pytest.approx(expected)}
+    assert callback.means.steps == []
