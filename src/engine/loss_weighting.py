@@ -120,6 +120,8 @@ def inexact(trainer: Any, task: LightningModule) -> list[str]:
     if task.automatic_optimization and not isinstance(task, LossWeight):
         lines += [f"{type(task).__name__} has no loss_weight(batch): the batches of processes"]
         lines += ["and those accumulated count equally, whatever their size"]
+    if getattr(task, "penalties", None) and getattr(getattr(task, "loss", None), "reduction", "") == "sum":
+        lines += ["the loss is a sum, so each process and accumulated batch adds its penalties once more"]
     ranks, kinds = trainer.world_size, " ".join(type(module).__name__ for module in task.modules())
     if trainer.accumulate_grad_batches == 1:
         kinds = kinds.replace("SyncBatchNorm", "")

@@ -10,7 +10,7 @@ from src.cli import main
 from src.data.loading.loader import BatchSampler
 from src.engine.loss_weighting import LossWeighting, average_exactly
 from src.metrics import EpochMeans
-from tests.conftest import weights
+from tests.conftest import SMALL, weights
 from tools.exactness import TRAIN, WEIGHTS, cells, compare, terms
 
 
@@ -74,6 +74,14 @@ def test_a_schedule_of_accumulation_steps_like_a_loop_over_whole_batches(batches
                 p.data -= 0.1 * grad
     trained = weights(Path("runs/digits/version_0"))
     assert max(float((trained[f"net.{name}"] - p.detach()).abs().max()) for name, p in net.named_parameters()) < 1e-6
+
+
+def test_penalties_of_a_sum_over_several_batches_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["fit", *SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--test=false"]
+    args += ["--model.loss=torch.nn.CrossEntropyLoss", "--model.loss.reduction=sum"]
+    args += ["--model.penalties=[{class_path: src.losses.L2, init_args: {weight: 0.1}}]"]
+    main([*args, "--trainer.accumulate_grad_batches=2"])
+    assert "each process and accumulated batch adds its penalties once more" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("is_sum", "expected"), [(False, (3 * 2 + 1 * 4 + 5 * 0.5) / 6.5), (True, 9.0)])
