@@ -168,9 +168,8 @@ def repeat_draws(owner: LightningDataModule | LightningModule) -> None:
     A ``random_split`` in ``setup`` would otherwise be another one when fit evaluates the trained net. Only draws of
     ``setup`` move the generators on, as if nobody had repeated them.
     """
-    hooks = LOADERS if isinstance(owner, LightningModule) else ("setup", *LOADERS)
     base: Any = LightningModule if isinstance(owner, LightningModule) else LightningDataModule
-    for name in hooks:
+    for name in ("prepare_data", "setup", *LOADERS):
         if is_overridden(name, owner, base):
             setattr(owner, name, partial(call_in_state, getattr(owner, name), rng_state(), name != "setup"))
 

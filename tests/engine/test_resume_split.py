@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, TensorDataset, random_split
+from torch.utils.data import DataLoader, Subset, TensorDataset, random_split
 
 from src.cli import main
 from tests.conftest import PlainModule
@@ -52,6 +52,33 @@ def test_fit_validate_and_test_see_the_same_split(capsys: pytest.CaptureFixture[
     for command in ("validate", "test"):
         again = main([command, f"--run={RUN}"]).trainer.callback_metrics
         assert float(again[f"{command[:3] if command == 'validate' else 'test'}/accuracy"]) == x.best.score
+
+
+class DrawnEarly(DrawnSplit):
+    """Draws the order of the samples in prepare_data."""
+
+    def prepare_data(self) -> None:
+        self.order = torch.randperm(200)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        samples = Subset(self.subsets[0].dataset, self.order.tolist())
+        self.subsets = [Subset(samples, range(150)), Subset(samples, range(150, 200))]
+
+
+class DrawnByModule(PlainModule):
+    """Has its own loaders and draws the split in its own setup, as in Lightning's first tutorials."""
+
+    setup, train_dataloader = DrawnSplit.setup, DrawnSplit.train_dataloader
+    val_dataloader = test_dataloader = DrawnSplit.val_dataloader
+
+
+@pytest.mark.parametrize("args", [["--data={}.DrawnEarly", "--model={}.PlainModule"], ["--model={}.DrawnByModule"]])
+def test_a_split_drawn_by_any_hook_is_the_same_in_every_command(args: list[str]) -> None:
+    x = main(["fit", *(each.format(__name__) for each in args), *QUIET])
+    results = json.loads((RUN / "results.json").read_text())
+    assert results["val/accuracy"] == results["test/accuracy"] == x.best.score
+    assert float(main(["test", f"--run={RUN}"]).trainer.callback_metrics["test/accuracy"]) == x.best.score
 
 
 def test_a_note_says_that_the_metric_of_the_best_checkpoint_changed(capsys: pytest.CaptureFixture[str]) -> None:
