@@ -178,7 +178,10 @@ def check_training(trainer: Any, name: str) -> None:
 
 
 def changes(config: Any, again: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any, Any]]:
-    """Yield each setting, or argument of a class, that differs between two configs: its keys and both values."""
+    """Yield each setting, or argument of a class, that differs between two configs: its keys and both values.
+
+    No arguments, as of a class that replaces another on the command line, equal none.
+    """
     config, again = (None if isinstance(each, Namespace) and not vars(each) else each for each in (config, again))
     if isinstance(config, Namespace) and isinstance(again, Namespace):
         for key in vars(config) | vars(again) if keys else SETTINGS:
