@@ -90,6 +90,8 @@ def build(
     known = infer_num_classes(config)
     give_outputs(config.model.get("init_args") or Namespace())
     task, data, built = instantiate(config, bool(stored), known)
+    if config.model.get("init_args.init") is not None:  # which draws random numbers only in a new run
+        seed_everything(config.seed_everything, workers=True, verbose=False)
     repeat_draws(data or task)
     if stored:
         check_weights(task, stored)

@@ -9,7 +9,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Subset, TensorDataset, random_split
 
 from src.cli import main
-from tests.conftest import PlainModule
+from tests.conftest import SMALL, PlainModule
 
 RUN = Path("runs/drawn/version_0")
 QUIET = ["--trainer.max_epochs=3", "--trainer.accelerator=cpu", "--name=drawn"]
@@ -79,6 +79,22 @@ def test_a_split_drawn_by_any_hook_is_the_same_in_every_command(args: list[str])
     results = json.loads((RUN / "results.json").read_text())
     assert results["val/accuracy"] == results["test/accuracy"] == x.best.score
     assert float(main(["test", f"--run={RUN}"]).trainer.callback_metrics["test/accuracy"]) == x.best.score
+
+
+class DrawnPixels(DrawnSplit):
+    """The same samples as images."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        images, targets = self.subsets[0].dataset.tensors
+        self.subsets[0].dataset.tensors = images.view(-1, 1, 8, 8), targets
+
+
+def test_weights_that_are_initialized_at_random_do_not_change_a_drawn_split() -> None:
+    args = [*SMALL, f"--data={__name__}.DrawnPixels", "--model.num_classes=10", "--model.init=src.nets.Init", *QUIET]
+    x = main(["fit", *args, "--test=false"])
+    again = main(["validate", f"--run={RUN}"]).trainer.callback_metrics
+    assert float(again["val/accuracy"]) == x.best.score
 
 
 def test_a_note_says_that_the_metric_of_the_best_checkpoint_changed(capsys: pytest.CaptureFixture[str]) -> None:
