@@ -91,7 +91,9 @@ class DataModule(LightningDataModule):
         """Load the training set, split off validation data, and compute the normalization."""
         images, targets = self.load(train=True)
         if (separate := self.load_val()) is None:
-            self.enforce_limit("folds", *max_folds(images, targets))
+            limit, meaning = max_folds(images, targets)
+            require(limit > 1, f"the {meaning} must be at least 2, to train and to validate, got {limit}: add some")
+            self.enforce_limit("folds", limit, meaning)
             smallest = int(targets.long().bincount().min()) if has_classes(targets) else self.folds
             if smallest < self.folds:
                 self.notes += [("note", f"a class has only {smallest} training images, fewer than {self.folds} folds")]

@@ -119,6 +119,11 @@ def one_each() -> None:
     fill("train", 1)
 
 
+def one_each_to_train() -> None:
+    fill("train", 1)
+    fill("test", 1)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -126,7 +131,11 @@ def one_each() -> None:
         (no_classes, "no class folders in /.*/data/train"),
         (empty_class, "class folder data/train/fox has no images"),
         (other_classes, "data/val must have the classes of data/train; not in both: eel, emu"),
-        (one_each, "cannot hold out 20% of data/train for testing"),
+        (
+            one_each,
+            "cannot hold out 20% of data/train for testing: each class needs at least 2 images, .* a test/ folder",
+        ),
+        (one_each_to_train, "size of the largest training class must be at least 2, to train and to validate, got 1"),
     ],
 )
 def test_an_unusable_folder_is_named(make, message):

@@ -84,8 +84,9 @@ def hold_out(targets: Tensor, fraction: float, name: Any) -> tuple[Tensor, Tenso
     count = max(ceil(fraction * len(targets)), len(targets.unique()))
     try:
         sets = train_test_split(torch.arange(len(targets)), test_size=count, random_state=0, stratify=targets)
-    except ValueError as error:
-        raise UserError(f"cannot hold out {fraction:.0%} of {name} for testing: {error}") from None
+    except ValueError:
+        needs = "each class needs at least 2 images, of which one is left for training: add images, or a test/ folder"
+        raise UserError(f"cannot hold out {fraction:.0%} of {name} for testing: {needs}") from None
     return sets[0].sort().values, sets[1].sort().values
 
 
