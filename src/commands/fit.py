@@ -169,11 +169,10 @@ def evaluate_best(x: Experiment) -> dict[str, float]:
     trainer.loggers = [DummyLogger()]  # the validation metrics of this epoch are logged already
     unused = (BatchSizeFinder, WeightAveraging)  # the checkpoint holds the averaged weights
     trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, unused)]  # type: ignore[attr-defined]
-    metrics: dict[str, float] = {}
     common: dict[str, Any] = {"model": x.task, "datamodule": x.data, "ckpt_path": best, "verbose": False}
     validates = not x.trained or any(trainer.num_val_batches or [trainer.enable_validation])
-    if validates and is_overridden("validation_step", x.task):
-        metrics |= merge_dataloaders(trainer.validate(**common))
+    validates = validates and is_overridden("validation_step", x.task)
+    metrics = merge_dataloaders(trainer.validate(**common)) if validates else {}
     if x.can("test") and x.config.test:
         test = merge_dataloaders(trainer.test(**common))
         metrics |= test

@@ -93,8 +93,7 @@ def expand(paths: list[Path]) -> list[Path]:
         require(path.is_dir() or path.is_file(), f"--images {path} must be a file or folder, got a pipe or device")
         files, others = scan(path) if path.is_dir() else ([path], Counter())
         found += files
-        if files:
-            print_rows(left_out_rows(others))
+        print_rows(left_out_rows(others) if files else [])
     require(found, f"--images {' '.join(map(str, paths))}: no image files found")
     return found
 
