@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler
 
 from src import UserError
 from src.config.arguments import Options
+from src.config.checks import is_path_of
 from src.engine.patches import import_object
 
 # importing a module runs it, so only modules of these packages are imported
@@ -65,8 +66,9 @@ class Trust:
         """Refuse what was not imported yet but would be, addresses, and files outside the run folder."""
         for key, value, writer in walk(settings):
             name, text = key.rpartition(".")[2], str(value)
-            if name == "class_path" or (text in self.refused and "." in text):
-                self.check_import(text)  # also of a dictionary, or of a text that may be a function
+            function = text in self.refused and "." in text and not is_default(writer, name, value)
+            if name == "class_path" or function:
+                self.check_import(text)  # also of a dictionary
             if name == "class_path" or not isinstance(value, str | Path | int):
                 continue
             if re.search(r"\w\w:/", text) and not re.fullmatch(r"sqlite:///runs/[\w/.-]*", text.replace("..", ":")):
@@ -156,4 +158,4 @@ def below_runs(name: str, folder: str) -> bool:
 
 def is_default(writer: Any, name: str, value: Any) -> bool:
     argument = inspect.signature(writer).parameters.get(name) if writer else None
-    return argument is not None and argument.default == value
+    return argument is not None and (argument.default == value or is_path_of(argument.default, value))
