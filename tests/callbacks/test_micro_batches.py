@@ -439,6 +439,7 @@ def fit_two_processes(folder: Path) -> None:
         torch.save(model.net.state_dict(), folder / f"{accumulate}.pt")
 
 
+@pytest.mark.heavy
 def test_two_processes_equal_a_loop_over_the_batches_of_both(tmp_path):
     root = str(Path(__file__).parents[2])
     command = [sys.executable, __file__, str(tmp_path)]

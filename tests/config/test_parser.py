@@ -47,6 +47,7 @@ def test_a_run_is_named_like_its_first_config_unless_told_otherwise() -> None:
     assert parsed(*DIGITS, "--config=named.yaml", "--name=typed").name == "typed"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("preset", [None, *PRESETS], ids=lambda path: path.stem if path else "digits")
 def test_written_settings_parse_back_to_the_same_settings(preset: Path | None) -> None:
     if preset is not None and preset.stem in ("mlflow", "wandb"):

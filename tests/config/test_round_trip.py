@@ -63,6 +63,7 @@ def test_every_config_and_preset_is_read_back_as_it_was(file: str) -> None:
         assert again[section] == config[section], section
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", callbacks.__all__)
 def test_every_callback_of_lightning_is_read_back_as_it_was(name: str) -> None:
     needed = [f"--trainer.callbacks.{setting}" for setting in NEEDED.get(name, [])]

@@ -10,6 +10,7 @@ import pytest
 from jsonargparse import get_loader
 from jsonschema import Draft202012Validator
 
+pytestmark = pytest.mark.heavy
 CONFIGS = Path(__file__).parents[2] / "configs"
 load = get_loader("yaml")
 

@@ -176,6 +176,7 @@ next(iterator)
 """
 
 
+@pytest.mark.heavy
 def test_workers_survive_signals_but_not_their_parent():
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-c", SIGNALED]

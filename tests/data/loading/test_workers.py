@@ -49,6 +49,7 @@ print(all(a.equal(b) for a, b in zip(*kept, strict=True)))
 """
 
 
+@pytest.mark.heavy
 def test_few_file_descriptors_do_not_stop_the_workers():
     fill()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
