@@ -34,6 +34,6 @@ def doors(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
 
 
 def fit_in(folder: Path, config: Path) -> None:
-    """Train in a folder whose modules can be imported, as with ``python -m``."""
+    """Train on digits with a config, in a folder whose modules can be imported, as with ``python -m``."""
     sys.path.insert(0, str(folder))
-    main(["fit", f"--config={config}"], owns_process=True)
+    main(["fit", f"--config={ROOT}/configs/digits.yaml", f"--config={config}"], owns_process=True)
