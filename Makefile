@@ -41,7 +41,7 @@ schedule: .venv/.stamp ## draw the learning rate of CONFIG over the run: schedul
 benchmark: .venv/.stamp ## time the project against plain loops and stock Lightning
 	@$(PY) -m tools.benchmark --json benchmark.json
 
-faults: .venv/.stamp ## kill runs, fill the disk, inject NaN, and count what survives (half an hour)
+faults: .venv/.stamp ## kill runs, fill the disk, inject NaN, and count what survives (an hour)
 	@$(PY) -m tools.faults
 
 schema: .venv/.stamp ## write configs/schema.json: completion and checks in the editor

@@ -41,7 +41,7 @@ PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str
     "doors": (ALL, doors),
     "mutated": (500, mutated),
     "edited": (200, edited),
-    "redrawn": (1000, redrawn),
+    "redrawn": (10_000, redrawn),
 }
 
 
