@@ -78,14 +78,15 @@ def kfold_split(images: Any, targets: Tensor | None, folds: int, fold: int, seed
 
 
 def hold_out(targets: Tensor, fraction: float, name: Any) -> tuple[Tensor, Tensor]:
-    """Return sorted indices of training and test samples: a fixed stratified fraction, at least one per class."""
+    """Return sorted indices of training and test samples: a fixed fraction, stratified by class, one per class."""
     from sklearn.model_selection import train_test_split  # slow to import
 
-    count = max(ceil(fraction * len(targets)), len(targets.unique()))
+    classes = targets if has_classes(targets) else None
+    count = max(ceil(fraction * len(targets)), 0 if classes is None else len(classes.unique()))
     try:
-        sets = train_test_split(torch.arange(len(targets)), test_size=count, random_state=0, stratify=targets)
+        sets = train_test_split(torch.arange(len(targets)), test_size=count, random_state=0, stratify=classes)
     except ValueError:
-        needs = "each class needs at least 2 images, of which one is left for training: add images, or a test/ folder"
+        needs = "each class needs at least 2 samples, of which one is left for training: add some, or a test/ folder"
         raise UserError(f"cannot hold out {fraction:.0%} of {name} for testing: {needs}") from None
     return sets[0].sort().values, sets[1].sort().values
 

@@ -1,0 +1,180 @@
+"""Table: rows of a CSV file, with named columns of numbers and categories."""
+
+import csv
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src import UserError, require
+from src.data.base import DataModule
+from src.data.loading.splits import Samples, hold_out
+
+MISSING = {"", "?", "na", "n/a", "nan", "null", "none", "-"}
+Missing = Literal["refuse", "drop", "mean", "median"]
+
+
+class Table(DataModule):
+    """Rows of a CSV file with a header. Columns of text are categories, one input for each; numbers are standardized.
+
+    Whatever this needs is measured on the training split alone and stored in checkpoints: means, standard deviations,
+    values that fill gaps, and categories. A category that is unknown there has 0 in all its inputs. Nets get (N, D, 1,
+    1), with one of the D channels for each number and category, as ``src.nets.MLP`` takes it.
+
+    Args:
+        file: the CSV file, below ``root``.
+        target: name of the column to predict, or a list of several columns of numbers; a column of text has classes.
+        columns: names of the input columns; by default all others.
+        missing: what to do with gaps, such as an empty field or NA: ``refuse`` them, ``drop`` the rows, or fill them by
+            the ``mean`` or ``median`` of the column, and those of a category by the most frequent one.
+        test_fraction: fraction of the rows held out as the test split; a fixed one, stratified by class.
+        kwargs: see ``src.data.DataModule``.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        target: str | list[str],
+        columns: list[str] | None = None,
+        missing: Missing = "refuse",
+        test_fraction: float = 0.2,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        require(0 < test_fraction < 1, f"test_fraction must be in (0, 1), got {test_fraction}")
+        self.file, self.missing, self.test_fraction = self.root / file, missing, test_fraction
+        self.target, self.columns = [target] if isinstance(target, str) else target, columns
+        self.measured: list[tuple[Any, ...]] = []  # of each column: (fill, mean, std), or (fill, categories)
+
+    def load(self, train: bool) -> tuple[Any, Tensor]:
+        rows = self.read_rows()
+        names = self.columns or [name for name in rows[0] if name not in self.target]
+        for name in [*names, *self.target]:
+            require(name in rows[0], f"{self.file} has no column {name}; it has {', '.join(rows[0])}")
+        if self.missing == "drop":
+            rows = [row for row in rows if not any(is_missing(row[name]) for name in [*names, *self.target])]
+            require(len(rows) > 1, f"{self.file} has fewer than two rows without gaps")
+        columns = [parse(self.file, name, rows, self.missing in ("mean", "median")) for name in names]
+        targets = self.parse_targets(rows)
+        sets = hold_out(targets, self.test_fraction, self.file)
+        index = sets[0 if train else 1]
+        values = np.array(columns, dtype=object).T[index.numpy()]
+        return values if train else self.encode(values), targets[index]
+
+    def read_rows(self) -> list[dict[str, str]]:
+        """Return the fields of each row by column."""
+        return read_csv(self.file)
+
+    def parse_targets(self, rows: list[dict[str, str]]) -> Tensor:
+        columns = [parse(self.file, name, rows, may_miss=False) for name in self.target]
+        if len(columns) == 1 and isinstance(columns[0][0], str):
+            self.class_names = sorted({*columns[0]})
+            return torch.tensor([self.class_names.index(each) for each in columns[0]])
+        for name, column in zip(self.target, columns, strict=True):
+            require(not isinstance(column[0], str), f"the target column {name} has text, such as {column[0]!r}")
+        numbers = torch.tensor(columns, dtype=torch.float64).T.float()
+        return numbers[:, 0] if len(columns) == 1 else numbers
+
+    def measure(self, train: Samples, val: Samples) -> None:
+        """Measure the columns on the training split, and replace the values of both splits by inputs."""
+
+        self.measured = [
+            measure(train.images[train.index.numpy(), i], self.missing) for i in range(train.images.shape[1])
+        ]
+        inputs = self.encode(train.images)
+        for split in (train, val):
+            split.images = inputs
+
+    def encode(self, values: Any) -> Tensor:
+        """Return inputs (N, D, 1, 1) of raw values (N, columns), in float32."""
+        parts: list[Any] = []
+        for column, (fill, *rest) in zip(values.T, self.measured, strict=True):
+            filled = [fill if value is None else value for value in column]
+            if isinstance(fill, str):
+                parts += [[value == category for value in filled] for category in rest[0]]
+            else:
+                parts.append((np.array(filled, dtype=float) - rest[0]) / rest[1])
+        return torch.tensor(np.array(parts, dtype=np.float32).T)[:, :, None, None]
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"measured": self.measured}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.measured = state["measured"]
+
+
+class Diabetes(Table):
+    """442 patients with 10 measurements; target: progress of the disease after a year, 25 to 346; Efron et al., 2004.
+
+    The table comes with scikit-learn: https://scikit-learn.org/stable/datasets/toy_dataset.html#diabetes-dataset.
+
+    Args:
+        kwargs: see ``src.data.Table``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(file="diabetes", target="progress", **kwargs)
+
+    def read_rows(self) -> list[dict[str, str]]:
+        from sklearn.datasets import load_diabetes  # slow to import
+
+        data = load_diabetes(scaled=False)
+        table = np.column_stack([data.data, data.target])
+        return [dict(zip([*data.feature_names, "progress"], map(str, row), strict=True)) for row in table.tolist()]
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read the table {file}: {getattr(error, 'strerror', None) or error}") from None
+    require(len(rows) > 1, f"{file} must have a header and at least two rows, got {len(rows)} rows")
+    for line, row in enumerate(rows, 2):
+        require(
+            None not in row and None not in row.values(), f"{file}, row {line}: other number of fields than the header"
+        )
+    return rows
+
+
+def is_missing(text: str) -> bool:
+    return text.strip().lower() in MISSING
+
+
+def parse(file: Path, name: str, rows: list[dict[str, str]], may_miss: bool) -> list[Any]:
+    """Return the values of a column: all numbers or all texts, None where one is missing."""
+    values: list[Any] = []
+    for line, row in enumerate(rows, 2):
+        text = row[name].strip()
+        if is_missing(text):
+            hint = "repair it, or set data.missing to drop, mean or median (a target only to drop)"
+            require(may_miss, f"{file}, row {line}: {name} is missing; {hint}")
+            values.append(None)
+            continue
+        try:
+            values.append(float(text))
+        except ValueError:
+            values.append(text)
+    kinds = {type(value): line for line, value in enumerate(values, 2) if value is not None}
+    require(kinds, f"{file}: the column {name} has no values")
+    if len(kinds) > 1:
+        text = values[kinds[str] - 2]
+        raise UserError(f"{file}, row {kinds[str]}: {name} must be a number as in row {kinds[float]}, got {text!r}")
+    return values
+
+
+def measure(values: Any, missing: Missing) -> tuple[Any, ...]:
+    """Return the value that fills gaps, then mean and std of a column of numbers, or the categories of one of texts."""
+    known = [value for value in values if value is not None]
+    require(known, "a column has no values in the training split: drop it")
+    if isinstance(known[0], str):
+        categories = sorted({*known})
+        return max(categories, key=known.count), categories
+    numbers = np.array(known)
+    fill = float(np.median(numbers) if missing == "median" else numbers.mean())
+    filled = np.array([fill if value is None else value for value in values])
+    mean, std = float(filled.mean()), float(filled.std())
+    return fill, mean, std if std > 1e-9 * abs(mean) else 1.0  # a constant column becomes zeros
