@@ -30,6 +30,7 @@ class DataModule(LightningDataModule):
         mix: applied next, to normalized images and one-hot targets: ``src.data.MixUp`` or ``CutMix``; needs classes.
         sampling: ``shuffled``: each sample once per epoch; ``weighted``: each class equally likely; ``balanced``: each
             class equally often in each batch; the last two need classes.
+        classes_per_batch: with ``balanced``, the number of classes in a batch, drawn for each; by default all.
     """
 
     class_names: list[str] | None = None  # None unless targets are classes
@@ -47,13 +48,16 @@ class DataModule(LightningDataModule):
         augment: list[nn.Module] | None = None,
         mix: nn.Module | None = None,
         sampling: Sampling = "shuffled",
+        classes_per_batch: int | None = None,
     ) -> None:
         super().__init__()
         require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
         require(folds >= 2, f"folds must be at least 2, got {folds}")
         require(0 <= fold < folds, f"fold must be in [0, {folds}), got {fold}")
         self.root, self.batch_size = Path(root).expanduser(), batch_size
-        self.augment, self.mix, self.sampling = augment or [], mix, sampling
+        few = classes_per_batch is None or (sampling == "balanced" and classes_per_batch >= 2)
+        require(few, f"classes_per_batch needs sampling=balanced and at least 2 classes, got {classes_per_batch}")
+        self.augment, self.mix, self.sampling, self.classes_per_batch = augment or [], mix, sampling, classes_per_batch
         self.folds, self.fold, self.split_seed = folds, fold, split_seed
         self.splits: dict[str, Samples] = {}  # keys: train, val, test, predict
         self.files: dict[str, list[str]] = {}  # file name of each image in a split; empty if not read from image files
@@ -108,9 +112,13 @@ class DataModule(LightningDataModule):
         balanced = self.sampling == "shuffled" or train.classes is not None
         require(balanced, f"data.sampling={self.sampling} {needs}: set data.sampling=shuffled")
         self.split_hash = digest([self.files.get(split) for split in ("train", "val")], train, val)
+        self.measure(train, val)
         self.normalize = Normalize.of(train)
-        self.shape = tuple(images[torch.zeros(1, dtype=torch.long)].shape[1:])
+        self.shape = tuple(train.images[torch.zeros(1, dtype=torch.long)].shape[1:])
         self.augmented_shape = self.batch_transform("train").try_out(train)
+
+    def measure(self, train: Samples, val: Samples) -> None:
+        """Prepare both splits by what only the training split may tell; by default nothing."""
 
     def enforce_limit(self, name: str, limit: int, meaning: str) -> None:
         """Refuse a setting above what the data allows, or reduce it with a note if the class ``shrinks``."""
@@ -144,7 +152,8 @@ class DataModule(LightningDataModule):
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         move_to_device(subset, self.splits.values(), device)
-        sampler = BatchSampler(len(subset), self.batch_size, shuffle, self.seed, *ranks, subset.classes, self.sampling)
+        drawn: Any = (subset.classes, self.sampling, self.classes_per_batch)
+        sampler = BatchSampler(len(subset), self.batch_size, shuffle, self.seed, *ranks, *drawn)
         sampler.frozen = getattr(trainer, "overfit_batches", 0) > 0  # the same few batches in each epoch
         return TensorLoader(subset, sampler, self.batch_transform(split), device)
 

@@ -18,7 +18,7 @@ from src.data.loading.workers import Packed, ignore_group_signals
 Sampling = Literal["shuffled", "weighted", "balanced"]
 Transform = Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, ...]]
 NOTHING: AbstractContextManager[None] = nullcontext()
-SETTINGS = ("num_samples", "num_batches", "seed", "sampling")  # of the sampler: they define the batches of an epoch
+SETTINGS = ("num_samples", "num_batches", "seed", "sampling", "classes_per_batch")  # they define the batches
 
 
 class BatchSampler(Sampler):
@@ -30,6 +30,7 @@ class BatchSampler(Sampler):
         batch_size: maximum number of samples per batch and process.
         shuffle: draw a new order for each epoch.
         classes: class of each sample (N,); needed unless ``sampling`` is ``shuffled``.
+        classes_per_batch: with ``balanced``, how many classes a batch has, drawn for each; None for all.
         sampling: ``shuffled``: each sample once per epoch; ``weighted``: each class equally likely, which repeats
             samples of small classes and omits some of large ones; ``balanced``: also equal class counts in each batch,
             to within two.
@@ -45,11 +46,13 @@ class BatchSampler(Sampler):
         world_size: int = 1,
         classes: Tensor | None = None,
         sampling: Sampling = "shuffled",
+        classes_per_batch: int | None = None,
     ) -> None:
         kinds = get_args(Sampling)
         require(sampling in kinds, f"sampling must be one of {', '.join(kinds)}, got {sampling}")
         self.num_samples, self.shuffle, self.seed = num_samples, shuffle, seed
         self.rank, self.world_size, self.sampling = rank, world_size, sampling
+        self.classes_per_batch = classes_per_batch
         num_batches = -(-num_samples // (batch_size * world_size))
         self.num_batches = min(num_batches, max(1, num_samples // world_size))  # no empty batch if there are enough
         self.members: list[Tensor] = []  # positions of each class
@@ -91,7 +94,11 @@ class BatchSampler(Sampler):
     def class_balanced_order(self, generator: torch.Generator) -> Tensor:
         """Return positions (N,) with equally likely classes, drawn independently or, if balanced, in rounds."""
         n, num_classes = self.num_samples, len(self.members)
-        if self.sampling == "balanced":
+        if self.classes_per_batch:
+            batches = torch.arange(n).tensor_split(self.num_batches)
+            few = [torch.randperm(num_classes, generator=generator)[: self.classes_per_batch] for _ in batches]
+            drawn = torch.cat([k.repeat(len(batch))[: len(batch)] for k, batch in zip(few, batches, strict=True)])
+        elif self.sampling == "balanced":
             drawn = torch.rand(-(-n // num_classes), num_classes, generator=generator).argsort(1).flatten()[:n]
         else:
             drawn = torch.randint(num_classes, (n,), generator=generator)
