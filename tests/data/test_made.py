@@ -1,0 +1,40 @@
+"""Datasets made from others: their targets are exact."""
+
+from math import atan2, degrees
+
+import pytest
+import torch
+
+from src.data import Digits, RotatedDigits
+from src.data.made import Rotated
+
+
+class Dots(Digits):
+    """Images with a bright dot right of the center."""
+
+    def load(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ARG002
+        images = torch.zeros(20, 1, 41, 41, dtype=torch.uint8)
+        images[:, :, 19:22, 34:37] = 255
+        return images, torch.zeros(20)
+
+
+class RotatedDots(Rotated, Dots):
+    """The dots, turned."""
+
+
+def test_the_target_is_the_angle_of_the_turn() -> None:
+    images, angles = RotatedDots().load(train=True)
+    places = torch.arange(41.0) - 20
+    for image, angle in zip(images[:, 0].double(), angles.tolist(), strict=True):
+        right, down = (image * places).sum() / image.sum(), (image * places[:, None]).sum() / image.sum()
+        assert degrees(atan2(-down, right)) == pytest.approx(angle, abs=1)
+
+
+def test_angles_cover_the_range_and_are_the_same_in_each_run() -> None:
+    (images, angles), (again, same), (_, other) = (RotatedDigits().load(train) for train in (True, True, False))
+    assert images.equal(again)
+    assert angles.equal(same)
+    assert angles.min() >= -45
+    assert angles.max() < 45
+    assert angles.std() == pytest.approx(90 / 12**0.5, rel=0.05)
+    assert not angles[:360].equal(other)
