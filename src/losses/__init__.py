@@ -5,3 +5,6 @@ Add a loss: a function or nn.Module of logits and targets. Add a penalty: subcla
 
 from src.losses.classification import BinaryCrossEntropy, FocalLoss, Hinge
 from src.losses.penalties import L1, L2, Orthogonal
+from src.losses.regression import LogError, QuantileLoss
+from src.losses.segmentation import SoftDice, SoftIoU, SumOfLosses
+from src.losses.triplet import TripletLoss

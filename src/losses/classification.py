@@ -1,6 +1,7 @@
 """Classification losses that torch lacks: logits (N, K) and targets, classes (N,) or soft labels (N, K), give a scalar.
 
-Mixup produces soft labels. Half-precision logits are converted to float32.
+FocalLoss also takes logits (N, K, H, W) and masks (N, H, W). Mixup produces soft labels. Half-precision logits are
+converted to float32.
 """
 
 from math import inf
@@ -50,6 +51,8 @@ class FocalLoss(ClassWeightedLoss):
         self.gamma, self.label_smoothing = gamma, label_smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        if logits.ndim > 2:  # a class for each pixel
+            logits, targets = logits.movedim(1, -1).flatten(0, -2), targets.flatten()
         log_p = at_least_float32(logits).log_softmax(1)
         labels = soft_labels(targets, log_p)
         weight = torch.ones_like(log_p[0]) if self.weight is None else self.weight.to(log_p.dtype)
