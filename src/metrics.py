@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torchmetrics.classification as tm
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
 from torchmetrics.utilities import dim_zero_cat
 
 from src import require
@@ -158,6 +158,27 @@ def classification_metrics(num_classes: int, per_class: bool) -> MetricCollectio
     metrics = {name: metric for family in families for name, metric in family.items()}
     # explicit groups, because torchmetrics merges metrics that happen to agree on the first batch
     return MetricCollection(metrics, compute_groups=[[*family] for family in families])
+
+
+def regression_metrics() -> MetricCollection:
+    """Return the mean absolute error, the mean squared error, its root, and R2, each averaged over the D targets."""
+    mse = {"mse": MeanSquaredError(), "rmse": MeanSquaredError(squared=False)}
+    return MetricCollection(
+        {"mae": MeanAbsoluteError(), **mse, "r2": R2Score()}, compute_groups=[["mae"], [*mse], ["r2"]]
+    )
+
+
+def segmentation_metrics(num_classes: int, per_class: bool) -> MetricCollection:
+    """Return the mean intersection over union (IoU) over classes, and the accuracy, over all pixels of a split.
+
+    Classes that are neither predicted nor true anywhere do not count in the mean. With ``per_class`` also
+    ``iou_each``.
+    """
+    require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
+    iou = {"iou": tm.MulticlassJaccardIndex(num_classes)}
+    iou |= {"iou_each": tm.MulticlassJaccardIndex(num_classes, average="none")} if per_class else {}
+    accuracy = tm.MulticlassAccuracy(num_classes, average="micro")
+    return MetricCollection({**iou, "accuracy": accuracy}, compute_groups=[[*iou], ["accuracy"]])
 
 
 def flatten_per_class(metrics: dict[str, Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:

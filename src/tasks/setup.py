@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from src import UserError
+from src import UserError, require
 from src.losses import FocalLoss
 from src.protocols import ImageData, InitFromData
 
@@ -55,8 +55,11 @@ def check_num_classes(num_classes: int, data: Any) -> None:
         raise UserError(f"num_classes must be {len(names)}, the classes of the data ({shown}), got {num_classes}")
 
 
-def check_net(net: nn.Module, data: Any, outputs: int) -> None:
-    """Refuse a net that does not map the data's images, also the smallest that augmentation makes, to logits (N, K)."""
+def check_net(net: nn.Module, data: Any, outputs: int, per_pixel: bool = False) -> None:
+    """Refuse a net that does not map the data's images to (N, K), or to (N, K, H, W) if it must ``per_pixel``.
+
+    Also the smallest images that augmentation makes are tried.
+    """
     lazy = any(isinstance(p, nn.UninitializedParameter) for p in net.parameters())
     if not isinstance(data, ImageData) or not data.shape or lazy:
         return
@@ -67,13 +70,45 @@ def check_net(net: nn.Module, data: Any, outputs: int) -> None:
             for shape in (data.shape, data.smallest_shape):
                 logits = net.eval()(torch.zeros(2, *shape, device=like.device, dtype=like.dtype))
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                if got != (2, outputs):
+                size = shape[1:] if per_pixel else ()
+                if got != (2, outputs, *size):
                     hint = "set the argument of the net that gives its outputs, or wrap the net in a class of your own"
-                    raise UserError(f"the net must return logits (N, {outputs}), got {got} for N = 2: {hint}")
+                    wanted = ", ".join(map(str, ("N", outputs, *size)))
+                    raise UserError(f"the net must return outputs ({wanted}), got {got} for N = 2: {hint}")
     except RuntimeError as error:
         raise UserError(f"the net does not accept the data's images, (C, H, W) = {shape}: {str(error)[:200]}") from None
     finally:
         net.train(training)
+
+
+def check_numbers(targets: Tensor | None, num_outputs: int) -> None:
+    """Refuse targets that are not as many numbers for each sample."""
+    shape = None if targets is None else tuple(targets.shape)
+    if targets is None or not targets.is_floating_point():
+        got = "no targets" if targets is None else f"{targets.dtype} {shape}, such as classes or masks"
+        raise UserError(f"Regressor needs targets that are numbers (floats), got {got}; convert them in load")
+    fits = shape in {(len(targets), num_outputs), (len(targets),) if num_outputs == 1 else None}
+    require(fits, f"num_outputs is {num_outputs}, but the targets have the shape {shape}")
+    require(bool(targets.isfinite().all()), "targets must be finite numbers, got NaN or infinity")
+
+
+def check_masks(masks: Tensor | None, num_classes: int) -> None:
+    """Refuse targets that are no masks, and classes outside [0, K)."""
+    if masks is None or masks.ndim != 3 or masks.is_floating_point():
+        got = "no targets" if masks is None else f"{masks.dtype} {tuple(masks.shape)}"
+        raise UserError(f"Segmenter needs masks of classes (N, H, W), integers, got {got}")
+    low, high = int(masks.min()), int(masks.max())
+    if low < 0 or high >= num_classes:
+        raise UserError(f"the masks have classes from {low} to {high}, but num_classes is {num_classes}")
+
+
+def check_labels(targets: Tensor | None, num_classes: int) -> None:
+    """Refuse targets that are not 0 or 1 for each class."""
+    shape = None if targets is None else tuple(targets.shape)
+    fits = targets is not None and targets.ndim == 2 and targets.shape[1] == num_classes
+    if targets is None or not fits or not bool(((targets == 0) | (targets == 1)).all()):
+        got = "no targets" if targets is None else f"{targets.dtype} {shape}"
+        raise UserError(f"MultiLabel needs targets (N, {num_classes}) of 0 and 1, got {got}")
 
 
 def check_loss(loss: Any, num_classes: int, mix: nn.Module | None) -> None:

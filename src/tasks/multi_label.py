@@ -1,0 +1,80 @@
+"""MultiLabel: any number of classes for each input."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchmetrics.classification as tm
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from src import at_least_float32
+from src.losses import BinaryCrossEntropy
+from src.protocols import ImageData
+from src.tasks.base import Task
+from src.tasks.scores import BestF1
+from src.tasks.setup import NetFactory, build_net, check_labels, check_net, check_num_classes
+
+
+class MultiLabel(Task):
+    """Any number of classes for each input, targets (N, K) of 0 and 1. F1 and average precision are means over classes.
+
+    Each class has a threshold of its own, the best for F1 on the validation split, on which ``val/f1`` uses it too.
+
+    Args:
+        net: class or function of a net that maps inputs to logits (N, K).
+        num_classes: number of classes K, at least 2.
+        loss: function or module of logits and targets (N, K); by default ``src.losses.BinaryCrossEntropy``.
+        kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps and more.
+    """
+
+    monitor = ("val/map", "max")
+    thresholds: Tensor  # probability above which each class is predicted, (K,)
+
+    def __init__(
+        self,
+        net: NetFactory | Callable[[int], nn.Module],
+        num_classes: int,
+        loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kinds: dict[str, Any] = {"map": tm.MultilabelAveragePrecision, "f1": tm.MultilabelF1Score}
+        means = {name: kind(num_classes) for name, kind in kinds.items()}
+        each = {f"{name}_each": kind(num_classes, average="none") for name, kind in kinds.items()}
+        val = MetricCollection({**means, "f1": BestF1(num_classes)}, compute_groups=False)
+        test = MetricCollection({**means, **each}, compute_groups=[["map", "map_each"], ["f1", "f1_each"]])
+        super().__init__(net=build_net(net, num_classes), val_metrics=val, test_metrics=test, **kwargs)
+        self.num_classes, self.loss = num_classes, loss or BinaryCrossEntropy()
+        self.register_buffer("thresholds", torch.full((num_classes,), 0.5))
+
+    def setup(self, stage: str) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and isinstance(data, ImageData):
+            check_labels(data.splits["train"].targets, self.num_classes)
+        check_num_classes(self.num_classes, data)
+        check_net(self.net, data, self.num_classes)
+        super().setup(stage)
+
+    def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        inputs, targets = batch
+        logits = at_least_float32(self(inputs))
+        probabilities = logits.detach().sigmoid()
+        testing = self.trainer.testing
+        return self.loss(logits, targets), self.centered(probabilities) if testing else probabilities, targets.long()
+
+    def centered(self, probabilities: Tensor) -> Tensor:
+        """Map [0, threshold] to [0, 0.5] and [threshold, 1] to [0.5, 1], which keeps the order within each class."""
+        t = self.thresholds
+        above = (probabilities - t) / (1 - t).clamp(min=1e-6)
+        return torch.where(probabilities < t, probabilities / t, 1 + above) / 2
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        if not self.trainer.sanity_checking:
+            found: Any = self.val_metrics["f1"]
+            self.thresholds.copy_(found.thresholds_found)
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the probability of each class, and whether it is above its threshold, (N, K) each."""
+        probabilities = at_least_float32(self(batch)).sigmoid()
+        return {"probability": probabilities, "predicted": (probabilities >= self.thresholds).long()}

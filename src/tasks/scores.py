@@ -1,0 +1,54 @@
+"""Metrics of single tasks: retrieval by embeddings, and the best threshold of each class."""
+
+import torch
+import torchmetrics.classification as tm
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+class Retrieval(Metric):
+    """How well embeddings (N, D) find samples of their own class (N,) by Euclidean distance, among all others.
+
+    ``recall_at_k``: fraction of samples with one of their class among the nearest k. ``map``: mean over samples of the
+    average precision of the whole ranking. Samples that are alone in their class do not count.
+    """
+
+    full_state_update = False
+    embeddings: list[Tensor]
+    targets: list[Tensor]
+
+    def __init__(self, ks: tuple[int, ...] = (1, 5)) -> None:
+        super().__init__()
+        self.ks = ks
+        for name in ("embeddings", "targets"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, embeddings: Tensor, targets: Tensor) -> None:
+        self.embeddings.append(embeddings)
+        self.targets.append(targets)
+
+    def compute(self) -> dict[str, Tensor]:
+        embeddings, targets = dim_zero_cat(self.embeddings), dim_zero_cat(self.targets)
+        found = []
+        for rows in torch.arange(len(targets), device=targets.device).split(500):
+            distances = torch.cdist(embeddings[rows], embeddings, compute_mode="donot_use_mm_for_euclid_dist")
+            distances[range(len(rows)), rows] = torch.inf  # the sample itself comes last
+            order = distances.argsort(dim=1, stable=True)[:, :-1]
+            hits = (targets[order] == targets[rows, None]).double()
+            precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
+            scores = [hits[:, :k].amax(1) for k in self.ks]
+            scores.append((precision * hits).sum(1) / hits.sum(1).clamp(min=1))
+            found.append(torch.stack(scores, 1)[hits.any(1)])
+        names = [*(f"recall_at_{k}" for k in self.ks), "map"]
+        return dict(zip(names, torch.cat(found).mean(0).float(), strict=True))
+
+
+class BestF1(tm.MultilabelPrecisionRecallCurve):
+    """Mean over classes of the highest F1 that any threshold reaches; ``thresholds_found`` are these, (K,)."""
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        curves = zip(*super().compute(), strict=True)  # precision and recall have one value more than thresholds
+        each = [(2 * p * r / (p + r).clamp(min=1e-12), thresholds) for p, r, thresholds in curves]
+        self.thresholds_found = torch.stack([thresholds[f1[:-1].argmax()] for f1, thresholds in each])
+        return torch.stack([f1[:-1].max() for f1, _ in each]).mean()

@@ -1,0 +1,72 @@
+"""MultiLabel: average precision and thresholds against scikit-learn."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
+
+from src import load_run
+from src.cli import main
+from src.data import DigitMosaics
+from tests.conftest import refused, same, weights
+
+FIT = ["fit", "--config=configs/digits_multilabel.yaml", "--model.net.width=8", "--trainer.max_epochs=3"]
+RUN = Path("runs/digits_multilabel/version_0")
+
+
+def predicted(kind: str) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Return probabilities and targets (N, K) of a split, and the thresholds, of a trained run."""
+    task, data = load_run(RUN)
+    data.setup("fit" if kind == "val" else "test")
+    with torch.no_grad():
+        batches = [(task.predict_step(images, 0), targets) for images, targets in getattr(data, f"{kind}_dataloader")()]
+    probabilities = torch.cat([output["probability"] for output, _ in batches])
+    return probabilities.numpy(), torch.cat([targets for _, targets in batches]).numpy(), task.thresholds
+
+
+def test_scores_and_thresholds_are_those_of_scikit_learn() -> None:
+    main(FIT)
+    results = json.loads((RUN / "results.json").read_text())
+    probabilities, targets, thresholds = predicted("val")
+    best = []
+    for k in range(10):
+        precision, recall, values = precision_recall_curve(targets[:, k], probabilities[:, k])
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        best.append(f1.max())
+        reached = f1_score(targets[:, k], probabilities[:, k] >= thresholds[k].item())
+        assert reached == pytest.approx(f1.max(), abs=1e-6)
+        assert thresholds[k].item() in values
+    assert results["val/f1"] == pytest.approx(np.mean(best), abs=1e-6)
+    assert results["val/map"] == pytest.approx(average_precision_score(targets, probabilities), abs=1e-5)
+    probabilities, targets, thresholds = predicted("test")
+    assert results["test/map"] == pytest.approx(average_precision_score(targets, probabilities), abs=1e-5)
+    oracle = f1_score(targets, probabilities >= thresholds.numpy(), average=None)
+    assert results["test/f1"] == pytest.approx(oracle.mean(), abs=2e-3)  # a value at its threshold may round
+    assert results["test/f1/3"] == pytest.approx(oracle[3], abs=2e-2)
+
+
+def test_a_cut_run_resumes_to_the_bit() -> None:
+    whole = [*FIT, "--model.schedule=null", "--test=false"]
+    main(whole)
+    main([*whole, "--trainer.max_steps=30"])
+    main(["fit", f"--run={RUN.with_name('version_1')}", "--trainer.max_steps=-1"])
+    assert same(weights(RUN), weights(RUN.with_name("version_1")))
+    assert not weights(RUN)["thresholds"].eq(0.5).any()
+
+
+def test_labels_are_the_digits_in_the_image() -> None:
+    images, labels = DigitMosaics().load(train=True)
+    tiles = images.view(-1, 2, 8, 2, 8).transpose(2, 3).reshape(len(images), 4, 64)
+    shown = (tiles.sum(2) > 0).sum(1)
+    assert (labels.sum(1) <= shown).all()
+    assert (labels.sum(1)[shown > 0] >= 1).all()
+    assert labels[shown == 0].sum() == 0
+    assert labels.unique().tolist() == [0, 1]
+
+
+def test_targets_of_another_kind_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, *FIT, "--data=src.data.Digits")
+    assert "MultiLabel needs targets (N, 10) of 0 and 1, got torch.int64 (1437,)" in line
