@@ -88,6 +88,17 @@ class HasEpochMeans(Protocol):
 
 
 @runtime_checkable
+class DrawsPredictions(Protocol):
+    """A LightningModule whose predictions are pictures, such as masks."""
+
+    def draw(self, images: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+        """Return pictures by name, uint8: of classes (N, H, W), or (N, 1 or 3, H, W).
+
+        ``images`` are pixels (N, C, H, W), uint8; ``outputs`` is what ``predict_step`` returned for them.
+        """
+
+
+@runtime_checkable
 class Resumable(Protocol):
     """A DataLoader that resumes within an epoch from the position in its state."""
 

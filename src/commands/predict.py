@@ -1,6 +1,5 @@
 """predict: name the classes of images, or write whatever a module predicts."""
 
-import csv
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -9,19 +8,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from src import UserError, require
 from src.commands.test import start
 from src.config.arguments import Options
 from src.config.build import Experiment
 from src.data import DataModule
-from src.data.loading.image_files import decode_all, scan
+from src.data.loading.image_files import ImageFiles, decode_all, scan
 from src.data.loading.report import left_out_rows
 from src.data.loading.transform import brightness_and_contrast
-from src.protocols import ImageData
+from src.protocols import DrawsPredictions, ImageData
 from src.runs.folder import back_up
-from src.runs.predictions import columns, let_forward_predict, probabilities
+from src.runs.predictions import (
+    accuracy_rows,
+    columns,
+    error_rows,
+    let_forward_predict,
+    predictions_table,
+    probabilities,
+    save_csv,
+    save_pictures,
+    true_classes,
+    true_numbers,
+    write_csv,
+)
 from src.runs.summary import print_rows
 
 CHUNK = 8192  # image files that are decoded at once
@@ -54,34 +64,78 @@ def run(
     if loader is not None and not loader.names:
         raise UserError(f"--images: none of {len(loader.paths)} files can be decoded")
     classes: list[str] = (isinstance(x.data, ImageData) and x.data.class_names) or []
-    rows = probabilities(outputs, len(classes))
-    values = columns(outputs) if rows is None else {}
-    count = len(next(iter(values.values()), [])) if rows is None else len(rows)
-    names, targets = loader.names if loader else [], None
-    if isinstance(x.data, ImageData):
-        names = names or x.data.files.get("test", [])
-        targets = None if images else x.data.splits["test"].classes
-    names = (names or [f"test/{i}" for i in range(count)])[:count]  # batches may be limited
     file = output or back_up((x.run.path if x.run else Path()) / "predictions.csv")
-    if rows is None:
-        save_csv(file, [["image", *values], *map(list, zip(names, *values.values(), strict=True))])
-        shown = ", ".join([*values][:4]) + (f", ... ({len(values) - 4} more)" if len(values) > 4 else "")
-        rows_shown = [("predicted", f"{count} samples"), ("values", shown or "none: predict_step returns nothing")]
-        print_rows([*rows_shown, ("written to", str(file))])
-        return x
-    classes = classes or [str(i) for i in range(rows.shape[1])]
-    targets = true_classes(names, images, classes) if images else targets
+    if has_pictures(x, outputs):
+        write_pictures(x, outputs, loader, file)
+    elif (rows := probabilities(outputs, len(classes))) is not None:
+        write_classes(x, rows, classes, images, loader, file)
+    else:
+        write_values(x, columns(outputs), loader, file)
+    print_rows(loader.notes(len(loader.names)) if loader else [])
+    return x
+
+
+def sample_names(x: Experiment, loader: "FilesLoader | None", count: int) -> list[str]:
+    """Return the names of as many samples: of image files, or their positions in the test split."""
+    found = loader.names if loader else x.data.files.get("test", []) if isinstance(x.data, ImageData) else []
+    return (found or [f"test/{i}" for i in range(count)])[:count]  # batches may be limited
+
+
+def write_classes(
+    x: Experiment, rows: Tensor, classes: list[str], given: list[Path] | None, loader: "FilesLoader | None", file: Path
+) -> None:
+    """Write the probability of each class (N, K); print the first rows, and the accuracy where classes are known."""
+    classes, names = classes or [str(i) for i in range(rows.shape[1])], sample_names(x, loader, len(rows))
+    targets = x.data.splits["test"].classes if isinstance(x.data, ImageData) and not given else None
+    targets = true_classes(names, given, classes) if given else targets
     write_csv(file, names, classes, rows, targets)
     print_rows(predictions_table(names, classes, rows))
     print_rows([("written to", str(file)), *accuracy_rows(rows, targets, classes, file.with_name("confusion.csv"))])
-    print_rows(loader.notes(len(rows)) if loader else [])
-    return x
+
+
+def write_values(x: Experiment, values: dict[str, list[Any]], loader: "FilesLoader | None", file: Path) -> None:
+    """Write values as they are, and the true numbers of the test split, if they are numbers, with their mean error."""
+    count = len(next(iter(values.values()), []))
+    split = x.data.splits["test"] if isinstance(x.data, ImageData) and not loader else None
+    true: dict[str, list[float]] = true_numbers(split.targets, count) if split else {}
+    shown = ", ".join([*values][:4]) + (f", ... ({len(values) - 4} more)" if len(values) > 4 else "")
+    table = {"image": sample_names(x, loader, count), **values, **true}
+    save_csv(file, [[*table], *map(list, zip(*table.values(), strict=True))])
+    rows = [("predicted", f"{count} samples"), ("values", shown or "none: predict_step returns nothing")]
+    print_rows([*rows, ("written to", str(file)), *error_rows(values, true)])
+
+
+def has_pictures(x: Experiment, outputs: list[Any]) -> bool:
+    """Tell whether the task draws its predictions, or whether they are images of the data's shape themselves."""
+    tensors = bool(outputs) and all(isinstance(each, Tensor) for each in outputs) and isinstance(x.data, DataModule)
+    return tensors and (isinstance(x.task, DrawsPredictions) or outputs[0].shape[1:] == x.data.shape)  # type: ignore[union-attr]
+
+
+def write_pictures(x: Experiment, outputs: list[Tensor], loader: "FilesLoader | None", file: Path) -> None:
+    """Write PNG files to a folder next to the CSV file, which lists them."""
+    data: Any = x.data
+    names, folder = sample_names(x, loader, sum(map(len, outputs))), back_up(file.with_suffix(""))
+    lines: list[list[Any]] = []
+    drawn: dict[str, Tensor] = {}
+    for output in outputs:
+        index = torch.arange(len(lines), len(lines) + len(output))
+        own = [names[i] for i in index.tolist()]
+        files = ImageFiles([*map(Path, own)], data.shape, 0, data.scale) if loader else None
+        images = data.splits["predict"][index][1].cpu() if files is None else files[torch.arange(len(own))]
+        if isinstance(x.task, DrawsPredictions):
+            drawn = x.task.draw(images, output.cpu())
+        else:
+            pixels = output.float().cpu() * data.normalize.std.cpu() + data.normalize.mean.cpu()
+            drawn = {"output": pixels.round().clamp(0, 255).byte()}
+        lines += save_pictures(drawn, own, len(lines), folder)
+    save_csv(file, [["image", *drawn], *lines])
+    print_rows([("predicted", f"{len(lines)} samples"), ("pictures", str(folder)), ("written to", str(file))])
 
 
 def check_data(x: Experiment) -> DataModule:
     """Refuse a data module whose class names, image shape and normalization are not in the checkpoint."""
-    if not isinstance(x.data, DataModule) or type(x.data).__qualname__ not in x.stored:
-        raise UserError("--images needs a run whose data module derives from src.data.DataModule")
+    if not isinstance(x.data, DataModule) or type(x.data).__qualname__ not in x.stored or x.data.shape[1:] == (1, 1):
+        raise UserError("--images needs a run on images, whose data module derives from src.data.DataModule")
     return x.data
 
 
@@ -137,64 +191,3 @@ class FilesLoader:
         mirrored = looks * torch.tensor([-1.0, 1.0]) + torch.tensor([255.0, 0.0])
         better = normalize.unlike(mirrored).sum() < unlike.sum() / 2
         return [*rows, ("", f"try it {'without' if self.invert else 'with'} --invert")] if better else rows
-
-
-def true_classes(names: list[str], given: list[Path], classes: list[str]) -> Tensor:
-    """Return the class of each file (N,) by the nearest folder named like a class; -1 if there is none.
-
-    Only folders below the given ones count, the given ones themselves, and the folder of a given file.
-    """
-    roots = {(path if path.is_dir() else path.parent).absolute() for path in given}
-    targets = []
-    for name in names:
-        parents = [*Path(name).absolute().parents]
-        last = next(i for i, parent in enumerate(parents) if parent in roots)
-        found = [parent.name for parent in parents[: last + 1] if parent.name in classes]
-        targets.append(classes.index(found[0]) if found else -1)
-    return torch.tensor(targets)
-
-
-def accuracy_rows(rows: Tensor, targets: Tensor | None, classes: list[str], file: Path) -> list[tuple[str, str]]:
-    """Write the confusion of the images whose class is known, if any, and return their accuracy."""
-    if targets is None or not (known := targets[: len(rows)] >= 0).any():
-        return []
-    predicted, true = rows.argmax(1)[known], targets[: len(rows)][known]
-    counts = multiclass_confusion_matrix(predicted, true, len(classes))
-    lines = [[name, *line] for name, line in zip(classes, counts.tolist(), strict=True)]
-    save_csv(file, [["class", *classes], *lines])
-    right = int(counts.trace())
-    return [("confusion", str(file)), ("accuracy", f"{right / len(true):.4f}, {right} of {len(true)} images")]
-
-
-def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor, targets: Tensor | None = None) -> None:
-    """Write the probabilities of all classes, and the true class of each image if any is known."""
-    true = [classes[i] if i >= 0 else "" for i in targets.tolist()] if targets is not None else []
-    lines: list[list[Any]] = [["image", "prediction", "probability", *classes]]
-    for name, row in zip(names, rows, strict=True):
-        best = int(row.argmax())
-        lines.append([name, classes[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row.tolist())])
-    if any(true):
-        lines = [[*line, name] for line, name in zip(lines, ["true", *true], strict=False)]
-    save_csv(file, lines)
-
-
-def save_csv(file: Path, lines: list[list[Any]]) -> None:
-    """Write a table, under its final name only once it is complete."""
-    part = file.with_name(f"{file.name}.part") if file.is_file() or not file.exists() else file  # else a pipe
-    try:
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            csv.writer(stream).writerows(lines)
-        if part != file:
-            part.replace(file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from None
-
-
-def predictions_table(names: list[str], classes: list[str], rows: Tensor, limit: int = 20) -> list[tuple[str, str]]:
-    """Return the three most probable classes of each of the first images."""
-    table = []
-    for name, row in zip(names[:limit], rows, strict=False):
-        top = row.topk(min(3, len(classes)))
-        guesses = [f"{classes[i]} {p:.1%}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
-        table.append((name if len(name) <= 40 else f"...{name[-37:]}", "  ".join(guesses)))
-    return table + ([("...", f"{len(names) - limit} more")] if len(names) > limit else [])

@@ -1,17 +1,24 @@
-"""Predictions: what ``predict_step`` returns, as columns of a table."""
+"""Predictions: what ``predict_step`` returns, as columns of a table and as pictures."""
 
+import csv
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from PIL import Image
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from src import UserError, require
+
+# of class i: black, then colors that differ much from one to the next
+PALETTE = [i * factor % 255 for i in range(256) for factor in (2**25 - 1, 2**15 - 1, 2**21 - 1)]
 
 
 def probabilities(outputs: list[Any], num_classes: int = 0) -> Tensor | None:
@@ -93,3 +100,97 @@ def named_entries(value: Any) -> Mapping[str, Any] | None:
         return vars(value)
     named = isinstance(value, tuple) and hasattr(value, "__match_args__")
     return dict(zip(value.__match_args__, value, strict=True)) if named else None
+
+
+def true_classes(names: list[str], given: list[Path], classes: list[str]) -> Tensor:
+    """Return the class of each file (N,) by the nearest folder named like a class; -1 if there is none.
+
+    Only folders below the given ones count, the given ones themselves, and the folder of a given file.
+    """
+    roots = {(path if path.is_dir() else path.parent).absolute() for path in given}
+    targets = []
+    for name in names:
+        parents = [*Path(name).absolute().parents]
+        last = next(i for i, parent in enumerate(parents) if parent in roots)
+        found = [parent.name for parent in parents[: last + 1] if parent.name in classes]
+        targets.append(classes.index(found[0]) if found else -1)
+    return torch.tensor(targets)
+
+
+def accuracy_rows(rows: Tensor, targets: Tensor | None, classes: list[str], file: Path) -> list[tuple[str, str]]:
+    """Write the confusion of the images whose class is known, if any, and return their accuracy."""
+    if targets is None or not (known := targets[: len(rows)] >= 0).any():
+        return []
+    predicted, true = rows.argmax(1)[known], targets[: len(rows)][known]
+    counts = multiclass_confusion_matrix(predicted, true, len(classes))
+    lines = [[name, *line] for name, line in zip(classes, counts.tolist(), strict=True)]
+    save_csv(file, [["class", *classes], *lines])
+    right = int(counts.trace())
+    return [("confusion", str(file)), ("accuracy", f"{right / len(true):.4f}, {right} of {len(true)} images")]
+
+
+def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor, targets: Tensor | None = None) -> None:
+    """Write the probabilities of all classes, and the true class of each image if any is known."""
+    true = [classes[i] if i >= 0 else "" for i in targets.tolist()] if targets is not None else []
+    lines: list[list[Any]] = [["image", "prediction", "probability", *classes]]
+    for name, row in zip(names, rows, strict=True):
+        best = int(row.argmax())
+        lines.append([name, classes[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row.tolist())])
+    if any(true):
+        lines = [[*line, name] for line, name in zip(lines, ["true", *true], strict=False)]
+    save_csv(file, lines)
+
+
+def save_csv(file: Path, lines: list[list[Any]]) -> None:
+    """Write a table, under its final name only once it is complete."""
+    part = file.with_name(f"{file.name}.part") if file.is_file() or not file.exists() else file  # else a pipe
+    try:
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            csv.writer(stream).writerows(lines)
+        if part != file:
+            part.replace(file)
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from None
+
+
+def predictions_table(names: list[str], classes: list[str], rows: Tensor, limit: int = 20) -> list[tuple[str, str]]:
+    """Return the three most probable classes of each of the first images."""
+    table = []
+    for name, row in zip(names[:limit], rows, strict=False):
+        top = row.topk(min(3, len(classes)))
+        guesses = [f"{classes[i]} {p:.1%}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+        table.append((name if len(name) <= 40 else f"...{name[-37:]}", "  ".join(guesses)))
+    return table + ([("...", f"{len(names) - limit} more")] if len(names) > limit else [])
+
+
+def true_numbers(targets: Tensor | None, count: int) -> dict[str, list[float]]:
+    """Return targets (N,) or (N, D) that are numbers as columns named true, or true_0 and so on."""
+    if targets is None or not targets.is_floating_point() or targets.ndim > 2:
+        return {}
+    return columns([{"true": targets[:count]}])
+
+
+def error_rows(values: dict[str, list[Any]], true: dict[str, list[float]]) -> list[tuple[str, str]]:
+    """Return the mean absolute error if there is one predicted number for each true one."""
+    if not true or len(values) != len(true):
+        return []
+    predicted, exact = (torch.tensor([*each.values()], dtype=torch.float64) for each in (values, true))
+    return [("mae", f"{(predicted - exact).abs().mean():.4f}")]
+
+
+def save_pictures(pictures: Mapping[str, Tensor], names: list[str], first: int, folder: Path) -> list[list[str]]:
+    """Write pictures (N, H, W) of classes or (N, 1 or 3, H, W), uint8, as PNG files; ``first`` numbers their samples.
+
+    Return the name of each sample and its files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [[name] for name in names]
+    for kind, each in pictures.items():
+        for i, (line, pixels) in enumerate(zip(lines, each.cpu().numpy(), strict=True), first):
+            file = folder / f"{i:05}_{Path(line[0]).stem}_{kind}.png"
+            picture = Image.fromarray(pixels if pixels.ndim == 2 else pixels.transpose(1, 2, 0).squeeze())
+            if pixels.ndim == 2:  # classes, in colors
+                picture.putpalette(PALETTE)
+            picture.save(file)
+            line.append(str(file))
+    return lines

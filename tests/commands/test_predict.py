@@ -13,9 +13,9 @@ from PIL import Image
 
 from src import UserError
 from src.cli import main
-from src.commands.predict import expand, predictions_table, write_csv
+from src.commands.predict import expand
 from src.data import Digits
-from src.runs.predictions import columns, probabilities
+from src.runs.predictions import columns, predictions_table, probabilities, write_csv
 from tests.conftest import SMALL, refused
 
 ROWS = torch.tensor([[0.5, 0.2, 0.3, 0.0], [0.0, 0.1, 0.1, 0.8]])
