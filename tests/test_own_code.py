@@ -303,7 +303,7 @@ def test_all_arguments_but_the_number_of_outputs_can_be_set() -> None:
 
 def test_a_net_with_other_outputs_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     error = refused(capsys, *DIGITS, f"--model.net={OWN}.Five")
-    assert "the net must return logits (N, 10), got (2, 5) for N = 2: set the argument" in error
+    assert "the net must return outputs (N, 10), got (2, 5) for N = 2: set the argument" in error
 
 
 def test_torchvisions_nets_get_the_number_of_classes_and_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +327,7 @@ def test_a_net_without_parameters_is_checked(capsys: pytest.CaptureFixture[str])
     )
     data.shape = data.smallest_shape = (1, 8, 8)
     check_net(own_code.NoParameters(10), data, 10)
-    with pytest.raises(UserError, match="must return logits"):
+    with pytest.raises(UserError, match="must return outputs"):
         check_net(own_code.NoParameters(10), data, 11)
     assert "empty parameter list" in refused(capsys, *DIGITS, f"--model.net={OWN}.NoParameters")
 
