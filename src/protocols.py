@@ -16,6 +16,7 @@ class ImageData(Protocol):
     splits: dict[str, Any]  # train, val, test, predict
     shape: tuple[int, ...]  # of one image, (C, H, W); empty until known
     smallest_shape: tuple[int, ...]  # of the smallest image that augmentation makes
+    holds_images: bool  # False for a table, which cannot be drawn or read from image files
     files: dict[str, list[str]]  # file name of each image in a split; empty if not read from image files
     split_hash: str  # identifies the training and validation split
     seed: int  # of training
@@ -91,7 +92,7 @@ class HasEpochMeans(Protocol):
 class DrawsPredictions(Protocol):
     """A LightningModule whose predictions are pictures, such as masks."""
 
-    def draw(self, images: Tensor, outputs: Tensor) -> dict[str, Tensor]:
+    def draw_predictions(self, images: Tensor, outputs: Tensor) -> dict[str, Tensor]:
         """Return pictures by name, uint8: of classes (N, H, W), or (N, 1 or 3, H, W).
 
         ``images`` are pixels (N, C, H, W), uint8; ``outputs`` is what ``predict_step`` returned for them.

@@ -127,7 +127,7 @@ CLASSES = (  # of trusted packages, but of no kind that a config needs
     "tests.processes.Process",
     "tests.processes.Launched",
 )
-DOORS = {  # configs that run code or write files; given/beside.yaml, other.yaml and other.txt name evil.Net
+DOORS = {  # configs that run code or write files; given/near.yaml, other.yaml and other.txt name evil.Net
     "class path": "model: {class_path: evil.Net}",
     "short class path": "model: evil.Net",
     "namespace package": "model: {class_path: folder.evil.Net}",
@@ -142,7 +142,7 @@ DOORS = {  # configs that run code or write files; given/beside.yaml, other.yaml
     "argument of any type": INIT % "{class_path: src.nets.Init, init_args: {settings: {std: {class_path: evil.Net}}}}",
     "another file": "model: other.yaml",
     "file with another suffix": "model: other.txt",
-    "file next to the config": "model: beside.yaml",
+    "file next to the config": "model: near.yaml",
     "file that names itself": "data: bad.yaml\nmodel: evil.Net",
     "compiler": "data: src.data.Digits\ncompile: {options: {cpp.cxx: [touch ran]}}",
     "folder of the best checkpoint": "best: {dirpath: ran}",
@@ -230,7 +230,7 @@ def build(door: str, folder: Path) -> Path:
             "from pathlib import Path\nPath('ran').touch()\nfrom src.nets import MLP as Net\n"
         )
     (folder / "given").mkdir()
-    for name in ("other.yaml", "other.txt", "given/beside.yaml"):
+    for name in ("other.yaml", "other.txt", "given/near.yaml"):
         (folder / name).write_text("class_path: evil.Net")
     (folder / "given/bad.yaml").write_text(DOORS[door])
     return Path("given/bad.yaml")

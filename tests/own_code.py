@@ -240,7 +240,7 @@ class Typo(OwnLoaders):
 
 
 class Broken(OwnLoaders):
-    """Its constructor makes a mistake of the code, not of the settings."""
+    """Its constructor has a bug, whatever the settings."""
 
     def __init__(self, size: int = 3) -> None:
         super().__init__()
@@ -319,7 +319,7 @@ class MyNet(nn.Module):
 
 
 class Five(MyNet):
-    """Five outputs, whatever is asked."""
+    """Always five outputs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -323,7 +323,9 @@ def test_torchvisions_nets_get_the_number_of_classes_and_no_weights(monkeypatch:
 
 def test_a_net_without_parameters_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     data = SimpleNamespace(
-        **dict.fromkeys(("class_names", "splits", "files", "split_hash", "seed", "tests", "mix", "normalize"))
+        **dict.fromkeys(
+            ("class_names", "splits", "files", "split_hash", "seed", "tests", "holds_images", "mix", "normalize")
+        )
     )
     data.shape = data.smallest_shape = (1, 8, 8)
     check_net(own_code.NoParameters(10), data, 10)

@@ -43,8 +43,8 @@ def run(
     """Name the classes of images: of the test set, or of image files.
 
     If files are in folders named like classes, or the test set is used, the accuracy is printed, and confusion.csv
-    counts the images of each class (rows) by prediction (columns). What a module predicts that are no probabilities,
-    such as logits or reconstructions, is written unchanged.
+    counts the images of each class (rows) by prediction (columns). Masks and restored images become PNG files in
+    predictions_pictures. Anything else, such as numbers or logits, is written unchanged, next to true numbers.
 
     Args:
         images: image files and folders.
@@ -66,12 +66,12 @@ def run(
     classes: list[str] = (isinstance(x.data, ImageData) and x.data.class_names) or []
     file = output or back_up((x.run.path if x.run else Path()) / "predictions.csv")
     if has_pictures(x, outputs):
-        write_pictures(x, outputs, loader, file)
+        count = write_pictures(x, outputs, loader, file)
     elif (rows := probabilities(outputs, len(classes))) is not None:
-        write_classes(x, rows, classes, images, loader, file)
+        count = write_classes(x, rows, classes, images, loader, file)
     else:
-        write_values(x, columns(outputs), loader, file)
-    print_rows(loader.notes(len(loader.names)) if loader else [])
+        count = write_values(x, columns(outputs), loader, file)
+    print_rows(loader.notes(count) if loader else [])
     return x
 
 
@@ -83,17 +83,18 @@ def sample_names(x: Experiment, loader: "FilesLoader | None", count: int) -> lis
 
 def write_classes(
     x: Experiment, rows: Tensor, classes: list[str], given: list[Path] | None, loader: "FilesLoader | None", file: Path
-) -> None:
-    """Write the probability of each class (N, K); print the first rows, and the accuracy where classes are known."""
+) -> int:
+    """Write the probability of each class (N, K), print the first rows and the accuracy if known, and return N."""
     classes, names = classes or [str(i) for i in range(rows.shape[1])], sample_names(x, loader, len(rows))
     targets = x.data.splits["test"].classes if isinstance(x.data, ImageData) and not given else None
     targets = true_classes(names, given, classes) if given else targets
     write_csv(file, names, classes, rows, targets)
     print_rows(predictions_table(names, classes, rows))
     print_rows([("written to", str(file)), *accuracy_rows(rows, targets, classes, file.with_name("confusion.csv"))])
+    return len(rows)
 
 
-def write_values(x: Experiment, values: dict[str, list[Any]], loader: "FilesLoader | None", file: Path) -> None:
+def write_values(x: Experiment, values: dict[str, list[Any]], loader: "FilesLoader | None", file: Path) -> int:
     """Write values as they are, and the true numbers of the test split, if they are numbers, with their mean error."""
     count = len(next(iter(values.values()), []))
     split = x.data.splits["test"] if isinstance(x.data, ImageData) and not loader else None
@@ -103,18 +104,21 @@ def write_values(x: Experiment, values: dict[str, list[Any]], loader: "FilesLoad
     save_csv(file, [[*table], *map(list, zip(*table.values(), strict=True))])
     rows = [("predicted", f"{count} samples"), ("values", shown or "none: predict_step returns nothing")]
     print_rows([*rows, ("written to", str(file)), *error_rows(values, true)])
+    return count
 
 
 def has_pictures(x: Experiment, outputs: list[Any]) -> bool:
     """Tell whether the task draws its predictions, or whether they are images of the data's shape themselves."""
-    tensors = bool(outputs) and all(isinstance(each, Tensor) for each in outputs) and isinstance(x.data, DataModule)
-    return tensors and (isinstance(x.task, DrawsPredictions) or outputs[0].shape[1:] == x.data.shape)  # type: ignore[union-attr]
+    if not isinstance(x.data, DataModule) or not outputs or not all(isinstance(each, Tensor) for each in outputs):
+        return False
+    drawable = x.data.holds_images and x.data.shape[0] in (1, 3)
+    return isinstance(x.task, DrawsPredictions) or (drawable and outputs[0].shape[1:] == x.data.shape)
 
 
-def write_pictures(x: Experiment, outputs: list[Tensor], loader: "FilesLoader | None", file: Path) -> None:
+def write_pictures(x: Experiment, outputs: list[Tensor], loader: "FilesLoader | None", file: Path) -> int:
     """Write PNG files to a folder next to the CSV file, which lists them."""
     data: Any = x.data
-    names, folder = sample_names(x, loader, sum(map(len, outputs))), back_up(file.with_suffix(""))
+    names, folder = sample_names(x, loader, sum(map(len, outputs))), back_up(file.with_name(f"{file.stem}_pictures"))
     lines: list[list[Any]] = []
     drawn: dict[str, Tensor] = {}
     for output in outputs:
@@ -123,18 +127,19 @@ def write_pictures(x: Experiment, outputs: list[Tensor], loader: "FilesLoader | 
         files = ImageFiles([*map(Path, own)], data.shape, 0, data.scale) if loader else None
         images = data.splits["predict"][index][1].cpu() if files is None else files[torch.arange(len(own))]
         if isinstance(x.task, DrawsPredictions):
-            drawn = x.task.draw(images, output.cpu())
+            drawn = x.task.draw_predictions(images, output.cpu())
         else:
             pixels = output.float().cpu() * data.normalize.std.cpu() + data.normalize.mean.cpu()
             drawn = {"output": pixels.round().clamp(0, 255).byte()}
         lines += save_pictures(drawn, own, len(lines), folder)
     save_csv(file, [["image", *drawn], *lines])
     print_rows([("predicted", f"{len(lines)} samples"), ("pictures", str(folder)), ("written to", str(file))])
+    return len(lines)
 
 
 def check_data(x: Experiment) -> DataModule:
     """Refuse a data module whose class names, image shape and normalization are not in the checkpoint."""
-    if not isinstance(x.data, DataModule) or type(x.data).__qualname__ not in x.stored or x.data.shape[1:] == (1, 1):
+    if not isinstance(x.data, DataModule) or type(x.data).__qualname__ not in x.stored or not x.data.holds_images:
         raise UserError("--images needs a run on images, whose data module derives from src.data.DataModule")
     return x.data
 

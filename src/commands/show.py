@@ -34,7 +34,7 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
     """
     x = build(parse(options), "show")
     data, file = x.data, output or Path("show.png")
-    if not isinstance(data, DataModule):
+    if not isinstance(data, DataModule) or not data.holds_images:
         show_batch(first_batch(x), file)
         return x
     data.prepare_data()

@@ -55,7 +55,7 @@ class Experiment:
 
     def usable(self) -> tuple[bool, str | None]:
         """Return whether the run can be tested, and the options of predict, None if it cannot predict."""
-        images = isinstance(self.data, ImageData) and self.data.shape[1:] != (1, 1)  # not a table
+        images = isinstance(self.data, ImageData) and self.data.holds_images
         return self.can("test"), " --images FILE" if images else "" if self.can("predict") else None
 
 

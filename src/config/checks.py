@@ -35,11 +35,8 @@ def check_yaml(file: Path, earlier: Sequence[str] = ()) -> None:
     """Refuse a config, layered over earlier ones, that is no valid YAML, repeats a key or has an unknown section."""
     if not file.is_file():
         known = {f.stem: f for f in sorted(Path("configs").glob("**/*.yaml"))}
-        hint = (
-            f", did you mean {known[file.stem]}?"
-            if file.stem in known
-            else did_you_mean(str(file), map(str, known.values()))
-        )
+        named = f", did you mean {known[file.stem]}?" if file.stem in known else ""
+        hint = named or did_you_mean(str(file), map(str, known.values()))
         raise UserError(f"config {file} does not exist{hint}")
     try:
         tree = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)

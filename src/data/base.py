@@ -34,6 +34,7 @@ class DataModule(LightningDataModule):
     """
 
     class_names: list[str] | None = None  # None unless targets are classes
+    holds_images = True
     shrinks = False  # whether batch_size and folds that are too large for the data are reduced instead of refused
     seed: int = 0  # of training: order of samples, augmentation, dropout; set by src.config.parser
     tests: bool = True  # whether fit ends with a test; set by src.config.parser

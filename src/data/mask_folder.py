@@ -11,7 +11,7 @@ from torch import Tensor
 from src import UserError, require
 from src.data.base import DataModule
 from src.data.loading.image_files import decode_all, find_images
-from src.data.loading.splits import hold_out
+from src.data.loading.splits import Samples, digest, hold_out
 
 
 class MaskFolder(DataModule):
@@ -44,8 +44,10 @@ class MaskFolder(DataModule):
         if (self.root / "test").is_dir():
             return self.read(base if train else self.root / "test", "train" if train else "test")
         images, masks = self.read(base, "train")
-        index = hold_out(torch.empty(len(masks)), self.test_fraction, base)[0 if train else 1]
-        self.files["test"] = [self.files["train"][i] for i in index.tolist()] if not train else []
+        sets, names = hold_out(torch.empty(len(masks)), self.test_fraction, base), self.files["train"]
+        self.test_hash = digest(names, Samples(images, masks, sets[1]))
+        self.files["train"], self.files["test"] = ([names[i] for i in index.tolist()] for index in sets)
+        index = sets[0 if train else 1]
         return images[index], masks[index]
 
     def load_val(self) -> tuple[Tensor, Tensor] | None:

@@ -1,6 +1,7 @@
 """Table: rows of a CSV file, with named columns of numbers and categories."""
 
 import csv
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from src import UserError, require
 from src.data.base import DataModule
-from src.data.loading.splits import Samples, hold_out
+from src.data.loading.splits import Samples, digest, hold_out
 
 MISSING = {"", "?", "na", "n/a", "nan", "null", "none", "-"}
 Missing = Literal["refuse", "drop", "mean", "median"]
@@ -33,6 +34,8 @@ class Table(DataModule):
         kwargs: see ``src.data.DataModule``.
     """
 
+    holds_images = False
+
     def __init__(
         self,
         file: str,
@@ -49,25 +52,28 @@ class Table(DataModule):
         self.measured: list[tuple[Any, ...]] = []  # of each column: (fill, mean, std), or (fill, categories)
 
     def load(self, train: bool) -> tuple[Any, Tensor]:
-        rows = self.read_rows()
-        names = self.columns or [name for name in rows[0] if name not in self.target]
+        rows = dict(enumerate(self.read_rows(), 2))  # by row of the file, whose first is the header
+        names = self.columns or [name for name in rows[2] if name not in self.target]
         for name in [*names, *self.target]:
-            require(name in rows[0], f"{self.file} has no column {name}; it has {', '.join(rows[0])}")
+            require(name in rows[2], f"{self.file} has no column {name}; it has {', '.join(rows[2])}")
         if self.missing == "drop":
-            rows = [row for row in rows if not any(is_missing(row[name]) for name in [*names, *self.target])]
+            used = [*names, *self.target]
+            rows = {i: row for i, row in rows.items() if not any(is_missing(row[name]) for name in used)}
             require(len(rows) > 1, f"{self.file} has fewer than two rows without gaps")
         columns = [parse(self.file, name, rows, self.missing in ("mean", "median")) for name in names]
         targets = self.parse_targets(rows)
         sets = hold_out(targets, self.test_fraction, self.file)
         index = sets[0 if train else 1]
-        values = np.array(columns, dtype=object).T[index.numpy()]
-        return values if train else self.encode(values), targets[index]
+        values = np.array(columns, dtype=object).T
+        self.test_hash = digest([names, columns, targets.tolist()], Samples(values, targets, sets[1]))
+        self.files["test"] = [f"row {[*rows][i]}" for i in sets[1].tolist()]
+        return values[index.numpy()] if train else self.encode(values[index.numpy()]), targets[index]
 
     def read_rows(self) -> list[dict[str, str]]:
         """Return the fields of each row by column."""
         return read_csv(self.file)
 
-    def parse_targets(self, rows: list[dict[str, str]]) -> Tensor:
+    def parse_targets(self, rows: dict[int, dict[str, str]]) -> Tensor:
         columns = [parse(self.file, name, rows, may_miss=False) for name in self.target]
         if len(columns) == 1 and isinstance(columns[0][0], str):
             self.class_names = sorted({*columns[0]})
@@ -79,7 +85,6 @@ class Table(DataModule):
 
     def measure(self, train: Samples, val: Samples) -> None:
         """Measure the columns on the training split, and replace the values of both splits by inputs."""
-
         self.measured = [
             measure(train.images[train.index.numpy(), i], self.missing) for i in range(train.images.shape[1])
         ]
@@ -102,6 +107,7 @@ class Table(DataModule):
         return super().state_dict() | {"measured": self.measured}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        require("measured" in state, f"the checkpoint lacks the state of {type(self).__name__}: start a new run")
         super().load_state_dict(state)
         self.measured = state["measured"]
 
@@ -144,10 +150,11 @@ def is_missing(text: str) -> bool:
     return text.strip().lower() in MISSING
 
 
-def parse(file: Path, name: str, rows: list[dict[str, str]], may_miss: bool) -> list[Any]:
+def parse(file: Path, name: str, rows: dict[int, dict[str, str]], may_miss: bool) -> list[Any]:
     """Return the values of a column: all numbers or all texts, None where one is missing."""
     values: list[Any] = []
-    for line, row in enumerate(rows, 2):
+    kinds: dict[type, int] = {}  # and a row that has one
+    for line, row in rows.items():
         text = row[name].strip()
         if is_missing(text):
             hint = "repair it, or set data.missing to drop, mean or median (a target only to drop)"
@@ -158,10 +165,12 @@ def parse(file: Path, name: str, rows: list[dict[str, str]], may_miss: bool) -> 
             values.append(float(text))
         except ValueError:
             values.append(text)
-    kinds = {type(value): line for line, value in enumerate(values, 2) if value is not None}
+        finite = isinstance(values[-1], str) or isfinite(values[-1])
+        require(finite, f"{file}, row {line}: {name} must be a finite number, got {text}")
+        kinds[type(values[-1])] = line
     require(kinds, f"{file}: the column {name} has no values")
     if len(kinds) > 1:
-        text = values[kinds[str] - 2]
+        text = rows[kinds[str]][name]
         raise UserError(f"{file}, row {kinds[str]}: {name} must be a number as in row {kinds[float]}, got {text!r}")
     return values
 

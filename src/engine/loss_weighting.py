@@ -39,6 +39,9 @@ class LossWeighting(Callback):
         if self.ranks > 1 and isinstance(pl_module, HasEpochMeans):
             self.means = pl_module.train_means
             self.means.steps = []
+        vars(self).pop("on_train_batch_end", None)
+        if self.means is None:
+            self.on_train_batch_end = None  # type: ignore[method-assign,assignment]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         weight, self.accumulate = pl_module.loss_weight(batch), trainer.accumulate_grad_batches
@@ -73,7 +76,7 @@ class LossWeighting(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:  # noqa: ARG002
         """Log the loss of a step over the batches of all processes; an empty one has no loss."""
-        if self.means is None or not self.means.steps:
+        if not self.means.steps:
             return
         steps = [[as_tensor(each, pl_module.device) for each in step] for step in self.means.steps]
         self.means.steps = []

@@ -1,7 +1,4 @@
-"""Patch Lightning for less overhead per step, and jsonargparse to ask before it imports what a config names.
-
-Also two patches for modules of other projects: hooks that draw random numbers, metrics logged last.
-"""
+"""Patch Lightning for less overhead per step and for modules of others, jsonargparse to ask before it imports."""
 
 import os
 import random
@@ -122,7 +119,7 @@ def imports_checked(check: Callable[[str], None]) -> Iterator[None]:
 
 
 def read_utf8(path: Any) -> str:
-    """Read a config as UTF-8, whatever the encoding of the locale is."""
+    """Read a config as UTF-8 in any locale."""
     return Path(path.absolute).read_text(encoding="utf-8")
 
 
@@ -139,9 +136,11 @@ class PlateauStep(Checkpoint):
     """
 
     following: Any = None  # the next Checkpoint; this one is Lightning's ``trainer.checkpoint_callback``
-    best_model_path = property(
-        lambda self: str(getattr(self.following, "file", lambda: self.following.best_model_path)())
-    )
+
+    @property
+    def best_model_path(self) -> str:
+        own = hasattr(self.following, "file")  # as a checkpoint of this project has
+        return str(self.following.file() if own else getattr(self.following, "best_model_path", ""))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         plateaus = [x for x in trainer.lr_scheduler_configs if x.reduce_on_plateau and x.interval == "epoch"]
@@ -152,7 +151,7 @@ class PlateauStep(Checkpoint):
         self.steps = [(config, frequency, old.get(str(config.monitor))) for config, frequency, _ in self.steps]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # cut short: a resumed run goes on with it
+        if not trainer.fit_loop.epoch_loop._num_ready_batches_reached():  # cut short: a resumed run continues it
             return
         for config, frequency, old in self.steps:
             value = trainer.callback_metrics.get(str(config.monitor))

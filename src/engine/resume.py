@@ -90,7 +90,7 @@ class Resume(Callback):
         checkpoint["stopped"] = trainer.should_stop and trainer.fit_loop._can_stop_early  # as by EarlyStopping
         if any(isinstance(each, BaseFinetuning | ModelPruning) for each in trainer.callbacks):  # type: ignore[attr-defined]
             checkpoint["masks"] = find_masks(pl_module)
-        if self.cut:  # save it like an epoch that goes on
+        if self.cut:  # save it like an epoch that is not over
             for count in ("current", "total"):
                 checkpoint["loops"]["fit_loop"]["epoch_progress"][count]["processed"] -= 1
             if isinstance(pl_module, HasEpochMeans):

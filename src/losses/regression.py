@@ -9,12 +9,11 @@ from src import require
 class LogError(nn.Module):
     """Mean squared logarithmic error (MSLE), which counts relative errors of targets that are not negative.
 
-    The mean of (log(1 + output) - log(1 + target)) squared. Below 0 the
-    logarithm of an output goes on as a straight line, so that the loss stays finite.
+    The mean of (log(1 + output) - log(1 + target)) squared. For an output below 0, its tangent there takes the place
+    of the logarithm, so that the loss stays finite.
     """
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        # below 0, where the logarithm soon ends, a straight line with its slope there
         logs = torch.where(outputs > 0, outputs.clamp(min=0).log1p(), outputs)
         return (logs - targets.log1p()).square().mean()
 

@@ -1,6 +1,7 @@
 """MobileCNN: depthwise-separable convolutions, and a block that shares its weights."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
@@ -32,8 +33,7 @@ class MobileCNN(nn.Sequential):
         require(repeats >= 0, f"repeats must be at least 0, got {repeats}")
         act = activation or nn.ReLU
         super().__init__(
-            Conv2dNormActivation(in_channels, width, activation_layer=None),
-            act(),
+            Conv2dNormActivation(in_channels, width, activation_layer=act, inplace=None),
             separable(width, 2 * width, act),
             nn.MaxPool2d(2),
             separable(2 * width, 4 * width, act),
@@ -47,9 +47,9 @@ class MobileCNN(nn.Sequential):
 
 def separable(in_channels: int, out_channels: int, act: Callable[[], nn.Module]) -> nn.Sequential:
     """Return a 3x3 convolution per channel and a 1x1 convolution across them, each with batch norm and activation."""
-    depthwise = Conv2dNormActivation(in_channels, in_channels, groups=in_channels, activation_layer=None)
-    pointwise = Conv2dNormActivation(in_channels, out_channels, 1, activation_layer=None)
-    return nn.Sequential(depthwise, act(), pointwise, act())
+    after: dict[str, Any] = {"activation_layer": act, "inplace": None}
+    depthwise = Conv2dNormActivation(in_channels, in_channels, groups=in_channels, **after)
+    return nn.Sequential(depthwise, Conv2dNormActivation(in_channels, out_channels, kernel_size=1, **after))
 
 
 class Repeated(nn.Module):

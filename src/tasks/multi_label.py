@@ -19,7 +19,7 @@ from src.tasks.setup import NetFactory, build_net, check_labels, check_net, chec
 class MultiLabel(Task):
     """Any number of classes for each input, targets (N, K) of 0 and 1. F1 and average precision are means over classes.
 
-    Each class has a threshold of its own, the best for F1 on the validation split, on which ``val/f1`` uses it too.
+    Each class has a threshold, the best for F1 on the validation split; ``val/f1`` is of the same samples.
 
     Args:
         net: class or function of a net that maps inputs to logits (N, K).
@@ -63,10 +63,10 @@ class MultiLabel(Task):
         return self.loss(logits, targets), self.centered(probabilities) if testing else probabilities, targets.long()
 
     def centered(self, probabilities: Tensor) -> Tensor:
-        """Map [0, threshold] to [0, 0.5] and [threshold, 1] to [0.5, 1], which keeps the order within each class."""
-        t = self.thresholds
+        """Map [0, t) to [0, 0.5] and [t, 1] to [0.75, 1], in the same order; t is the threshold of a class."""
+        t = self.thresholds  # torchmetrics predicts a class above 0.5, not at it
         above = (probabilities - t) / (1 - t).clamp(min=1e-6)
-        return torch.where(probabilities < t, probabilities / t, 1 + above) / 2
+        return torch.where(probabilities < t, probabilities / t / 2, 0.75 + above / 4)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

@@ -37,7 +37,7 @@ class Retrieval(Metric):
             order = distances.argsort(dim=1, stable=True)[:, :-1]
             hits = (targets[order] == targets[rows, None]).double()
             precision = hits.cumsum(1) / torch.arange(1, hits.shape[1] + 1, device=hits.device)
-            scores = [hits[:, :k].amax(1) for k in self.ks]
+            scores = [hits[:, :k].any(1).double() for k in self.ks]
             scores.append((precision * hits).sum(1) / hits.sum(1).clamp(min=1))
             found.append(torch.stack(scores, 1)[hits.any(1)])
         names = [*(f"recall_at_{k}" for k in self.ks), "map"]
@@ -45,10 +45,15 @@ class Retrieval(Metric):
 
 
 class BestF1(tm.MultilabelPrecisionRecallCurve):
-    """Mean over classes of the highest F1 that any threshold reaches; ``thresholds_found`` are these, (K,)."""
+    """Mean over classes of the highest F1 that any threshold reaches; ``thresholds_found`` are these, (K,).
+
+    Classes without positive samples do not count, and keep the threshold 0.5.
+    """
 
     def compute(self) -> Tensor:  # type: ignore[override]
         curves = zip(*super().compute(), strict=True)  # precision and recall have one value more than thresholds
-        each = [(2 * p * r / (p + r).clamp(min=1e-12), thresholds) for p, r, thresholds in curves]
-        self.thresholds_found = torch.stack([thresholds[f1[:-1].argmax()] for f1, thresholds in each])
-        return torch.stack([f1[:-1].max() for f1, _ in each]).mean()
+        each = [((2 * p * r / (p + r).clamp(min=1e-12))[:-1], thresholds) for p, r, thresholds in curves]
+        best = torch.stack([f1.max() for f1, _ in each])
+        found = torch.stack([thresholds[f1.argmax()] for f1, thresholds in each])
+        self.thresholds_found = found.where(best > 0, 0.5)
+        return best.where(best > 0, torch.nan).nanmean()

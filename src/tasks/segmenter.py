@@ -59,7 +59,7 @@ class Segmenter(Task):
         """Return the class of each pixel, (N, H, W), uint8."""
         return self(batch).argmax(1).byte()
 
-    def draw(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    def draw_predictions(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """Return pictures of predictions by name: the masks, and images (N, 3, H, W) with colored classes."""
         each = torch.arange(self.num_classes, device=masks.device)[:, None, None]
         pairs = zip(images.expand(-1, 3, -1, -1), masks, strict=True)

@@ -1,11 +1,13 @@
 """Datasets made from others: their targets are exact."""
 
 from math import atan2, degrees
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from src.data import Digits, RotatedDigits
+from src.data import CIFAR10, MNIST, Digits, MNISTScenes, RotatedDigits
 from src.data.made import Rotated
 
 
@@ -38,3 +40,19 @@ def test_angles_cover_the_range_and_are_the_same_in_each_run() -> None:
     assert angles.max() < 45
     assert angles.std() == pytest.approx(90 / 12**0.5, rel=0.05)
     assert not angles[:360].equal(other)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_digits_are_laid_on_pictures_of_ones_own_or_cifar10(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = torch.zeros(6, 1, 28, 28, dtype=torch.uint8)
+    digits[:, :, 10:18, 10:18] = 255
+    monkeypatch.setattr(MNIST, "load", lambda *_: (digits, torch.arange(6)))
+    monkeypatch.setattr(CIFAR10, "load", lambda *_: (torch.full((4, 3, 32, 32), 7, dtype=torch.uint8), None))
+    Path("pictures/train").mkdir(parents=True)
+    Image.new("RGB", (40, 40), (7, 7, 7)).save("pictures/train/a.png")
+    images, masks = MNISTScenes("pictures" if own else None).load(train=True)
+    assert images.shape == (6, 3, 32, 32)
+    for image, mask, digit in zip(images, masks, range(6), strict=True):
+        assert (mask == digit + 1).sum() == 64
+        assert image[:, mask == 0].eq(7).all()
+        assert image[:, mask > 0].ge(128).all()

@@ -9,6 +9,7 @@ from PIL import Image
 from src import UserError
 from src.cli import main
 from src.data import MaskFolder
+from tests.conftest import refused
 
 FIT = ["fit", "--config=configs/digits_masks.yaml", "--data=src.data.MaskFolder", "--data.root=own", "--data.size=16"]
 FIT += ["--data.classes=[floor, cat]", "--data.batch_size=4", "--data.folds=2", "--model.num_classes=2"]
@@ -40,6 +41,14 @@ def test_masks_move_with_their_images(palette: bool) -> None:
     assert len(images) == 8
     assert len(data.load(train=False)[0]) == 2
     assert len(data.files["test"]) == 2
+
+
+def test_another_test_fraction_than_in_training_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    save(Path("own"))
+    x = main(FIT)
+    main(["test", f"--run={x.run.path}"])
+    line = refused(capsys, "test", f"--run={x.run.path}", "--data.test_fraction=0.4")
+    assert "the checkpoint was trained on another split of the data" in line
 
 
 def test_own_folders_of_images_and_masks_train_and_are_tested() -> None:

@@ -97,6 +97,31 @@ def test_a_checkpoint_holds_what_was_measured() -> None:
     main(["test", f"--run={x.run.path}"])
 
 
+@pytest.mark.parametrize("change", ["rows", "test_fraction"])
+def test_a_table_that_would_mix_the_splits_is_refused(change: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write(rows())
+    x = main([*FIT, "--data.target=price"])
+    main(["test", f"--run={x.run.path}"])
+    args = []
+    if change == "rows":
+        write(rows()[::-1])
+    else:
+        args = ["--data.test_fraction=0.3"]
+    line = refused(capsys, "test", f"--run={x.run.path}", *args)
+    assert "the checkpoint was trained on another split of the data" in line
+
+
+def test_predictions_name_the_rows_of_the_file() -> None:
+    write(rows(gaps=True))
+    x = main([*FIT, "--data.target=price", "--data.missing=drop"])
+    main(["predict", f"--run={x.run.path}"])
+    table = rows(gaps=True)
+    with (x.run.path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            row = table[int(line["image"].removeprefix("row ")) - 2]
+            assert float(row[3]) == pytest.approx(float(line["true"]), abs=1e-3)
+
+
 def test_a_column_of_text_is_predicted_as_classes() -> None:
     write(rows())
     data = prepared(target="city")
@@ -123,6 +148,12 @@ def test_a_constant_column_is_zero() -> None:
         ),
         ([*rows(), ["1", "Ulm", "1"]], ["--data.target=price"], "row 62: other number of fields than the header"),
         ([*rows(), ["1", "Ulm", "1", ""]], ["--data.target=price", "--data.missing=mean"], "row 62: price is missing"),
+        ([*rows(), ["inf", "Ulm", "1", "2"]], ["--data.target=price"], "row 62: age must be a finite number, got inf"),
+        (
+            [*rows(gaps=True), ["old", "Ulm", "1", "2"]],
+            ["--data.target=price", "--data.missing=drop"],
+            "row 62: age must be a number as in row 61, got 'old'",
+        ),
         (rows(), ["--data.target=[price,city]"], "the target column city has text, such as 'Ulm'"),
         (rows(1), ["--data.target=price"], "must have a header and at least two rows, got 1 rows"),
         (rows(), ["--data.target=city"], "Regressor needs targets that are numbers (floats), got torch.int64"),

@@ -13,7 +13,7 @@ from src.data import Digits, DigitScenes
 from src.losses import FocalLoss, SoftDice, SoftIoU, SumOfLosses
 from src.metrics import segmentation_metrics
 from src.nets import UNet
-from tests.conftest import refused, same, weights
+from tests.conftest import refused
 
 FIT = [
     "fit",
@@ -68,14 +68,6 @@ def test_classes_that_are_nowhere_do_not_count() -> None:
     assert metrics.compute()["iou"].item() == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
-def test_a_cut_run_resumes_to_the_bit() -> None:
-    whole = [*FIT, "--model.schedule=null", "--data.augment=[{class_path: src.data.RandomFlip}]", "--test=false"]
-    main(whole)
-    main([*whole, "--trainer.max_steps=30"])
-    main(["fit", f"--run={RUN.with_name('version_1')}", "--trainer.max_steps=-1"])
-    assert same(weights(RUN), weights(RUN.with_name("version_1")))
-
-
 def test_losses_of_overlap_are_those_of_a_loop() -> None:
     draw = torch.Generator().manual_seed(0)
     logits, masks = torch.randn(3, 4, 5, 6, generator=draw), torch.randint(3, (3, 5, 6), generator=draw)
@@ -97,6 +89,12 @@ def test_losses_of_overlap_are_those_of_a_loop() -> None:
     assert float(both(logits, masks)) == pytest.approx(float(expected), rel=1e-6)
     each = [SoftDice()(logits[i : i + 1], masks[i : i + 1]) for i in range(3)]
     assert float(SoftDice()(logits, masks)) == pytest.approx(float(sum(each)) / 3, rel=1e-6)
+
+
+def test_a_sum_of_losses_that_depends_on_the_batch_is_refused() -> None:
+    for loss in (FocalLoss(weight=[1.0, 2.0]), torch.nn.CrossEntropyLoss(reduction="sum")):
+        with pytest.raises(UserError, match="losses must be means over samples, without class weights"):
+            SumOfLosses([SoftDice(), loss])
 
 
 def test_focal_loss_of_pixels_is_that_of_as_many_samples() -> None:
