@@ -31,6 +31,8 @@ class DataModule(LightningDataModule):
         sampling: ``shuffled``: each sample once per epoch; ``weighted``: each class equally likely; ``balanced``: each
             class equally often in each batch; the last two need classes.
         classes_per_batch: with ``balanced``, the number of classes in a batch, drawn for each; by default all.
+        normalize: {mean: [...], std: [...]} of each channel, in pixel values [0, 255], as pretrained weights expect it;
+            by default those of the training split.
     """
 
     class_names: list[str] | None = None  # None unless targets are classes
@@ -50,6 +52,7 @@ class DataModule(LightningDataModule):
         mix: nn.Module | None = None,
         sampling: Sampling = "shuffled",
         classes_per_batch: int | None = None,
+        normalize: dict[str, list[float]] | None = None,
     ) -> None:
         super().__init__()
         require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
@@ -62,6 +65,7 @@ class DataModule(LightningDataModule):
         self.folds, self.fold, self.split_seed = folds, fold, split_seed
         self.splits: dict[str, Samples] = {}  # keys: train, val, test, predict
         self.files: dict[str, list[str]] = {}  # file name of each image in a split; empty if not read from image files
+        self.channel_stats = normalize or {}
         self.normalize: Normalize | None = None
         self.shape: tuple[int, ...] = ()  # of one image, (C, H, W)
         self.augmented_shape: tuple[int, ...] = ()  # of the smallest augmented training image, once the data is split
@@ -114,7 +118,7 @@ class DataModule(LightningDataModule):
         require(balanced, f"data.sampling={self.sampling} {needs}: set data.sampling=shuffled")
         self.split_hash = digest([self.files.get(split) for split in ("train", "val")], train, val)
         self.measure(train, val)
-        self.normalize = Normalize.of(train)
+        self.normalize = Normalize.of(train, self.channel_stats)
         self.shape = tuple(train.images[torch.zeros(1, dtype=torch.long)].shape[1:])
         self.augmented_shape = self.batch_transform("train").try_out(train)
 

@@ -201,3 +201,22 @@ def test_impossible_settings_are_refused(settings, message):
 def test_too_few_samples_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         small_data(**settings)
+
+
+def test_a_given_mean_and_std_replace_the_measured_ones_and_stay() -> None:
+    data, measured = small_data(normalize={"mean": [10, 20], "std": [2, 4]}), small_data()
+    images = data.splits["val"].images[data.splits["val"].index].float()
+    expected = (images - torch.tensor([10, 20]).view(2, 1, 1)) / torch.tensor([2, 4]).view(2, 1, 1)
+    assert all_images(data.val_dataloader()).equal(expected)
+    assert data.normalize.typical.equal(measured.normalize.typical)
+    restored = SmallData()
+    restored.load_state_dict(data.state_dict())
+    assert restored.normalize.mean.flatten().tolist() == [10, 20]
+
+
+@pytest.mark.parametrize(
+    "given", [{"mean": [0.5, 0.5], "std": [0.2, 0.2]}, {"mean": [9.0], "std": [9.0]}, {"mean": [9, 9], "sdt": [9, 9]}]
+)
+def test_a_scale_of_other_units_or_channels_is_rejected(given: dict[str, list[float]]) -> None:
+    with pytest.raises(UserError, match=r"normalize must be mean and std of 2 channels in pixel values \[0, 255\]"):
+        small_data(normalize=given)

@@ -24,8 +24,11 @@ class Normalize:
         self.typical = torch.tensor(typical, dtype=torch.float32)  # empty in older checkpoints
 
     @classmethod
-    def of(cls, samples: Samples) -> "Normalize":
-        """Compute mean and std per channel, over all images in memory or up to 9,999 evenly spaced image files."""
+    def of(cls, samples: Samples, given: dict[str, list[float]] | None = None) -> "Normalize":
+        """Compute mean and std per channel, over all images in memory or up to 9,999 evenly spaced image files.
+
+        Those that are ``given`` replace them.
+        """
         index = samples.index if isinstance(samples.images, Tensor) else samples.index[:: max(1, len(samples) // 5000)]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         each = []
@@ -38,7 +41,12 @@ class Normalize:
         mean, looks = total / count, torch.cat(each)
         typical = torch.stack([looks.mean(0), looks.std(0, correction=0)], 1).flatten()
         std = (square / count - mean.square()).clamp(min=1e-12).sqrt()
-        return cls(mean.tolist(), std.tolist(), typical.tolist())
+        scales = {"mean": mean.tolist(), "std": std.tolist()} | (given or {})
+        valid = len(scales) == 2 and all(len(values) == len(mean) for values in scales.values())
+        valid = valid and (not given or min(scales["std"]) >= 1)
+        what = f"mean and std of {len(mean)} channels in pixel values [0, 255], std at least 1"
+        require(valid, f"normalize must be {what}, got {given}; multiply those of pixels in [0, 1] by 255")
+        return cls(**scales, typical=typical.tolist())
 
     def unlike(self, looks: Tensor) -> Tensor:
         """Tell which images are unlike the training images, (N,), given brightness and contrast of each, (N, 2)."""
