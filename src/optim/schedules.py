@@ -28,7 +28,8 @@ class RunLR(LRScheduler):
 
     def get_lr(self) -> list[Any]:
         factor = self.factor(min(1.0, self.last_epoch / self.total_steps))
-        return [base * factor for base in self.base_lrs]
+        added = self.optimizer.param_groups[len(self.base_lrs) :]  # by a callback, which sets their learning rates
+        return [base * factor for base in self.base_lrs] + [group["lr"] for group in added]
 
     def state_dict(self) -> dict[str, Any]:
         """Leave out ``total_steps``, because a resumed run may be longer."""

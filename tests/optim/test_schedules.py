@@ -147,6 +147,16 @@ def test_parameter_groups_keep_their_ratio():
     assert schedule.get_last_lr() == pytest.approx([0.3, 0.075])
 
 
+def test_a_parameter_group_that_is_added_later_keeps_its_own_learning_rate():
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = Linear(optimizer)
+    schedule.total_steps = 4
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 0.3})
+    optimizer.step()
+    schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.75, 0.3]
+
+
 def test_a_custom_schedule_implements_only_factor():
     class Half(RunLR):
         def factor(self, progress: float) -> float:
