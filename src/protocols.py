@@ -74,6 +74,14 @@ class WarmedUp(Protocol):
 
 
 @runtime_checkable
+class Pretrained(Protocol):
+    """A LightningModule that loads ``weights`` before training, unless a checkpoint has replaced them by None."""
+
+    weights: Any
+    rename: Any
+
+
+@runtime_checkable
 class LossWeight(Protocol):
     """A LightningModule that knows what its loss divides by, so that batches can be weighed exactly."""
 

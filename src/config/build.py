@@ -25,7 +25,7 @@ from src.engine.patches import LowOverhead, NoOpProfiler, PlateauStep, repeat_dr
 from src.engine.progress import EpochLine, ProgressBar, own_monitor
 from src.engine.resume import Resume
 from src.engine.signals import Signals, disable_lightning_handlers
-from src.protocols import HasEpochMeans, ImageData, KnownClasses
+from src.protocols import HasEpochMeans, ImageData, KnownClasses, Pretrained
 from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -95,6 +95,8 @@ def build(
     repeat_draws(data or task)
     if stored:
         check_weights(task, stored)
+        if isinstance(task, Pretrained):
+            task.weights = None  # type: ignore[assignment]  # the checkpoint has them, and the file may be gone
     saves = command == "fit" and not config.trainer.fast_dev_run and config.trainer.enable_checkpointing is not False
     progress = EpochLine(own_monitor(task)[0])
     signals = Signals(built.last if saves else None)

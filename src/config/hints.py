@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.config.checks import SETTINGS, did_you_mean
 
-EXTRAS = ("kornia", "mlflow", "wandb")
+EXTRAS = ("kornia", "mlflow", "timm", "wandb")
 EXAMPLES = {
     "model": "src.tasks.Classifier",
     "data": "src.data.Digits",
@@ -32,7 +32,7 @@ NAMED = (  # settings and other names of them
     "num_classes: classes n_classes, schedule: scheduler lr_scheduler sched, warmup_steps: warmup warmup_epochs,"
     "optimizer: opt optim, loss: criterion loss_fn, net: network backbone arch architecture, precision: amp half,"
     "size: img_size image_size imgsz resolution, folds: val_split val_fraction validation_split,"
-    "augment: augmentation augmentations transforms transform, ckpt_path: ckpt checkpoint weights pretrained,"
+    "augment: augmentation augmentations transforms transform, ckpt_path: ckpt checkpoint, weights: pretrained,"
     "gradient_clip_val: clip grad_clip clip_grad clip_grad_norm max_grad_norm gradient_clip,"
     "accumulate_grad_batches: accumulate grad_accum accumulation accumulation_steps gradient_accumulation_steps,"
     "name: run_name experiment exp_name experiment_name, default_root_dir: out output_dir save_dir log_dir,"

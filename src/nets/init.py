@@ -1,15 +1,15 @@
 """Init: weight initialization, at random or from a file."""
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from src import UserError, compile_pattern, require
+from src.nets.weights import load_weights
 
 
 class Init:
@@ -53,34 +53,19 @@ class Init:
 
 
 class LoadWeights:
-    """Load pretrained weights of a net from a file of ``torch.save``; nothing is downloaded.
-
-    Weights of another shape, such as those of the last layer for other classes, keep their initial values.
+    """Load weights before training, as ``weights`` of ``src.tasks.Task`` does; for configs that have this as ``init``.
 
     Args:
-        file: a state dict, or a checkpoint that has one under ``state_dict`` or ``model``.
-        prefix: start of the names in the file that belong to the net, such as ``net.`` for this project's checkpoints.
+        file: see ``weights`` there.
+        prefix: start of the names in the file that belong to the net, if several do.
     """
 
     def __init__(self, file: str, prefix: str = "") -> None:
         self.file, self.prefix = file, prefix
-        require(Path(file).is_file(), f"weights {file} does not exist")
 
     def __call__(self, net: nn.Module) -> None:
-        try:
-            stored: Any = torch.load(self.file, map_location="cpu", weights_only=True)
-        except Exception as error:  # pickle raises anything
-            raise UserError(f"weights {self.file}: cannot be read as tensors ({type(error).__name__})") from None
-        for key in ("state_dict", "model"):
-            stored = stored[key] if isinstance(stored, dict) and isinstance(stored.get(key), dict) else stored
-        require(isinstance(stored, dict), f"weights {self.file}: must hold a state dict, got a {type(stored).__name__}")
-        start, own = len(self.prefix), net.state_dict()
-        tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
-        named = {key[start:]: value for key, value in tensors.items() if key.startswith(self.prefix)}
-        fitting = {key: value for key, value in named.items() if key in own and value.shape == own[key].shape}
-        missing = [key for key in own if key not in fitting]
-        what = f"weights {self.file}: {len(missing)} of {len(own)} tensors of the net are not in it"
-        require(2 * len(fitting) >= len(own), f"{what}, such as {missing[:1]}; the file has {[*named][:1]}")
-        net.load_state_dict(fitting, strict=False)
-        if missing:
+        account = load_weights(net, self.file, {f"^{re.escape(self.prefix)}": ""} if self.prefix else None)
+        if missing := account["missing"] + account["other shape"]:
+            total = len(net.state_dict())
+            what = f"weights {self.file}: {len(missing)} of {total} tensors of the net are not in it"
             warnings.warn(f"{what} and start untrained: {', '.join(missing[:5])}", stacklevel=2)

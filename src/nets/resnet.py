@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import StochasticDepth
 
-from src import UserError, require
+from src import require
+from src.nets.weights import load_weights
 
 
 class ResNet(nn.Module):
@@ -45,23 +45,23 @@ class ResNet(nn.Module):
             self.net.maxpool = nn.Identity()
         elif in_channels != 3:
             self.net.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        self.net.fc = nn.Linear(self.net.fc.in_features, num_outputs)
         if weights is not None:
-            self.load(read_weights(name, weights), weights)
+            self.load(name, weights)
+        self.net.fc = nn.Linear(self.net.fc.in_features, num_outputs)
         self.net.avgpool = nn.Sequential(self.net.avgpool, nn.Dropout(dropout))
         if drop_path:
             add_stochastic_depth(self.net, drop_path)
 
-    def load(self, state: dict[str, Tensor], weights: str) -> None:
-        """Load all weights except those of the last layer, and of the first one if its shape differs."""
-        own = self.net.state_dict()
-        skipped = {key for key in own if key.startswith("fc.")}
-        if "conv1.weight" in state and state["conv1.weight"].shape != own["conv1.weight"].shape:
-            skipped.add("conv1.weight")
-        try:
-            self.net.load_state_dict({**state, **{key: own[key] for key in skipped}})
-        except RuntimeError as error:
-            raise UserError(f"weights {weights} do not match this net: {str(error).splitlines()[1].strip()}") from None
+    def load(self, name: str, weights: str) -> None:
+        """Load all weights; those of the last layer are then replaced, and the first one may have another shape."""
+        known = models.get_model_weights(name).__members__ if name in models.list_models() else {}
+        shown = ", ".join(known) or "none"
+        valid = weights in known or Path(weights).is_file()
+        require(valid, f"weights must be a file or one of {name}'s ({shown}), got {weights}")
+        account = load_weights(self.net, str(known.get(weights, weights)))
+        others = [key for kind in ("other shape", "missing", "unexpected") for key in account[kind]]
+        unfit = ", ".join(key for key in others if not key.startswith(("fc.", "conv1.weight")))
+        require(not unfit, f"weights {weights} do not match this net: {unfit[:100]}")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
@@ -74,23 +74,6 @@ def add_stochastic_depth(net: models.ResNet, drop_path: float) -> None:
         norm = block.bn2 if isinstance(block, BasicBlock) else block.bn3
         norm.drop_path = StochasticDepth(drop_path * i / len(blocks), mode="row")
         norm.register_forward_hook(lambda norm, _, branch: norm.drop_path(branch))
-
-
-def read_weights(name: str, weights: str) -> dict[str, Tensor]:
-    """Return the state dict of a file, or of torchvision's weights of this name."""
-    if Path(weights).is_file():
-        try:
-            return dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except Exception as error:  # pickle raises anything on a file of another format
-            raise UserError(f"weights {weights} must hold a state dict, got {type(error).__name__}") from None
-    known = models.get_model_weights(name).__members__ if name in models.list_models() else {}
-    shown = ", ".join(known) or "none"
-    require(weights in known, f"weights must be a file or one of {name}'s ({shown}), got {weights}")
-    try:
-        return known[weights].get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        url = known[weights].url
-        raise UserError(f"cannot download {url} ({error}); download it elsewhere and set weights to its path") from None
 
 
 class ResNet9(nn.Module):

@@ -17,7 +17,7 @@ from src.losses.class_weights import loss_denominator
 from src.metrics import EpochMeans, flatten_per_class
 from src.optim import build_optimizer, with_warmup
 from src.protocols import ImageData
-from src.tasks.setup import counts_every_sample, init_from_data
+from src.tasks.setup import backbone, counts_every_sample, init_net
 
 
 class Task(LightningModule):
@@ -35,6 +35,10 @@ class Task(LightningModule):
             {match: 'head.*', lr: 0.01}; the first match wins.
         layer_decay: factor of the learning rate from each layer to the one before it, in (0, 1].
         init: called with the net to initialize its weights: ``src.nets.Init``.
+        weights: trained weights that a new run starts from: a file with a state dict, a run folder, or a name, which is
+            downloaded: of torchvision, such as ResNet18_Weights.DEFAULT, or of timm, such as timm/resnet18.
+        rename: {regular expression: replacement} for names in ``weights`` that differ from the net's by more than a
+            prefix; ``order`` pairs tensors by position instead.
         penalties: called with the net and added to the training loss: those of ``src.losses``.
         tta: test-time augmentation in test and predict: ``mirror`` averages predictions over the image and its mirror
             image, ``mirror_shift`` also over shifted copies of both.
@@ -42,6 +46,7 @@ class Task(LightningModule):
 
     monitor: tuple[str, Literal["max", "min"]] = ("val/loss", "min")  # selects the best checkpoint
     may_ignore: tuple[type, ...] = (nn.CrossEntropyLoss, nn.NLLLoss)  # losses that may get targets of -100
+    backbone = property(backbone)  # what Lightning's BackboneFinetuning freezes and unfreezes
 
     def __init__(
         self,
@@ -54,6 +59,8 @@ class Task(LightningModule):
         groups: list[dict[str, Any]] | None = None,
         layer_decay: float = 1.0,
         init: Callable[[nn.Module], Any] | None = None,
+        weights: str | None = None,
+        rename: dict[str, str] | Literal["order"] | None = None,
         penalties: list[Callable[[nn.Module], Any]] | None = None,
         tta: Literal["plain", "mirror", "mirror_shift"] = "plain",
     ) -> None:
@@ -63,12 +70,12 @@ class Task(LightningModule):
         if init is not None:
             init(net)
         self.net, self.optimizer, self.schedule = net, optimizer, schedule
+        self.weights, self.rename, self.note = weights, rename, ""  # note: to print when training starts
         self.warmup, self.warmup_steps = warmup_steps, int(warmup_steps)  # as configured, and in steps
         self.stored_warmup: list[float] = []  # the same two of the checkpoint to resume
         self.groups, self.layer_decay, self.penalties = groups, layer_decay, penalties or []
         self.val_metrics, self.test_metrics = val_metrics.clone("val/"), test_metrics.clone("test/")
-        self.train_means = EpochMeans()
-        self.tta, self.tta_now = tta, "plain"
+        self.train_means, self.tta, self.tta_now = EpochMeans(), tta, "plain"
 
     def evaluate(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss of a batch, then the predictions and targets that the metrics compare."""
@@ -95,7 +102,7 @@ class Task(LightningModule):
         self.val_metrics.reset()
         self.test_metrics.reset()
         if stage == "fit":
-            init_from_data(self.net, self.trainer.datamodule)  # type: ignore[attr-defined]
+            self.note = init_net(self)
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         self.tta_now = "plain"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from src import UserError, require
 from src.losses import FocalLoss
+from src.nets.weights import describe, load_weights
 from src.protocols import ImageData, InitFromData
 
 OUTPUTS = re.compile(r"(n|num)_?(class(es)?|outputs?|labels?)|classes|(out|output)_(dim|size|features)")  # names of K
@@ -142,6 +143,27 @@ def can_ignore_a_batch(loss: Any) -> bool:
     """Tell whether a loss may ignore all samples of a batch, which makes its mean NaN."""
     weight = None if counts_every_sample(loss) else getattr(loss, "weight", None)
     return getattr(loss, "ignore_index", -100) != -100 or (weight is not None and bool((weight == 0).any()))
+
+
+def init_net(task: Any) -> str:
+    """Initialize the net of a task from its data, then load its ``weights``; return what to print."""
+    init_from_data(task.net, task.trainer.datamodule)
+    if task.weights is None:
+        return ""
+    return describe(task.weights, load_weights(task.net, task.weights, task.rename))
+
+
+def backbone(task: Any) -> nn.Module:
+    """Return all layers of a task's net but the last one that has parameters; or the module that it calls backbone."""
+    if (own := dict(task.named_children()).get("backbone")) is not None:
+        return own
+    layers = [layer for layer in task.net.modules() if [*layer.parameters(recurse=False)]]
+    for i, layer in enumerate(layers):
+        if [*layer.children()]:  # only its own parameters, such as a class token
+            layers[i] = nn.Module()
+            for name, p in layer.named_parameters(recurse=False):
+                layers[i].register_parameter(name, p)
+    return nn.ModuleList(layers[:-1])
 
 
 def init_from_data(net: nn.Module, data: Any) -> None:

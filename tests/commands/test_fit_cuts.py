@@ -115,6 +115,19 @@ def test_a_callback_that_unfreezes_a_backbone_resumes(monkeypatch: pytest.Monkey
     assert (len(group["params"]), len(added["params"])) == (2, 2)
 
 
+def test_the_backbone_of_a_task_is_unfrozen_during_its_schedule_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = [*FIT, "--trainer.max_epochs=4", "--model.net=src.nets.MLP", "--model.net.image_shape=[1,8,8]"]
+    args += ["--model.net.hidden_sizes=[16]", "--trainer.callbacks=lightning.pytorch.callbacks.BackboneFinetuning"]
+    args += ["--trainer.callbacks.unfreeze_backbone_at_epoch=1", "--model.schedule=src.optim.Linear"]
+    main(args)
+    cut(args, 70, monkeypatch)
+    x = main(["fit", f"--run={RUN.with_name('version_1')}"])
+    assert_same_training(RUN, RUN.with_name("version_1"))
+    groups = x.trainer.optimizers[0].param_groups
+    assert [sum(p.numel() for p in group["params"]) for group in groups] == [16 * 10, 10, 64 * 16 + 16]
+    assert [group["lr"] for group in groups] == [0, 0, 0.001]  # which the callback has aligned in the last epoch
+
+
 def test_a_learning_rate_is_searched_once_and_stands_in_config_yaml() -> None:
     kind = "tests.conftest.PlainModule"
     finder = ["--trainer.callbacks=lightning.pytorch.callbacks.LearningRateFinder"]

@@ -141,6 +141,14 @@ def test_what_does_not_resume_exactly_is_noted(loader: dict[str, Any] | None, la
     assert [text for _, text in start_notes(trainer, None)] == notes
 
 
+@pytest.mark.parametrize(("note", "lines"), [("one\ntwo", [("note", "one"), ("", "two")]), ("", []), (lambda: "", [])])
+def test_a_module_may_have_a_note_or_something_else_of_that_name(note: Any, lines: list[tuple[str, str]]) -> None:
+    task = SimpleNamespace(note=note, train_means=None)
+    trainer = SimpleNamespace(lightning_module=task, estimated_stepping_batches=1, fast_dev_run=False, **ALONE)
+    trainer.train_dataloader = Resumable()
+    assert start_notes(trainer, None) == lines
+
+
 @pytest.mark.parametrize(("steps", "noted"), [(4, True), (5, True), (6, False), (float("inf"), False)])
 def test_a_run_that_never_leaves_its_warmup_is_noted(steps: float, noted: bool) -> None:
     task = SimpleNamespace(warmup_steps=5, train_means=None)

@@ -1,19 +1,21 @@
 """Before training, a task is checked against its data, and nets are initialized from training images."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import vit_b_16
 
 from src import UserError
 from src.cli import main
 from src.data import Digits, MixUp, ProgressiveResize
-from src.nets import WhitenedCNN
+from src.nets import SmallCNN, WhitenedCNN
 from src.tasks import setup
-from src.tasks.setup import check_loss, check_net, check_num_classes, init_from_data
-from tests.conftest import FIT, refused
+from src.tasks.setup import backbone, check_loss, check_net, check_num_classes, init_from_data
+from tests.conftest import FIT, refused, same, weights
 
 CNN = '{"class_path": "src.nets.WhitenedCNN", "init_args": {"in_channels": 1, "widths": [4, 4]}}'
 SHORT = [*FIT[:2], "--trainer.max_epochs=1", "--test=false"]
@@ -133,3 +135,49 @@ def test_a_loss_that_does_not_accept_the_targets_is_refused(loss: Any, mix: Any,
         return
     with pytest.raises(UserError, match=f"^the loss {error}"):
         check_loss(loss, 3, mix)
+
+
+def test_a_new_run_starts_from_the_weights_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*SHORT, "--name=first", "--model.net.width=4"])
+    start = ["--model.weights=runs/first/version_0", "--model.init=src.nets.Init", "--model.optimizer.lr=0"]
+    x = main([*SHORT, "--name=second", "--model.net.width=4", *start])
+    assert "note  38 of 38 tensors loaded from runs/first/version_0\n" in capsys.readouterr().out
+    expected = weights("runs/first/version_0", "best")
+    assert all(each.equal(expected[f"net.{name}"]) for name, each in x.task.net.named_parameters())
+
+
+def test_a_run_needs_its_weights_only_to_start(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(SmallCNN(7, width=4).state_dict(), "net.pt")
+    fit = [*FIT, "--model.weights=net.pt", "--model.schedule=null"]
+    main(fit)
+    assert "36 of 38 tensors" in capsys.readouterr().out
+    main([*fit, "--trainer.max_steps=30"])
+    Path("net.pt").unlink()
+    whole, resumed = (Path(f"runs/digits/version_{i}") for i in range(2))
+    x = main(["fit", f"--run={resumed}", "--trainer.max_steps=-1"])
+    assert x.task.note == ""
+    assert same(weights(whole), weights(resumed))
+    for command in ("test", "predict"):
+        main([command, f"--run={whole}"])
+    before = {*Path("runs/digits").iterdir()}
+    assert "weights net.pt does not exist: expected a file" in refused(capsys, *fit)
+    assert {*Path("runs/digits").iterdir()} == before
+
+
+def test_weights_of_which_nothing_fits_are_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"a.weight": torch.ones(3, 3)}, "net.pt")
+    error = refused(capsys, *FIT, "--model.weights=net.pt")
+    assert error.startswith(
+        "error: weights net.pt: nothing fits this net (first names: a.weight and features.0.0.weight)"
+    )
+    assert not Path("runs").exists()
+
+
+def test_the_backbone_is_all_but_the_last_layer() -> None:
+    task = nn.Module()
+    task.net = vit_b_16(num_classes=3, image_size=32)  # its class token and positions are in no layer
+    names = {p: name for name, p in task.net.named_parameters()}
+    found = [names[p] for p in backbone(task).parameters()]
+    assert sorted(found) == sorted({*names.values()} - {"heads.head.weight", "heads.head.bias"})
+    task.backbone = nn.Linear(2, 2)  # of a class derived from Task
+    assert backbone(task) is task.backbone
