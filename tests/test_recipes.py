@@ -5,8 +5,10 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from src.cli import main
+from src.nets import SmallCNN
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "docs/recipes.md").read_text()
@@ -21,6 +23,9 @@ def title(block: str) -> str:
 def test_a_recipe_trains_validates_and_tests(block: str) -> None:
     if "kornia" in block.lower():
         pytest.importorskip("kornia")
+    if "net.pt" in block:
+        state = SmallCNN(7).state_dict()
+        torch.save({name.replace("features", "body"): each for name, each in state.items()}, "net.pt")
     Path("recipe.yaml").write_text(block)
     x = main(["fit", "--config=configs/digits.yaml", "--config=recipe.yaml", "--trainer.fast_dev_run=2"])
     assert x.trainer.global_step == 2
