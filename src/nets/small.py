@@ -1,19 +1,22 @@
 """Small nets of tutorials and papers: MLP, LeNet, SequentialCNN and SmallCNN."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
 
 class MLP(nn.Sequential):
-    """Linear layers on flattened images, each but the last followed by ReLU.
+    """Linear layers on flattened images, each but the last followed by an activation.
 
     Args:
         image_shape: (C, H, W) of the input.
         hidden_sizes: width of each hidden layer; an empty list gives logistic regression.
         dropout: probability of zeroing a hidden unit in training, in [0, 1); arXiv:1207.0580.
+        activation: builds the activation after each hidden layer; by default torch.nn.ReLU.
     """
 
     def __init__(
@@ -22,11 +25,13 @@ class MLP(nn.Sequential):
         image_shape: tuple[int, int, int] = (1, 28, 28),
         hidden_sizes: tuple[int, ...] | list[int] = (256, 256),
         dropout: float = 0.0,
+        activation: Callable[[], nn.Module] | None = None,
     ) -> None:
         sizes = [prod(image_shape), *hidden_sizes]
         hidden: list[nn.Module] = []
         for size, next_size in pairwise(sizes):
-            hidden += [nn.Linear(size, next_size), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+            act = activation() if activation else nn.ReLU(inplace=True)
+            hidden += [nn.Linear(size, next_size), act, nn.Dropout(dropout)]
         super().__init__(nn.Flatten(), *hidden, nn.Linear(sizes[-1], num_outputs))
 
 
@@ -85,19 +90,27 @@ class SmallCNN(nn.Module):
     Args:
         in_channels: channels C of the input.
         width: channels of the first stage; each stage doubles them.
+        activation: builds the activation after each convolution; by default torch.nn.ReLU.
     """
 
-    def __init__(self, num_outputs: int, in_channels: int = 1, width: int = 32) -> None:
+    def __init__(
+        self,
+        num_outputs: int,
+        in_channels: int = 1,
+        width: int = 32,
+        activation: Callable[[], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
+        act: dict[str, Any] = {"activation_layer": activation, "inplace": None} if activation else {}
         self.features = nn.Sequential(
-            Conv2dNormActivation(in_channels, width),
-            Conv2dNormActivation(width, width),
+            Conv2dNormActivation(in_channels, width, **act),
+            Conv2dNormActivation(width, width, **act),
             nn.MaxPool2d(2),
-            Conv2dNormActivation(width, 2 * width),
-            Conv2dNormActivation(2 * width, 2 * width),
+            Conv2dNormActivation(width, 2 * width, **act),
+            Conv2dNormActivation(2 * width, 2 * width, **act),
             nn.MaxPool2d(2),
-            Conv2dNormActivation(2 * width, 4 * width),
-            Conv2dNormActivation(4 * width, 4 * width),
+            Conv2dNormActivation(2 * width, 4 * width, **act),
+            Conv2dNormActivation(4 * width, 4 * width, **act),
         )
         self.head = nn.Linear(4 * width, num_outputs)
 

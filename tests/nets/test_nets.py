@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.ops import StochasticDepth
 
 from src import UserError
-from src.nets import MLP, LeNet, ResNet, ResNet9, SequentialCNN, SmallCNN
+from src.nets import MLP, LeNet, MobileCNN, ResNet, ResNet9, SequentialCNN, SmallCNN
 
 
 def num_parameters(net: nn.Module) -> int:
@@ -29,6 +29,8 @@ def num_parameters(net: nn.Module) -> int:
         (SequentialCNN, {"in_channels": 1}, (1, 32, 32)),
         (SmallCNN, {}, (1, 28, 28)),
         (SmallCNN, {"in_channels": 3, "width": 8}, (3, 4, 4)),
+        (MLP, {"image_shape": (1, 4, 4), "activation": nn.Tanh}, (1, 4, 4)),
+        (SmallCNN, {"width": 4, "activation": nn.GELU}, (1, 8, 8)),
         (ResNet, {"depth": 10, "small_images": True}, (3, 8, 8)),
         (ResNet, {"depth": 10, "small_images": True, "in_channels": 1}, (1, 8, 8)),
         (ResNet, {"depth": 18, "in_channels": 1}, (1, 40, 33)),
@@ -187,3 +189,19 @@ def test_dropout_zeroes_the_given_fraction_of_the_features(net):
     net(images)
     net.eval()(images)
     assert fractions == [pytest.approx(0.5, abs=0.03), 0]
+
+
+@pytest.mark.parametrize("kind", [MLP, SmallCNN, MobileCNN])
+def test_an_activation_replaces_every_relu(kind):
+    kinds = [[type(m) for m in kind(3, activation=act).modules()] for act in (None, nn.LeakyReLU)]
+    assert nn.ReLU in kinds[0]
+    assert [nn.LeakyReLU if each is nn.ReLU else each for each in kinds[0]] == kinds[1]
+
+
+@pytest.mark.parametrize("kind", [MLP, SmallCNN])
+def test_relu_by_name_is_the_default_to_the_bit(kind):
+    images, outputs = torch.randn(2, 1, 28, 28), []
+    for settings in ({}, {"activation": nn.ReLU}):
+        torch.manual_seed(0)
+        outputs.append(kind(3, **settings)(images))
+    assert outputs[0].equal(outputs[1])
