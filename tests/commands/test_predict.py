@@ -4,18 +4,22 @@ import csv
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import normalize
 
 from src import UserError
 from src.cli import main
 from src.commands.predict import expand
 from src.data import Digits
+from src.runs import neighbors
 from src.runs.predictions import columns, predictions_table, probabilities, write_csv
+from src.tasks import Classifier
 from tests.conftest import SMALL, refused
 
 ROWS = torch.tensor([[0.5, 0.2, 0.3, 0.0], [0.0, 0.1, 0.1, 0.8]])
@@ -304,3 +308,73 @@ def test_a_file_of_predictions_is_whole_or_as_it_was() -> None:
     with pytest.raises(ValueError, match="zip"):
         write_csv(Path("out.csv"), ["a"], CLASSES, ROWS)
     assert Path("out.csv").read_bytes() == before
+
+
+def sheets(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, str]]]:
+    """Let the classifier return the pixels of each image; return the captions of each sheet, filled later."""
+    found: list[list[tuple[str, str]]] = []
+    monkeypatch.setattr(Classifier, "predict_step", lambda _, images, __: normalize(images.flatten(1)))
+    captions = lambda figure: [tuple(cell.get_xlabel().split("\n")) for cell in figure.axes]  # noqa: E731
+    monkeypatch.setattr(neighbors, "save_figure", lambda figure, _: found.append(captions(figure)))
+    return found
+
+
+def test_embeddings_of_the_test_split_get_neighbors_and_a_projector(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["predict", f"--run={trained}"])
+    assert not [*trained.glob("*neighbors*")]  # of probabilities
+    found = sheets(monkeypatch)
+    for _ in range(2):
+        main(["predict", f"--run={trained}"])
+    out = capsys.readouterr().out
+    assert f"projector  tensorboard --logdir {trained}/predictions_projector" in out
+    assert (trained / "predictions_projector_0/projector_config.pbtxt").is_file()
+    images, targets = Digits().load(train=False)
+    flat = images.flatten(1).double()
+    mean, std = (torch.load(trained / "checkpoints/best.ckpt")["Digits"][key][0] for key in ("mean", "std"))
+    vectors = normalize((flat - mean) / std)
+    expected = []
+    for i in range(8):
+        cosines = vectors @ vectors[i]
+        others = sorted(set(range(360)) - {i}, key=lambda j: -cosines[j])[:8]
+        marked = [f"{cosines[j]:.3f}{' ✓' if targets[j] == targets[i] else ''}" for j in others]
+        labels = [str(int(targets[j])) for j in others]
+        expected += [(f"test/{i}", str(int(targets[i]))), *zip(marked, labels, strict=True)]
+    assert found == [expected, expected]
+
+
+def test_queries_are_searched_among_the_images_but_never_find_themselves(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_digits("photos", invert=False, count=30)
+    found = sheets(monkeypatch)
+    queries = sorted(Path("photos/3").iterdir())[:1]
+    shutil.copy(queries[0], "copy.png")
+    main(["predict", f"--run={trained}", "--images", "photos", "--query", "./" + str(queries[0]), "copy.png"])
+    (itself, *others), (copied, first, *_) = np.array(found[0]).reshape(2, 9, 2).tolist()
+    assert itself == [str(queries[0])[-14:], "3"]
+    assert "1.000" not in {similarity[:5] for similarity, _ in others}
+    assert all((label == "3") == ("✓" in similarity) for similarity, label in others)
+    assert [copied, first] == [["copy.png", ""], ["1.000", "3"]]
+    assert len(table(trained / "predictions.csv")) == 31  # the images alone
+    main(["predict", f"--run={trained}", "--query", "copy.png"])  # among the test split
+    assert found[1][1][0].startswith("1.000")
+    assert len(table(trained / "predictions.csv")) == 361
+    error = refused(capsys, "predict", f"--run={trained}", "--query", *(["copy.png"] * 33))
+    assert "--query takes at most 32 image files" in error
+    assert "--query absent does not exist" in refused(capsys, "predict", f"--run={trained}", "--query", "absent")
+
+
+def test_a_query_needs_embeddings_and_takes_any_rows_of_numbers(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_digits("photos", invert=False, count=3)
+    predict = ["predict", f"--run={trained}", "--images", "photos", "--query", "photos"]
+    assert "--query needs a model of images that returns embeddings (N, D)" in refused(capsys, *predict)
+    assert not (trained / "predictions.csv").exists()
+    monkeypatch.setattr(Classifier, "predict_step", lambda _, images, __: 5 * images.flatten(1))
+    main(predict[:-2])
+    assert not (trained / "predictions_neighbors.png").exists()
+    main(predict)
+    assert (trained / "predictions_neighbors.png").is_file()
