@@ -10,6 +10,15 @@ from src.data.augment.wrappers import Kornia, PerSample
 from src.data.base import DataModule
 from src.data.datasets import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST
 from src.data.folder import ImageFolder
-from src.data.made import DigitMosaics, DigitScenes, MNISTScenes, RotatedDigits, RotatedMNIST, UnseenDigits, UnseenMNIST
+from src.data.made import (
+    DigitMosaics,
+    DigitScenes,
+    ImbalancedMNIST,
+    MNISTScenes,
+    RotatedDigits,
+    RotatedMNIST,
+    UnseenDigits,
+    UnseenMNIST,
+)
 from src.data.mask_folder import MaskFolder
 from src.data.table import Diabetes, Table

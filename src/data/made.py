@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, one_hot
 from torchvision.transforms.v2.functional import InterpolationMode, rotate
 
 from src import require
@@ -56,6 +56,27 @@ class UnseenDigits(UnseenClasses, Digits):
 
 class UnseenMNIST(UnseenClasses, MNIST):
     """``src.data.MNIST``, with 7 to 9 only in the test set."""
+
+
+class Imbalanced(DataModule):
+    """Images of another dataset; of each class, the training set keeps a share, all of the first and 1 % of the last.
+
+    The share falls geometrically, as in arXiv:1901.05555, section 5.1 (long-tailed); the first images of a class are
+    kept. The test set stays as it is.
+    """
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, classes = cast(tuple[Tensor, Tensor], super().load(train))
+        if not train:
+            return images, classes
+        each = one_hot(classes.long())
+        shares = 0.01 ** torch.linspace(0, 1, each.shape[1], dtype=torch.float64)
+        kept = ((each * each.cumsum(0)).amax(1) <= (shares * each.sum(0)).ceil()[classes]).nonzero()[:, 0]
+        return images[kept], classes[kept]
+
+
+class ImbalancedMNIST(Imbalanced, MNIST):
+    """``src.data.MNIST`` with 5,923 training images of 0, and fewer of each next digit, down to 60 of 9."""
 
 
 class DigitMosaics(Digits):

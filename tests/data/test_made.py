@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.data import CIFAR10, MNIST, Digits, MNISTScenes, RotatedDigits
+from src.data import CIFAR10, MNIST, Digits, ImbalancedMNIST, MNISTScenes, RotatedDigits
 from src.data.made import Rotated
 
 
@@ -56,3 +56,14 @@ def test_digits_are_laid_on_pictures_of_ones_own_or_cifar10(own: bool, monkeypat
         assert (mask == digit + 1).sum() == 64
         assert image[:, mask == 0].eq(7).all()
         assert image[:, mask > 0].ge(128).all()
+
+
+def test_imbalance_falls_geometrically_to_1_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = torch.arange(10).repeat(1000)
+    images = torch.arange(10_000).view(-1, 1, 1, 1)
+    monkeypatch.setattr(MNIST, "load", lambda *_: (images, classes))
+    kept, targets = ImbalancedMNIST().load(train=True)
+    assert targets.bincount().tolist() == [1000, 600, 360, 216, 130, 78, 47, 28, 17, 10]  # 1000 * 0.01 ** (k / 9)
+    assert kept.flatten().tolist() == [i for i in range(10_000) if i // 10 < targets.bincount()[i % 10]]  # the first
+    assert classes[kept.flatten()].equal(targets)
+    assert ImbalancedMNIST().load(train=False)[0] is images
