@@ -2,7 +2,8 @@
 
 python -m tools.benchmark [GROUP ...] [--repeats N] [--mnist FOLDER] [--json FILE] [--gpu]
 
-Groups: overhead, mnist, protection, augmentation, compiled, loader, startup, memory, scaling; by default all.
+Groups: overhead, mnist, protection, augmentation, compiled, loader, startup, memory, scaling, nets; by default
+all.
 Stop other programs first.
 """
 
@@ -19,12 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 from src.cli import keep_freed_memory
 from src.data import RandomCrop, RandomFlip
 from src.data.loading.loader import BatchSampler, TensorLoader
 from src.data.loading.splits import Samples
 from src.data.loading.transform import BatchTransform, Normalize
+from src.nets import MobileCNN, SmallCNN
 from tools import contenders
 from tools.timing import Row, compare, cpu_seconds, format_row, interleave, time_calls, time_training
 from tools.workloads import GPU, RUNS, Pixels
@@ -185,6 +190,40 @@ def throughput(processes: int) -> float:
     return json.loads(newest.read_text())["samples_per_second"]
 
 
+def nets(options: argparse.Namespace) -> Iterator[Row]:
+    """Size, operations and time of MobileCNN and SmallCNN of equal width, per 1x28x28 image of a batch of 64."""
+    ours, other = (net.to(memory_format=torch.channels_last) for net in (MobileCNN(10), SmallCNN(10)))
+    images, targets = torch.randn(64, 1, 28, 28).to(memory_format=torch.channels_last), torch.arange(64) % 10
+    yield compare("thousand parameters / SmallCNN", [num_parameters(ours)], [num_parameters(other)], unit=1e-3)
+    yield compare("million FLOPs / SmallCNN", [flops(images, ours) / 64], [flops(images, other) / 64], unit=1e-6)
+    for name, step in (("forward", predict), ("training step", train)):
+        calls = {"ours": partial(step, ours, images, targets), "SmallCNN": partial(step, other, images, targets)}
+        rows = time_calls(f"microseconds of {name}", calls, {"SmallCNN": None}, 10 * options.repeats)
+        yield from (row | {key: row[key] * 1e3 / 64 for key in ("ours", "other")} for row in rows)
+
+
+def num_parameters(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def flops(images: Tensor, net: nn.Module) -> int:
+    """Return the operations of matrix products and convolutions in a forward pass; a multiply-add counts as two."""
+    with FlopCounterMode(display=False) as counter:
+        net(images)
+    return counter.get_total_flops()
+
+
+def predict(net: nn.Module, images: Tensor, _: Tensor) -> None:
+    with torch.inference_mode():
+        net.eval()(images)
+
+
+def train(net: nn.Module, images: Tensor, targets: Tensor) -> None:
+    """Compute the gradients of a batch; every optimizer then does the same for any net of this size."""
+    cross_entropy(net.train()(images), targets).backward()
+    net.zero_grad()
+
+
 GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "overhead": overhead,
     "mnist": mnist,
@@ -195,6 +234,7 @@ GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "startup": startup,
     "memory": memory,
     "scaling": scaling,
+    "nets": nets,
 }
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from tools.benchmark import main
+from src.nets import SmallCNN
+from tools.benchmark import flops, main
 
 pytestmark = pytest.mark.heavy
 
@@ -29,3 +31,10 @@ def test_an_unknown_group_is_rejected(monkeypatch: pytest.MonkeyPatch, capsys: p
         main()
     assert stop.value.code == 2
     assert "unknown group speed: choose from overhead" in capsys.readouterr().err
+
+
+def test_flops_are_twice_the_multiply_adds_of_each_layer() -> None:
+    w = 4
+    pairs = [(28, 1, w), (28, w, w), (14, w, 2 * w), (14, 2 * w, 2 * w), (7, 2 * w, 4 * w), (7, 4 * w, 4 * w)]
+    convolutions = sum(size**2 * 9 * inputs * outputs for size, inputs, outputs in pairs)
+    assert flops(torch.zeros(3, 1, 28, 28), SmallCNN(10, width=w)) == 3 * 2 * (convolutions + 4 * w * 10)
