@@ -122,10 +122,12 @@ def save_projector(gallery: Embedded, folder: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
     first = torch.arange(min(PROJECTED, len(gallery.names)))
-    pictures = gallery.pictures(first)
-    side = min(32, max(pictures.shape[2:]))  # the projector needs squares
-    pictures = interpolate(pictures.float() / 255, (side, side), mode="bilinear", antialias=True)
+    side = min(32, max(gallery.pictures(first[:1]).shape[2:]))  # the projector needs squares
+    small = [
+        interpolate(gallery.pictures(part).float() / 255, (side, side), mode="bilinear", antialias=True)
+        for part in first.split(64)
+    ]
     rows = [[plain(name), plain(label)] for name, label in zip(gallery.names, gallery.classes, strict=True)]
     with SummaryWriter(str(folder)) as writer:
         metadata: dict[str, Any] = {"metadata": rows[: len(first)], "metadata_header": ["image", "class"]}
-        writer.add_embedding(gallery.vectors[first], label_img=pictures, **metadata)
+        writer.add_embedding(gallery.vectors[first], label_img=torch.cat(small), **metadata)
