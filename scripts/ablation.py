@@ -49,7 +49,10 @@ STUDIES = {
     ),
     "imbalance": Study(
         "configs/mnist_imbalanced.yaml",
-        {"balanced accuracy": ["test/recall"], "recall of 7 to 9": [f"test/recall/{digit}" for digit in (7, 8, 9)]},
+        {
+            "balanced accuracy": ["test/recall"],
+            "recall of 7 to 9": [f"test/recall/{name}" for name in ("seven", "eight", "nine")],
+        },
         {
             "plain": [],
             "balanced class weights": ["--model.class_weights=balanced"],
