@@ -59,7 +59,7 @@ def labels(names: list[str], classes: list[str], given: list[Path] | None, targe
 
 def write_neighbors(gallery: Embedded, queries: Embedded | None, file: Path) -> None:
     """Write the sheet of neighbors, by default of the first 8, and the projector's folder next to the CSV file."""
-    if len(gallery.names) < 2 or not file.is_file():  # nothing to search, or a pipe
+    if (len(gallery.names) < 2 and not queries) or not file.is_file():  # nothing to search, or a pipe
         return
     first = replace(gallery, vectors=gallery.vectors[:8], names=gallery.names[:8], classes=gallery.classes[:8])
     sheet, folder = (back_up(file.with_name(f"{file.stem}_{name}")) for name in ("neighbors.png", "projector"))

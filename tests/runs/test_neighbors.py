@@ -96,6 +96,8 @@ def test_nothing_is_written_next_to_a_pipe_or_of_one_picture() -> None:
     Path("out.csv").touch()
     write_neighbors(embedded(1), None, Path("out.csv"))
     assert sorted(path.name for path in Path().iterdir()) == ["configs", "out.csv"]
+    write_neighbors(embedded(1), embedded(2, prefix="query/"), Path("out.csv"))
+    assert Path("out_neighbors.png").is_file()
 
 
 def test_tensorboard_reads_the_files_of_the_projector(monkeypatch: pytest.MonkeyPatch) -> None:
