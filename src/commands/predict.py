@@ -134,7 +134,7 @@ def has_pictures(x: Experiment, outputs: list[Any]) -> bool:
 
 
 def draws_images(x: Experiment) -> bool:
-    return isinstance(x.data, DataModule) and x.data.holds_images and x.data.shape[0] in (1, 3)
+    return isinstance(x.data, DataModule) and x.data.holds_images and x.data.shape[:1] in ((1,), (3,))
 
 
 def read_pixels(x: Experiment, names: list[str], files: bool, index: Tensor) -> Tensor:
