@@ -1,5 +1,6 @@
 """load_run: a trained module from a run folder, in a notebook or another program."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,13 +37,18 @@ def load_run(
     key = type(data).__qualname__
     if data is not None and key in stored:
         data.load_state_dict(stored[key])
+    double = str(config.trainer.precision) in ("64", "64-true")
+    load_weights(task, stored, lambda each: each.double() if double else each)
+    return task.eval(), data
+
+
+def load_weights(task: Any, stored: dict[str, Any], convert: Callable[[Any], Any]) -> None:
+    """Load the weights of a checkpoint into its task; ``convert`` is called with it before, to change its precision."""
     task.configure_model()
     task.on_load_checkpoint(stored)  # it may change the stored weights
     check_weights(task, stored)
-    if str(config.trainer.precision) in ("64", "64-true"):
-        task.double()
+    convert(task)
     try:
         task.load_state_dict(stored["state_dict"], strict=task.strict_loading)
     except RuntimeError as error:  # of a net that setup builds
         raise UserError(f"the checkpoint does not match the net: {' '.join(str(error).split())[:300]}") from None
-    return task.eval(), data
