@@ -108,6 +108,20 @@ class DrawsPredictions(Protocol):
 
 
 @runtime_checkable
+class Averageable(Protocol):
+    """A task whose predictions an ensemble averages. Embeddings are none: those of two nets have no common axes."""
+
+    def soft_predictions(self, inputs: Tensor) -> Tensor:
+        """Return what is averaged: probabilities (N, K, ...), or numbers in the units of the data (N, D)."""
+
+    def compare(self, soft: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predictions and targets that metrics compare."""
+
+    def decide(self, soft: Tensor) -> Any:
+        """Return what ``predict_step`` returns."""
+
+
+@runtime_checkable
 class Resumable(Protocol):
     """A DataLoader that resumes within an epoch from the position in its state."""
 

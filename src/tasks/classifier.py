@@ -86,7 +86,16 @@ class Classifier(Task):
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the probability of each class, (N, K)."""
-        return at_least_float32(self(batch)).softmax(1)
+        return self.soft_predictions(batch)
+
+    def soft_predictions(self, inputs: Tensor) -> Tensor:
+        return at_least_float32(self(inputs)).softmax(1)
+
+    def compare(self, soft: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return soft, targets
+
+    def decide(self, soft: Tensor) -> Tensor:
+        return soft
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -58,15 +58,8 @@ class MultiLabel(Task):
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch
         logits = at_least_float32(self(inputs))
-        probabilities = logits.detach().sigmoid()
-        testing = self.trainer.testing
-        return self.loss(logits, targets), self.centered(probabilities) if testing else probabilities, targets.long()
-
-    def centered(self, probabilities: Tensor) -> Tensor:
-        """Map [0, t) to [0, 0.5] and [t, 1] to [0.75, 1], in the same order; t is the threshold of a class."""
-        t = self.thresholds  # torchmetrics predicts a class above 0.5, not at it
-        above = (probabilities - t) / (1 - t).clamp(min=1e-6)
-        return torch.where(probabilities < t, probabilities / t / 2, 0.75 + above / 4)
+        loss, soft = self.loss(logits, targets), logits.detach().sigmoid()
+        return loss, *(self.compare(soft, targets) if self.trainer.testing else (soft, targets.long()))
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
@@ -76,5 +69,16 @@ class MultiLabel(Task):
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the probability of each class, and whether it is above its threshold, (N, K) each."""
-        probabilities = at_least_float32(self(batch)).sigmoid()
-        return {"probability": probabilities, "predicted": (probabilities >= self.thresholds).long()}
+        return self.decide(self.soft_predictions(batch))
+
+    def soft_predictions(self, inputs: Tensor) -> Tensor:
+        return at_least_float32(self(inputs)).sigmoid()
+
+    def compare(self, soft: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Map [0, t) to [0, 0.5] and [t, 1] to [0.75, 1], in the same order; t is the threshold of a class."""
+        t = self.thresholds  # torchmetrics predicts a class above 0.5, not at it
+        above = (soft - t) / (1 - t).clamp(min=1e-6)
+        return torch.where(soft < t, soft / t / 2, 0.75 + above / 4), targets.long()
+
+    def decide(self, soft: Tensor) -> dict[str, Tensor]:
+        return {"probability": soft, "predicted": (soft >= self.thresholds).long()}

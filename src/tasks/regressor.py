@@ -64,13 +64,17 @@ class Regressor(Task):
         inputs, targets = batch
         outputs = at_least_float32(self(inputs)).view_as(targets)
         loss = self.loss(outputs, (targets - self.target_mean) / self.target_std)
-        return loss, self.in_units(outputs.detach()), targets
-
-    def in_units(self, outputs: Tensor) -> Tensor:
-        """Return outputs of the net in the units of the targets."""
-        return outputs * self.target_std + self.target_mean
+        return loss, outputs.detach() * self.target_std + self.target_mean, targets
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the predicted numbers, (N,), or (N, D) where D is more than 1."""
-        predicted = self.in_units(at_least_float32(self(batch)))
-        return predicted[:, 0] if self.num_outputs == 1 else predicted
+        return self.decide(self.soft_predictions(batch))
+
+    def soft_predictions(self, inputs: Tensor) -> Tensor:
+        return at_least_float32(self(inputs)) * self.target_std + self.target_mean
+
+    def compare(self, soft: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return soft.view_as(targets), targets
+
+    def decide(self, soft: Tensor) -> Tensor:
+        return soft[:, 0] if self.num_outputs == 1 else soft

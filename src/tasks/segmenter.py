@@ -59,6 +59,15 @@ class Segmenter(Task):
         """Return the class of each pixel, (N, H, W), uint8."""
         return self(batch).argmax(1).byte()
 
+    def soft_predictions(self, inputs: Tensor) -> Tensor:
+        return at_least_float32(self(inputs)).softmax(1)
+
+    def compare(self, soft: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return soft.argmax(1), targets
+
+    def decide(self, soft: Tensor) -> Tensor:
+        return soft.argmax(1).byte()
+
     def draw_predictions(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """Return pictures of predictions by name: the masks, and images (N, 3, H, W) with colored classes."""
         each = torch.arange(self.num_classes, device=masks.device)[:, None, None]
