@@ -22,6 +22,7 @@ COMMANDS = {
     "folder as an output file": (["show", "--output", "."], "--output must be a file, got the folder ."),
     "config as a run": (["test", "--run", "configs/digits.yaml"], "use --config configs/digits.yaml"),
     "long path of a run": (["test", f"--run={'a' * 300}"], "File name too long"),
+    "soup of no runs": (["test", "--config=configs/digits.yaml", "--soup"], "--soup needs several runs"),
     "option without a value": (["fit", "--run"], "--run: expected one argument"),
 }
 FILES = {  # contents of a config file

@@ -16,7 +16,7 @@ SRC = ROOT / "src"
 FILES = sorted(SRC.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"commands", "config", "runs"},
-    "commands": {"config", "data", "engine", "protocols", "runs"},
+    "commands": {"config", "data", "engine", "protocols", "runs", "tasks"},
     "config": {"engine", "protocols", "runs"},
     "engine": {"protocols", "runs"},
     "runs": {"protocols"},

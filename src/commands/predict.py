@@ -42,26 +42,31 @@ def run(
     query: list[Path] | None = None,
     output: Path | None = None,
     invert: bool = False,
+    greedy: bool = False,
+    soup: bool = False,
 ) -> Experiment:
     """Name the classes of images: of the test set, or of image files.
 
     If files are in folders named like classes, or the test set is used, the accuracy is printed, and confusion.csv
     counts the images of each class (rows) by prediction (columns). Masks and restored images become PNG files in
     predictions_pictures. Anything else, such as numbers or logits, is written unchanged, next to true numbers.
-    Of embeddings, predictions_neighbors.png shows similar images, and predictions_projector is for TensorBoard.
+    Of embeddings, predictions_neighbors.png shows similar images, and predictions_projector is for TensorBoard. Several
+    runs are averaged.
 
     Args:
         images: image files and folders.
         query: image files to search for by their embeddings, among the images; by default the first 8 of these.
-        output: the CSV file of probabilities; by default predictions.csv in the run folder, where earlier ones are
-            kept as predictions_0.csv, ...
+        output: the CSV file of probabilities; by default predictions.csv in the run folder, of several runs in the
+            current folder, where earlier ones are kept as predictions_0.csv, ...
         invert: swap black and white, such as in dark drawings on white for a net trained on MNIST.
+        greedy: see test.
+        soup: see test.
 
     Examples:
         python -m src.cli predict --run runs/digits/version_0 --images photos/
     """
     require(images or query or not invert, "--invert needs --images or --query")
-    x = start(options)
+    x = start(options, greedy, soup)
     loader = FilesLoader(expand(images), check_data(x), invert) if images else None
     asked = FilesLoader(expand(query, "--query"), check_data(x), invert) if query else None
     require(asked is None or len(asked.paths) <= MAX_QUERIES, f"--query takes at most {MAX_QUERIES} image files")

@@ -1,37 +1,86 @@
 """test: evaluate a checkpoint on the test split."""
 
+from typing import Any
+
+from src import require
 from src.config.arguments import Options
 from src.config.build import Experiment, build, find_start
 from src.config.parser import parse
 from src.protocols import ImageData
-from src.runs.summary import merge_dataloaders, metrics_table, per_class_table, print_rows
+from src.runs.summary import Rows, cell, merge_dataloaders, metrics_table, per_class_table, print_rows
 
 
-def run(options: Options) -> Experiment:
-    """Evaluate a checkpoint on the test split.
+def run(options: Options, *, greedy: bool = False, soup: bool = False) -> Experiment:
+    """Evaluate a checkpoint on the test split, or an ensemble of runs.
+
+    Args:
+        greedy: choose among several runs, also repeatedly, those whose average is best on the validation split.
+        soup: average the weights of several runs, not their predictions; with --greedy, those that make it better.
 
     Examples:
         python -m src.cli test --run runs/digits/version_0
+        python -m src.cli test --run runs/digits/version_0 --run runs/digits/version_1
     """
-    return evaluate(options)
+    return evaluate(options, greedy, soup)
 
 
-def evaluate(options: Options) -> Experiment:
+def evaluate(options: Options, greedy: bool = False, soup: bool = False) -> Experiment:
     """Print the metrics of a checkpoint, in the table of validate or test."""
-    x = start(options)
+    x = start(options, greedy, soup)
     evaluation = getattr(x.trainer, options.command)
     results = evaluation(x.task, datamodule=x.data, ckpt_path=x.config.ckpt_path, verbose=False)
     if x.trainer.is_global_zero and results:
+        if options.others:
+            print_rows(comparison(x.task, [str(each.run) for each in (options, *options.others)], soup))
         metrics = merge_dataloaders(results)
         print_rows([*metrics_table(metrics), *per_class_table(metrics)])
-        print_rows([("checkpoint", str(x.config.ckpt_path))])
+        print_rows([] if options.others else [("checkpoint", str(x.config.ckpt_path))])
     return x
 
 
-def start(options: Options) -> Experiment:
-    """Build the experiment of a command that uses a checkpoint, which tells the data its classes and normalization."""
-    config = parse(options)
-    x = build(config, options.command, *find_start(options, config))
-    if isinstance(x.data, ImageData) and (state := x.stored.get(type(x.data).__qualname__)):
-        x.data.load_state_dict(state)
-    return x
+def start(options: Options, greedy: bool = False, soup: bool = False) -> Experiment:
+    """Build the experiment of a command that uses a checkpoint, which tells the data its classes and normalization.
+
+    That of several runs has an ``Ensemble`` as its task, and no run folder.
+    """
+    several = options.others or not (greedy or soup)
+    require(several, f"--{'greedy' if greedy else 'soup'} needs several runs: repeat --run")
+    paths = [each.run.resolve() for each in (options, *options.others) if each.run]
+    twice = [str(path) for path in paths if paths.count(path) > 1]
+    require(not twice, f"--run {''.join(twice[:1])} is given twice: an ensemble needs different runs")
+    members: list[Experiment] = []
+    for each in (options, *options.others):
+        config = parse(each)
+        members.append(x := build(config, each.command, *find_start(each, config)))
+        if isinstance(x.data, ImageData) and (state := x.stored.get(type(x.data).__qualname__)):
+            x.data.load_state_dict(state)
+    if not options.others:
+        return x
+    from src.commands.ensemble import combine  # here, because a single run does not need it
+
+    return combine(members, options.command, greedy, soup)
+
+
+def comparison(task: Any, names: list[str], soup: bool) -> Rows:
+    """Return the monitored metric of each member and of their ensemble or soup, and the difference between both.
+
+    If the metric is a mean over samples, the difference has a 95 % interval: that of Student's t for the mean of the
+    differences of each sample.
+    """
+    *own, combined = task.results
+    kind, spreads = "soup" if soup else "ensemble", [""] * len(own)
+    if task.paired is not None:
+        from scipy.special import stdtrit  # slow to import
+
+        differences = task.paired[:, -1:].double() - task.paired[:, :-1].double()
+        n = len(differences)
+        half = differences.std(0) / n**0.5 * stdtrit(n - 1, 0.975)
+        spreads = [f" +/- {each:.4f}" for each in half.tolist()]
+    rows = [("run", f"{task.metric:>10}  {kind} minus run")]
+    for name, value, spread in zip(names, own, spreads, strict=False):
+        rows.append(
+            (name if len(name) <= 40 else f"...{name[-37:]}", f"{cell(value)}  {combined - value:+.4f}{spread}")
+        )
+    rows.append((kind, cell(combined)))
+    note = [("note", "+/- is the 95 % interval, paired by sample")] if task.paired is not None else []
+    return [*rows, *note, ("", "")]

@@ -8,7 +8,7 @@ import argparse
 import ast
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class Options:
     command: str
     config: list[str] = field(default_factory=list)  # files, the last one wins
     run: Path | None = None
+    others: list["Options"] = field(default_factory=list)  # of the other members of an ensemble
     trust: bool = False
     settings: list[str] = field(default_factory=list)  # everything else that was typed: --key=value
     description: str = ""  # the docstring of the command, for --help
@@ -104,7 +105,7 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     description, arguments = describe(args[0])
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action="append", default=[])
-    parser.add_argument("--run", type=Path)
+    parser.add_argument("--run", type=Path, action="append", default=[])
     parser.add_argument("--trust", action="store_true")
     for name, argument in arguments.items():
         parser.add_argument(f"--{name}", **argument)
@@ -115,24 +116,30 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
         text = error.message.replace("ignored explicit argument", "takes no value, got")
         raise UserError(f"{error.argument_name}: {text}{hint}") from None
     own = {name: getattr(known, name) for name in arguments}
-    options = Options(args[0], known.config, known.run, known.trust, settings, description)
+    options = Options(args[0], known.config, None, [], known.trust, settings, description)
     refuse_options_of_others(options)
     for setting in settings:
         check_setting(setting)
     if isinstance(own.get("output"), Path) and own["output"].is_dir():
         raise UserError(f"--output must be a file, got the folder {own['output']}")
-    if options.run is not None:
-        options.config.insert(0, str(Run.find(options.run).config))
-        links, root = [path for path in options.run.rglob("*") if path.is_symlink()], options.run.resolve()
-        out = [path for path in links if not options.trust and not path.resolve().is_relative_to(root)]
-        require(not out, f"{[*out, ''][0]} is a link out of the run folder; if you trust it, add --trust")
-    for i, file in enumerate(options.config):
-        check_yaml(Path(file), options.config[:i])
+    require(len(known.run) < 2 or "greedy" in own, f"{args[0]} takes one --run, got {len(known.run)}")
+    options, *options.others = [use_run(options, path) for path in known.run] or [options]
+    for each in (options, *options.others):
+        for i, file in enumerate(each.config):
+            check_yaml(Path(file), each.config[:i])
     restarts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
     resumes = own.get("resume") == "auto" or restarts != ["0", "0"]
     if resumes and options.run is None and own.get("resume", "never") != "never":
         choose_run(options, job=None if own["resume"] else scheduler_job())
     return options, own
+
+
+def use_run(options: Options, path: Path) -> Options:
+    """Return the options with a run, whose config comes first; refuse links out of its folder."""
+    config, links = str(Run.find(path).config), [each for each in path.rglob("*") if each.is_symlink()]
+    out = [each for each in links if not options.trust and not each.resolve().is_relative_to(path.resolve())]
+    require(not out, f"{[*out, ''][0]} is a link out of the run folder; if you trust it, add --trust")
+    return replace(options, run=path, config=[config, *options.config])
 
 
 def refuse_options_of_others(options: Options) -> None:
@@ -178,7 +185,7 @@ def run_parent(options: Options) -> Path:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--name", default=str(name))
     parser.add_argument("--trainer.default_root_dir", dest="root", default=root)
-    typed = parser.parse_known_args(options.settings)[0]
+    typed, _ = parser.parse_known_args(options.settings)
     return Path(typed.root).expanduser() / typed.name
 
 

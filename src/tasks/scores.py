@@ -1,10 +1,12 @@
-"""Metrics of single tasks: retrieval by embeddings, and the best threshold of each class."""
+"""Metrics of single tasks: retrieval, the best threshold of each class, and values of each sample."""
 
 import torch
 import torchmetrics.classification as tm
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 from torchmetrics.utilities import dim_zero_cat
+
+from src.metrics import Accuracy
 
 
 class Retrieval(Metric):
@@ -57,3 +59,14 @@ class BestF1(tm.MultilabelPrecisionRecallCurve):
         found = torch.stack([thresholds[f1.argmax()] for f1, thresholds in each])
         self.thresholds_found = found.where(best > 0, 0.5)
         return best.where(best > 0, torch.nan).nanmean()
+
+
+def value_per_sample(metric: Metric, preds: Tensor, targets: Tensor) -> Tensor | None:
+    """Return the value of each sample, (N,), if the metric is their mean; None for any other metric."""
+    if isinstance(metric, Accuracy) and (metric.average, metric.top_k) == ("micro", 1):
+        return (preds.argmax(1) == targets).float()
+    if isinstance(metric, MeanAbsoluteError):
+        return (preds - targets).abs().unsqueeze(-1).flatten(1).mean(1)
+    if isinstance(metric, MeanSquaredError) and metric.squared:
+        return (preds - targets).square().unsqueeze(-1).flatten(1).mean(1)
+    return None

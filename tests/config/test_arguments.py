@@ -93,7 +93,8 @@ def test_options_of_the_command_line_are_not_settings() -> None:
     options, own = read(
         ["predict", "-c", "configs/digits.yaml", "--trust", "--images", "a.png", "b.png", "--compile=true"]
     )
-    assert own == {"images": [Path("a.png"), Path("b.png")], "query": None, "output": None, "invert": False}
+    images = [Path("a.png"), Path("b.png")]
+    assert own == {"images": images, "query": None, "output": None, "invert": False, "greedy": False, "soup": False}
     assert (options.command, options.config, options.trust) == ("predict", ["configs/digits.yaml"], True)
     assert options.settings == ["--compile=true"]
     assert not options.owns_process
