@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src import UserError
-from src.commands.predict import FilesLoader
 from src.data import DataModule
+from src.data.loading.files_loader import FilesLoader
 
 TARGETS = torch.tensor([0] * 41 + [1] * 26 + [2] * 13)[torch.randperm(80, generator=torch.Generator().manual_seed(0))]
 
