@@ -182,5 +182,5 @@ class DataModule(LightningDataModule):
                 "the checkpoint was trained on another split of the data: evaluation would include training images; "
                 "restore the data, folds, fold, split_seed and test_fraction, or start a new run"
             )
-        self.class_names, self.shape = state["class_names"], tuple(state["shape"])
+        self.class_names, self.shape, self.split_hash = state["class_names"], tuple(state["shape"]), state["split_hash"]
         self.normalize = Normalize(state["mean"], state["std"], state.get("typical", ()))

@@ -53,6 +53,7 @@ def test_a_loaded_run_has_the_test_metrics_of_its_results(settings: list[str]) -
     assert same(task.state_dict(), weights(RUN, "best"))
     assert (data.class_names, data.shape) == ([str(i) for i in range(10)], (1, 8, 8))
     assert not data.splits  # no data is loaded
+    assert data.split_hash == json.loads((RUN / "provenance.json").read_text())[0]["split"]
     metrics = measure(task, data)
     assert metrics == pytest.approx({name: results()[name] for name in metrics}, rel=1e-6, abs=1e-8)
     assert "test/loss" in metrics
