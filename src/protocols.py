@@ -97,6 +97,13 @@ class HasEpochMeans(Protocol):
 
 
 @runtime_checkable
+class LoadsRuns(Protocol):
+    """A LightningModule that loads other runs when training starts."""
+
+    trust_runs: bool  # whether their configs may name any code; ``fit --trust`` sets it
+
+
+@runtime_checkable
 class DrawsPredictions(Protocol):
     """A LightningModule whose predictions are pictures, such as masks."""
 

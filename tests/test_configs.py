@@ -48,7 +48,9 @@ def replace_download(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: datasets.DataModule, train: bool) -> tuple[Tensor, Tensor]:
         self.class_names = [str(i) for i in range(num_classes)]
         count = max(600, 12 * num_classes) if train else 100
-        return torch.randint(0, 255, (count, *shape), dtype=torch.uint8), torch.arange(count) % num_classes
+        generator = torch.Generator().manual_seed(int(train))  # the same images for a teacher and its student
+        images = torch.randint(0, 255, (count, *shape), dtype=torch.uint8, generator=generator)
+        return images, torch.arange(count) % num_classes
 
     monkeypatch.setattr(getattr(datasets, name), "prepare_data", lambda _: None)
     monkeypatch.setattr(getattr(datasets, name), "load", load)
@@ -56,8 +58,8 @@ def replace_download(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @every_config
 def test_a_config_trains_and_tests_two_batches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = yaml.safe_load(file.read_text())["data"]["class_path"].rsplit(".", 1)[1]
-    args = ["--trainer.fast_dev_run=2"]
+    settings = yaml.safe_load(file.read_text())
+    name, args = settings["data"]["class_path"].rsplit(".", 1)[1], []
     if "timm" in file.read_text():
         pytest.importorskip("timm")
         args += ["--trust", "--data.size=32"]
@@ -68,7 +70,10 @@ def test_a_config_trains_and_tests_two_batches(file: Path, monkeypatch: pytest.M
     if name == "ImageFolder":
         write_images(Path("images"))
         args += ["--data.root=images"]
-    experiment = main(["fit", f"--config={file}", *args])
+    if teacher := settings["model"].get("init_args", {}).get("teacher"):
+        config = f"--config=configs/{Path(teacher).parent.name}.yaml"
+        main(["fit", config, *args, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--test=false"])
+    experiment = main(["fit", f"--config={file}", *args, "--trainer.fast_dev_run=2"])
     assert experiment.trainer.global_step == 2
 
 

@@ -17,7 +17,7 @@ from src.config.parser import parse, plain_config, to_yaml
 from src.engine.checkpoints import PublishedCheckpoint, validation_metrics
 from src.engine.progress import run_loggers
 from src.engine.signals import reached_limit, restore_limits, tuned_names
-from src.protocols import ImageData
+from src.protocols import ImageData, LoadsRuns
 from src.runs.checkpoint import AtomicCheckpointIO, left_out
 from src.runs.folder import Run
 from src.runs.summary import (
@@ -46,6 +46,8 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
     continues = options.run is not None and (config.ckpt_path is None or options.resumed)
     x = build(config, "fit", *find_start(options, config))
     x.needs_trust, x.settings = options.needs_trust, plain_config(config)
+    if options.trust and isinstance(x.task, LoadsRuns):
+        x.task.trust_runs = x.needs_trust = True
     unchanged = continues and x.run is not None and x.run.has_config(x.settings)
     restore_limits(x.trainer, x.stored)
     limit = reached_limit(x.trainer, *done(x)) if x.stored and not config.trainer.fast_dev_run else ""
@@ -69,8 +71,7 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
         raise
     if not x.trained:
         x.progress.load_state_dict(x.stored.get("callbacks", {}).get(x.progress.state_key, {}))
-    seconds = round(x.progress.run_seconds(), 1)
-    metrics = evaluate_best(x)
+    seconds, metrics = round(x.progress.run_seconds(), 1), evaluate_best(x)
     if x.trainer.is_global_zero:
         report(x, metrics, seconds)
     return x
@@ -174,8 +175,7 @@ def evaluate_best(x: Experiment) -> dict[str, float]:
     validates = validates and is_overridden("validation_step", x.task)
     metrics = merge_dataloaders(trainer.validate(**common)) if validates else {}
     if x.can("test") and x.config.test:
-        test = merge_dataloaders(trainer.test(**common))
-        metrics |= test
+        metrics |= (test := merge_dataloaders(trainer.test(**common)))
         for logger in loggers:
             means = {name: value for name, value in test.items() if name.count("/") < 2}  # not those of each class
             logger.log_metrics(means, trainer.global_step or x.stored.get("global_step", 0))

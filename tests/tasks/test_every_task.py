@@ -11,6 +11,7 @@ from tests.conftest import same, weights
 SMALL = {  # settings that make a run short; the step at which it is cut
     "diabetes": (["--model.schedule=null"], 13),
     "digits_autoencoder": ([], 21),  # at the end of an epoch, because it keeps no means of one
+    "digits_distill": (["--model.schedule=null"], 30),
     "digits_masks": (["--model.schedule=null", "--model.net.width=4", "--model.net.depth=1"], 30),
     "digits_multilabel": (["--model.schedule=null", "--model.net.width=4"], 30),
     "digits_retrieval": (["--model.schedule=null", "--model.net.width=4"], 20),
@@ -18,6 +19,7 @@ SMALL = {  # settings that make a run short; the step at which it is cut
 }
 
 
+@pytest.mark.usefixtures("trained")  # the teacher of digits_distill
 @pytest.mark.parametrize("name", SMALL)
 def test_a_cut_run_of_each_task_resumes_to_the_bit(name: str) -> None:
     settings, cut = SMALL[name]
@@ -32,6 +34,7 @@ def test_a_cut_run_of_each_task_resumes_to_the_bit(name: str) -> None:
     assert same(before, torch.load(resumed / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"])
 
 
+@pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("name", SMALL)
 def test_all_commands_use_a_run_of_each_task(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     settings, _ = SMALL[name]
