@@ -169,6 +169,7 @@ class DataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in ("class_names", "shape", "split_hash", "test_hash")}
+        state["scale"] = self.scale and [*self.scale]
         scales = {} if self.normalize is None else vars(self.normalize)  # mean, std and more
         return state | {name: values.flatten().tolist() for name, values in scales.items()}
 
@@ -183,4 +184,5 @@ class DataModule(LightningDataModule):
                 "restore the data, folds, fold, split_seed and test_fraction, or start a new run"
             )
         self.class_names, self.shape, self.split_hash = state["class_names"], tuple(state["shape"]), state["split_hash"]
+        self.scale = state.get("scale") and tuple(state["scale"])
         self.normalize = Normalize(state["mean"], state["std"], state.get("typical", ()))

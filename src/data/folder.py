@@ -16,10 +16,9 @@ from src.data.base import DataModule
 from src.data.loading import cache
 from src.data.loading.image_files import ImageFiles, decode_all, scan
 from src.data.loading.report import Rows, Subset, describe
-from src.data.loading.splits import Samples, digest, hold_out
+from src.data.loading.splits import NAMES, Samples, digest, find_split, hold_out
 
 MAX_BAD = 0.25  # fraction of undecodable images above which the folder itself is probably wrong
-NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 DECODING = 2  # of the decoder: a new number makes older caches invalid
 
 
@@ -95,14 +94,10 @@ class ImageFolder(DataModule):
     def num_classes(self) -> int:
         return len(self.find_classes("train"))
 
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"scale": self.scale and [*self.scale]}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         names = state["class_names"]
         check_same_classes(self.class_names or names, names, f"{self.root} must have the checkpoint's classes")
         super().load_state_dict(state)
-        self.scale = state.get("scale") and tuple(state["scale"])
 
     def describe_splits(self) -> Rows:
         """Return the number of images per class and split, what was left out and why, and copies across splits."""
@@ -117,11 +112,7 @@ class ImageFolder(DataModule):
 
     def folder(self, split: str) -> Path:
         """Return the folder of a split; the training images may also be in the root itself."""
-        folders = sorted(self.root.iterdir()) if self.root.is_dir() else []
-        found = [each for each in folders if each.name.lower() in NAMES[split] and each.is_dir()]
-        several = " and ".join(f"{each.name}/" for each in found)
-        require(len(found) < 2, f"{self.root} has {several}, which all mean {split}: keep one of them")
-        return found[0] if found else self.root if split == "train" else self.root / split
+        return find_split(self.root, split) or (self.root if split == "train" else self.root / split)
 
     def has(self, split: str) -> bool:
         return bool(self.class_folders()) if self.folder(split) == self.root else self.folder(split).is_dir()

@@ -133,7 +133,7 @@ def one_each_to_train() -> None:
         (other_classes, "data/val must have the classes of data/train; not in both: eel, emu"),
         (
             one_each,
-            "cannot hold out 20% of data/train for testing: each class needs at least 2 samples, .* a test/ folder",
+            "cannot hold out 20% of data/train .* needs at least 2 samples of each class, .* a test/",
         ),
         (one_each_to_train, "size of the largest training class must be at least 2, to train and to validate, got 1"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src import UserError
+from src import UserError, load_run
 from src.cli import main
 from src.data import MaskFolder
 from tests.conftest import refused
@@ -69,6 +69,16 @@ def spoil(what: str) -> None:
         file.unlink()
     elif what == "size":
         Image.new("L", (9, 9)).save(file)
+    elif what == "text":
+        file.write_text("no picture")
+    elif what == "bomb":
+        Image.new("1", (20_000, 20_000)).save(file)
+    elif what == "postscript":
+        file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 16\n%%EndComments\nshowpage\n")
+    elif what == "jpeg":
+        Image.new("L", (20, 16), 1).save(file, "JPEG")
+    elif what == "twin":
+        Image.new("RGB", (20, 16)).save("own/images/03.jpg")
     elif what == "color":
         Image.new("RGB", (20, 16)).save(file)
     else:
@@ -81,7 +91,12 @@ def spoil(what: str) -> None:
         ("missing", r"own/images/03.png has no mask: own/masks/03.png does not exist"),
         ("size", r"own/masks/03.png has 9 x 9 pixels, its image 20 x 16"),
         ("color", r"own/masks/03.png must be a gray or palette PNG of classes, got mode RGB"),
-        ("label", r"own/masks/03.png has the value 7, but there are 2 classes"),
+        ("label", r"own/masks/03.png has the value 7, but there are 2 classes, whose values are 0 to 1"),
+        ("text", r"cannot decode own/masks/03.png: not a readable PNG; repair or replace it"),
+        ("bomb", r"cannot decode own/masks/03.png: Image size \(400000000 pixels\) exceeds limit"),
+        ("postscript", r"cannot decode own/masks/03.png: not a readable PNG"),
+        ("jpeg", r"cannot decode own/masks/03.png: not a readable PNG"),
+        ("twin", r"own/images/03.jpg has the same mask as another image: rename one of them"),
     ],
 )
 def test_a_wrong_mask_is_named(what: str, message: str) -> None:
@@ -96,3 +111,36 @@ def test_a_folder_without_images_is_named() -> None:
         UserError, match="no image files in own/images: put images there, and their masks into own/masks"
     ):
         MaskFolder(["a", "b"], root="own").load(train=True)
+
+
+@pytest.mark.parametrize("classes", [[], ["cat"], ["cat", "cat"], [str(i) for i in range(257)]])
+def test_impossible_classes_are_refused(classes: list[str]) -> None:
+    with pytest.raises(UserError, match=f"classes must be 2 to 256 different names, got {len(classes)}"):
+        MaskFolder(classes)
+
+
+def test_usual_names_of_splits_are_found_and_other_files_noted() -> None:
+    for split, count in {"train": 6, "valid": 3, "testing": 2}.items():
+        save(Path("own", split), count)
+    Path("own/train/images/notes.svg").write_text("x")
+    data = MaskFolder(["floor", "cat"], size=16, root="own", batch_size=4)
+    data.setup("fit")
+    data.setup("test")
+    assert [len(data.splits[name]) for name in ("train", "val", "test")] == [6, 3, 2]
+    assert data.describe_splits() == [("left out", "1 .svg")]
+
+
+def test_deep_images_of_all_splits_have_one_scale() -> None:
+    for split, top in {"train": 4000, "test": 200}.items():
+        save(Path("own", split))
+        for file in Path("own", split, "images").iterdir():
+            with Image.open(file) as image:
+                bright = np.array(image.convert("L")) > 127
+            Image.fromarray(bright.astype(np.uint16) * top).save(file)
+    x = main(FIT)
+    assert [int(x.data.splits[name].images.max()) for name in ("train", "test")] == [
+        round(value * 255 / 4095) for value in (4000, 200)
+    ]
+    _, data = load_run(x.run.path)
+    data.setup("test")
+    assert data.splits["test"].images.equal(x.data.splits["test"].images)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from math import ceil
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from src import UserError, require
+
+NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 @dataclass
@@ -86,9 +89,20 @@ def hold_out(targets: Tensor, fraction: float, name: Any) -> tuple[Tensor, Tenso
     try:
         sets = train_test_split(torch.arange(len(targets)), test_size=count, random_state=0, stratify=classes)
     except ValueError:
-        needs = "each class needs at least 2 samples, of which one is left for training: add some, or a test/ folder"
-        raise UserError(f"cannot hold out {fraction:.0%} of {name} for testing: {needs}") from None
+        needs = f"at least 2 samples{' of each class' if classes is not None else ''}, one of them for training"
+        remedy = "add some, or a test/ folder" if Path(name).is_dir() else "add some"
+        text = f"cannot hold out {fraction:.0%} of {name} for testing, which needs {needs}: {remedy}"
+        raise UserError(text) from None
     return sets[0].sort().values, sets[1].sort().values
+
+
+def find_split(root: Path, split: str) -> Path | None:
+    """Return the folder in root that has a usual name of a split, if any; refuse several."""
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    found = [each for each in folders if each.name.lower() in NAMES[split] and each.is_dir()]
+    several = " and ".join(f"{each.name}/" for each in found)
+    require(len(found) < 2, f"{root} has {several}, which all mean {split}: keep one of them")
+    return found[0] if found else None
 
 
 def move_to_device(samples: Samples, others: Iterable[Samples], device: torch.device) -> None:
