@@ -40,7 +40,8 @@ class Normalize:
             each.append(brightness_and_contrast(pixels))
         mean, looks = total / count, torch.cat(each)
         typical = torch.stack([looks.mean(0), looks.std(0, correction=0)], 1).flatten()
-        std = (square / count - mean.square()).clamp(min=1e-12).sqrt()
+        variance = square / count - mean.square()
+        std = variance.where(variance > 1e-8, 1).sqrt()  # a constant channel may differ in other splits
         scales = {"mean": mean.tolist(), "std": std.tolist()} | (given or {})
         valid = len(scales) == 2 and all(len(values) == len(mean) for values in scales.values())
         valid = valid and (not given or min(scales["std"]) >= 1)

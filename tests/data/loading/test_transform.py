@@ -86,3 +86,12 @@ def test_a_trial_returns_the_smallest_shape_and_keeps_the_generator():
 def test_a_trial_names_a_transform_that_fails(augment, mix, message):
     with pytest.raises(UserError, match=message):
         trial(augment, mix)
+
+
+def test_a_constant_channel_is_not_blown_up_in_other_splits() -> None:
+    images = torch.full((4, 2, 3, 3), 77, dtype=torch.uint8)
+    images[:, 1] = torch.arange(4)[:, None, None]
+    normalize = Normalize.of(Samples(images, None))
+    assert normalize(images)[:, 0].abs().max() == 0
+    assert normalize(images + 2)[:, 0].unique().tolist() == [2]
+    assert normalize(images)[:, 1].std(correction=0).item() == pytest.approx(1)
