@@ -164,7 +164,7 @@ SETTINGS = {  # arguments after fit --config configs/digits.yaml, and a part of 
     ),
     "unreduced loss": (
         ["--model.loss=torch.nn.CrossEntropyLoss", "--model.loss.reduction=none"],
-        "the loss must return one number that depends on the logits, got shape (2,)",
+        "the loss must return one number that depends on the outputs, got shape (2,)",
     ),
     "contradiction": (["--trainer.accelerator=gpu"], "No supported gpu backend found"),
     "clipping with a fused optimizer": (

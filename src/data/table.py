@@ -1,7 +1,5 @@
 """Table: rows of a CSV file, with named columns of numbers and categories."""
 
-import csv
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +9,9 @@ from torch import Tensor
 
 from src import UserError, require
 from src.data.base import DataModule
+from src.data.loading.csv_file import Rows, is_missing, parse, read_csv
 from src.data.loading.splits import Samples, digest, hold_out
 
-MISSING = {"", "?", "na", "n/a", "nan", "null", "none", "-"}
 Missing = Literal["refuse", "drop", "mean", "median"]
 
 
@@ -30,6 +28,7 @@ class Table(DataModule):
         columns: names of the input columns; by default all others.
         missing: what to do with gaps, such as an empty field or NA: ``refuse`` them, ``drop`` the rows, or fill them by
             the ``mean`` or ``median`` of the column, and those of a category by the most frequent one.
+        classes: whether the values of the target are classes even if they are numbers, such as 0 and 1.
         test_fraction: fraction of the rows held out as the test split; a fixed one, stratified by class.
         kwargs: see ``src.data.DataModule``.
     """
@@ -42,20 +41,31 @@ class Table(DataModule):
         target: str | list[str],
         columns: list[str] | None = None,
         missing: Missing = "refuse",
+        classes: bool = False,
         test_fraction: float = 0.2,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         require(0 < test_fraction < 1, f"test_fraction must be in (0, 1), got {test_fraction}")
-        self.file, self.missing, self.test_fraction = self.root / file, missing, test_fraction
+        require(target and columns != [], f"target and columns must name columns, got {target} and {columns}")
+        self.file, self.missing, self.test_fraction = self.root / Path(file).expanduser(), missing, test_fraction
         self.target, self.columns = [target] if isinstance(target, str) else target, columns
+        named = [*self.target, *(columns or [])]
+        require(len(self.target) == 1 or not classes, f"classes needs one target, got {', '.join(self.target)}")
+        self.classes = classes
+        twice = sorted({name for name in named if named.count(name) > 1})
+        require(not twice, f"target and columns must name each column once, got {', '.join(twice)} several times")
         self.measured: list[tuple[Any, ...]] = []  # of each column: (fill, mean, std), or (fill, categories)
 
     def load(self, train: bool) -> tuple[Any, Tensor]:
-        rows = dict(enumerate(self.read_rows(), 2))  # by row of the file, whose first is the header
-        names = self.columns or [name for name in rows[2] if name not in self.target]
+        rows = self.read_rows()
+        found = next(iter(rows.values()))
+        names = self.columns or [name for name in found if name and name not in self.target]
         for name in [*names, *self.target]:
-            require(name in rows[2], f"{self.file} has no column {name}; it has {', '.join(rows[2])}")
+            require(name in found, f"{self.file} has no column {name}; it has {', '.join(found)}")
+        require(names, f"{self.file} has no column but the target {', '.join(self.target)}: add inputs")
+        if train and "" in found:
+            self.notes += [("note", f"{self.file}: a column without a name, such as an index, is not used")]
         if self.missing == "drop":
             used = [*names, *self.target]
             rows = {i: row for i, row in rows.items() if not any(is_missing(row[name]) for name in used)}
@@ -67,17 +77,23 @@ class Table(DataModule):
         values = np.array(columns, dtype=object).T
         self.test_hash = digest([names, columns, targets.tolist()], Samples(values, targets, sets[1]))
         self.files["test"] = [f"row {[*rows][i]}" for i in sets[1].tolist()]
-        return values[index.numpy()] if train else self.encode(values[index.numpy()]), targets[index]
+        if train:
+            return values[index.numpy()], targets[index]
+        try:
+            return self.encode(values[index.numpy()]), targets[index]
+        except (TypeError, ValueError, LookupError):
+            raise UserError(f"what the checkpoint measured does not fit the columns of {self.file}") from None
 
-    def read_rows(self) -> list[dict[str, str]]:
+    def read_rows(self) -> Rows:
         """Return the fields of each row by column."""
         return read_csv(self.file)
 
-    def parse_targets(self, rows: dict[int, dict[str, str]]) -> Tensor:
+    def parse_targets(self, rows: Rows) -> Tensor:
         columns = [parse(self.file, name, rows, may_miss=False) for name in self.target]
-        if len(columns) == 1 and isinstance(columns[0][0], str):
-            self.class_names = sorted({*columns[0]})
-            return torch.tensor([self.class_names.index(each) for each in columns[0]])
+        if self.classes or (len(columns) == 1 and isinstance(columns[0][0], str)):
+            found = sorted({*columns[0]})
+            self.class_names = [str(each).removesuffix(".0") for each in found]
+            return torch.tensor([found.index(each) for each in columns[0]])
         for name, column in zip(self.target, columns, strict=True):
             require(not isinstance(column[0], str), f"the target column {name} has text, such as {column[0]!r}")
         numbers = torch.tensor(columns, dtype=torch.float64).T.float()
@@ -124,55 +140,13 @@ class Diabetes(Table):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(file="diabetes", target="progress", **kwargs)
 
-    def read_rows(self) -> list[dict[str, str]]:
+    def read_rows(self) -> Rows:
         from sklearn.datasets import load_diabetes  # slow to import
 
         data = load_diabetes(scaled=False)
         table = np.column_stack([data.data, data.target])
-        return [dict(zip([*data.feature_names, "progress"], map(str, row), strict=True)) for row in table.tolist()]
-
-
-def read_csv(file: Path) -> list[dict[str, str]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the table {file}: {getattr(error, 'strerror', None) or error}") from None
-    require(len(rows) > 1, f"{file} must have a header and at least two rows, got {len(rows)} rows")
-    for line, row in enumerate(rows, 2):
-        require(
-            None not in row and None not in row.values(), f"{file}, row {line}: other number of fields than the header"
-        )
-    return rows
-
-
-def is_missing(text: str) -> bool:
-    return text.strip().lower() in MISSING
-
-
-def parse(file: Path, name: str, rows: dict[int, dict[str, str]], may_miss: bool) -> list[Any]:
-    """Return the values of a column: all numbers or all texts, None where one is missing."""
-    values: list[Any] = []
-    kinds: dict[type, int] = {}  # and a row that has one
-    for line, row in rows.items():
-        text = row[name].strip()
-        if is_missing(text):
-            hint = "repair it, or set data.missing to drop, mean or median (a target only to drop)"
-            require(may_miss, f"{file}, row {line}: {name} is missing; {hint}")
-            values.append(None)
-            continue
-        try:
-            values.append(float(text))
-        except ValueError:
-            values.append(text)
-        finite = isinstance(values[-1], str) or isfinite(values[-1])
-        require(finite, f"{file}, row {line}: {name} must be a finite number, got {text}")
-        kinds[type(values[-1])] = line
-    require(kinds, f"{file}: the column {name} has no values")
-    if len(kinds) > 1:
-        text = rows[kinds[str]][name]
-        raise UserError(f"{file}, row {kinds[str]}: {name} must be a number as in row {kinds[float]}, got {text!r}")
-    return values
+        names = [*data.feature_names, "progress"]
+        return {i: dict(zip(names, map(str, row), strict=True)) for i, row in enumerate(table.tolist(), 2)}
 
 
 def measure(values: Any, missing: Missing) -> tuple[Any, ...]:

@@ -11,7 +11,15 @@ from src.losses.class_weights import balanced_weights, restore_class_weights, se
 from src.metrics import classification_metrics
 from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.setup import NetFactory, build_net, can_ignore_a_batch, check_loss, check_net, check_num_classes
+from src.tasks.setup import (
+    NetFactory,
+    build_net,
+    can_ignore_a_batch,
+    check_classes,
+    check_loss,
+    check_net,
+    check_num_classes,
+)
 
 
 class Classifier(Task):
@@ -52,6 +60,7 @@ class Classifier(Task):
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         check_num_classes(self.num_classes, data)
+        check_classes(data, "Classifier", self.num_classes)
         check_loss(self.loss, self.num_classes, data.mix if isinstance(data, ImageData) else None)
         check_net(self.net, data, self.num_classes)
         super().setup(stage)

@@ -56,6 +56,16 @@ def check_num_classes(num_classes: int, data: Any) -> None:
         raise UserError(f"num_classes must be {len(names)}, the classes of the data ({shown}), got {num_classes}")
 
 
+def check_classes(data: Any, task: str, num_classes: int | None = None) -> None:
+    """Refuse targets that are not classes, or outside [0, num_classes)."""
+    for split in data.splits.values() if isinstance(data, ImageData) else ():
+        if split.targets is not None and split.classes is None:
+            got = f"{split.targets.dtype} {tuple(split.targets.shape)}"
+            raise UserError(f"{task} needs classes as targets, integers (N,), got {got}; for a table, set data.classes")
+        highest = -1 if split.classes is None or num_classes is None else int(split.classes.max())
+        require(highest < (num_classes or 0), f"num_classes is {num_classes}, but the targets have class {highest}")
+
+
 def check_net(net: nn.Module, data: Any, outputs: int, per_pixel: bool = False) -> None:
     """Refuse a net that does not map the data's images to (N, K), or to (N, K, H, W) if it must ``per_pixel``.
 
@@ -90,7 +100,8 @@ def check_numbers(targets: Tensor | None, num_outputs: int) -> None:
         raise UserError(f"Regressor needs targets that are numbers (floats), got {got}; convert them in load")
     fits = shape in {(len(targets), num_outputs), (len(targets),) if num_outputs == 1 else None}
     require(fits, f"num_outputs is {num_outputs}, but the targets have the shape {shape}")
-    require(bool(targets.isfinite().all()), "targets must be finite numbers, got NaN or infinity")
+    bad = (~targets.isfinite()).view(len(targets), -1).any(1).nonzero()[:, 0].tolist()
+    require(not bad, f"targets must be finite numbers, got NaN or infinity in sample {(bad or [0])[0]}")
 
 
 def check_masks(masks: Tensor | None, num_classes: int) -> None:
@@ -114,23 +125,29 @@ def check_labels(targets: Tensor | None, num_classes: int) -> None:
 
 def check_loss(loss: Any, num_classes: int, mix: nn.Module | None) -> None:
     """Refuse a loss that does not accept classes (N,), or the soft targets (N, K) that ``mix`` makes."""
+    kinds = {"classes (N,)": torch.zeros(2, dtype=torch.long)}
+    if mix is not None:
+        kinds[f"the soft targets (N, K) of {type(mix).__name__}"] = torch.ones(2, num_classes) / num_classes
+    for kind, targets in kinds.items():
+        try_loss(loss, f"logits (N, {num_classes}) and {kind}", torch.zeros(2, num_classes), targets)
+
+
+def try_loss(loss: Any, kinds: str, outputs: Tensor, targets: Tensor) -> None:
+    """Refuse a loss that does not make one number of such outputs and targets."""
     buffers = list(loss.buffers()) if isinstance(loss, nn.Module) else []
     like = buffers[0] if buffers else torch.zeros(())
-    logits = torch.zeros(2, num_classes, device=like.device, dtype=like.dtype, requires_grad=True)
-    kinds = {"classes (N,)": torch.zeros(2, dtype=torch.long, device=logits.device)}
-    if mix is not None:
-        kinds[f"the soft targets (N, K) of {type(mix).__name__}"] = logits.detach().softmax(1)
-    for kind, targets in kinds.items():
-        try:
-            value = loss(logits, targets)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise UserError(
-                f"the loss does not accept logits (N, {num_classes}) and {kind} ({' '.join(str(error).split())[:100]});"
-                " choose another, such as torch.nn.CrossEntropyLoss or one of src.losses"
-            ) from None
-        if not isinstance(value, Tensor) or value.ndim > 0 or not value.requires_grad:
-            shown = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise UserError(f"the loss must return one number that depends on the logits, got {shown}; reduce it")
+    kind = like.dtype if like.is_floating_point() else torch.float32
+    outputs = outputs.to(like.device, kind).requires_grad_()
+    try:
+        value = loss(outputs, targets.to(like.device, kind if targets.is_floating_point() else targets.dtype))
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"the loss does not accept {kinds} ({' '.join(str(error).split())[:100]});"
+            " choose another, such as torch.nn.CrossEntropyLoss or one of src.losses"
+        ) from None
+    if not isinstance(value, Tensor) or value.ndim > 0 or not value.requires_grad:
+        shown = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(f"the loss must return one number that depends on the outputs, got {shown}; reduce it")
 
 
 def counts_every_sample(loss: Any) -> bool:

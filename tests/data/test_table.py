@@ -11,7 +11,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from src import load_run
+from src import UserError, load_run
 from src.cli import main
 from src.data import Table
 from tests.conftest import refused
@@ -137,6 +137,51 @@ def test_a_constant_column_is_zero() -> None:
     assert torch.isfinite(inputs).all()
 
 
+def test_a_value_that_training_never_saw_stays_small() -> None:
+    table = [[row[0], "Ulm", "7.3", row[3]] for row in rows()]
+    write(table)
+    row = int(prepared().files["test"][0].removeprefix("row "))
+    table[row - 2][1:3] = ["Rome", "9.3"]
+    write(table)
+    data = prepared()
+    first = next(iter(data.test_dataloader()))[0][0].flatten()
+    train = np.array([[1.0, 7.3]] * 43)  # whether the city is Ulm, and the size
+    oracle = StandardScaler().fit(train).transform([[0.0, 9.3]])[0]
+    assert first[1:].tolist() == pytest.approx(oracle, abs=1e-5)
+
+
+def test_numbers_are_classes_on_request() -> None:
+    labels = [10, 2, 0]
+    write([[*row[:3], f"{labels[i % 3]}"] for i, row in enumerate(rows())])
+    data = prepared(classes=True)
+    assert data.class_names == ["0", "2", "10"]
+    names = [labels[(int(name.removeprefix("row ")) - 2) % 3] for name in data.files["test"]]
+    assert [int(data.class_names[k]) for k in data.splits["test"].targets] == names
+    x = main(
+        [*FIT, "--data.target=price", "--data.classes=true", "--model=src.tasks.Classifier", "--model.num_classes=3"]
+    )
+    assert x.trainer.callback_metrics["test/accuracy"] >= 0
+
+
+def test_a_column_without_a_name_is_no_input() -> None:
+    write([[str(i), *row] for i, row in enumerate(rows())], ["", *HEAD])
+    data = prepared()
+    assert data.splits["train"].images.shape[1] == 5
+    assert data.describe_splits() == [("note", "t.csv: a column without a name, such as an index, is not used")]
+
+
+@pytest.mark.parametrize("measured", [None, 5, [], [[1]] * 3, "abc", [(0.0, 0.0, 1.0)] * 3])
+def test_a_checkpoint_of_other_measurements_is_one_line(measured, capsys: pytest.CaptureFixture[str]) -> None:
+    write(rows())
+    x = main([*FIT, "--data.target=price"])
+    for file in (x.run.path / "checkpoints").iterdir():
+        content = torch.load(file, weights_only=True)
+        content["Table"]["measured"] = measured
+        torch.save(content, file)
+    line = refused(capsys, "test", f"--run={x.run.path}")
+    assert "what the checkpoint measured does not fit the columns of t.csv" in line
+
+
 @pytest.mark.parametrize(
     ("table", "args", "line"),
     [
@@ -148,7 +193,11 @@ def test_a_constant_column_is_zero() -> None:
         ),
         ([*rows(), ["1", "Ulm", "1"]], ["--data.target=price"], "row 62: other number of fields than the header"),
         ([*rows(), ["1", "Ulm", "1", ""]], ["--data.target=price", "--data.missing=mean"], "row 62: price is missing"),
-        ([*rows(), ["inf", "Ulm", "1", "2"]], ["--data.target=price"], "row 62: age must be a finite number, got inf"),
+        (
+            [*rows(), ["inf", "Ulm", "1", "2"]],
+            ["--data.target=price"],
+            "row 62: age must be a finite number below 3e+38, got inf",
+        ),
         (
             [*rows(gaps=True), ["old", "Ulm", "1", "2"]],
             ["--data.target=price", "--data.missing=drop"],
@@ -156,6 +205,22 @@ def test_a_constant_column_is_zero() -> None:
         ),
         (rows(), ["--data.target=[price,city]"], "the target column city has text, such as 'Ulm'"),
         (rows(1), ["--data.target=price"], "must have a header and at least two rows, got 1 rows"),
+        (rows(), ["--data.target=price", "--data.columns=[age,price]"], "name each column once, got price several"),
+        (rows(), ["--data.target=[price,price]"], "must name each column once, got price several times"),
+        (rows(), ["--data.target=[]"], "target and columns must name columns, got [] and None"),
+        (rows(), ["--data.target=price", "--data.columns=[]"], "must name columns, got price and []"),
+        (rows(), ["--data.target=[price,size]", "--data.classes=true"], "classes needs one target, got price, size"),
+        (
+            rows(2),
+            ["--data.target=city"],
+            "cannot hold out 20% of t.csv for testing, which needs at least 2 samples of",
+        ),
+        (rows(), ["--data.target=price", "--model.tta=mirror_shift"], "tta must not be mirror_shift: the inputs have"),
+        (
+            [[*row[:3], str(i % 2)] for i, row in enumerate(rows())],
+            ["--data.target=price", "--model=src.tasks.Classifier", "--model.num_classes=2"],
+            "needs classes as targets, integers (N,), got torch.float32 (48,); for a table, set data.classes",
+        ),
         (rows(), ["--data.target=city"], "Regressor needs targets that are numbers (floats), got torch.int64"),
     ],
 )
@@ -166,3 +231,15 @@ def test_a_bad_table_is_one_line(table, args: list[str], line: str, capsys: pyte
 
 def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "cannot read the table t.csv: No such file or directory" in refused(capsys, *FIT, "--data.target=price")
+
+
+def test_a_table_without_inputs_is_one_line() -> None:
+    write([[row[3]] for row in rows()], ["price"])
+    with pytest.raises(UserError, match=r"t.csv has no column but the target price: add inputs"):
+        prepared()
+
+
+def test_a_home_folder_of_a_table_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    write(rows())
+    assert len(prepared(file="~/t.csv", root="elsewhere").splits["train"]) == 43

@@ -190,3 +190,21 @@ def test_bf16_probabilities_are_those_of_its_logits_in_float32():
     found, logits = task.predict_step(images, 0), task.net.eval()(images)
     assert found.dtype == torch.float32
     assert found.equal(logits.float().softmax(1))
+
+
+class Shifted(Noise):
+    """Noise with a class too many in the test set, and without names of classes."""
+
+    def load(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        self.class_names = [str(i) for i in range(7)]
+        images, targets = super().load(train)
+        self.class_names = None
+        return images, targets if train else targets + 1
+
+
+def test_a_class_that_only_the_test_set_has_is_refused() -> None:
+    data, task = Shifted(), classifier()
+    run = trainer(max_epochs=1)
+    run.fit(task, data)
+    with pytest.raises(UserError, match="num_classes is 7, but the targets have class 7"):
+        run.test(task, data, verbose=False)

@@ -123,9 +123,9 @@ def number(logits: Tensor, targets: Tensor) -> float:  # noqa: ARG001
         (nn.MultiMarginLoss(), None, ""),
         (nn.MultiMarginLoss(), MixUp(), r"does not accept logits \(N, 3\) and the soft targets \(N, K\) of MixUp \("),
         (nn.MSELoss(), None, r"does not accept logits \(N, 3\) and classes \(N,\) \(.*\); choose another, such as"),
-        (not_scalar, None, r"must return one number that depends on the logits, got shape \(2,\); reduce it$"),
-        (constant, None, r"must return one number that depends on the logits, got shape \(\); reduce it$"),
-        (number, None, r"must return one number that depends on the logits, got float; reduce it$"),
+        (not_scalar, None, r"must return one number that depends on the outputs, got shape \(2,\); reduce it$"),
+        (constant, None, r"must return one number that depends on the outputs, got shape \(\); reduce it$"),
+        (number, None, r"must return one number that depends on the outputs, got float; reduce it$"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Using a target size")
