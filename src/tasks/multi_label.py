@@ -8,12 +8,12 @@ import torchmetrics.classification as tm
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from src import at_least_float32
+from src import at_least_float32, require
 from src.losses import BinaryCrossEntropy
 from src.protocols import ImageData
 from src.tasks.base import Task
 from src.tasks.scores import BestF1
-from src.tasks.setup import NetFactory, build_net, check_labels, check_net, check_num_classes
+from src.tasks.setup import NetFactory, build_net, check_labels, check_net, check_num_classes, try_loss
 
 
 class MultiLabel(Task):
@@ -38,6 +38,7 @@ class MultiLabel(Task):
         loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
+        require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
         kinds: dict[str, Any] = {"map": tm.MultilabelAveragePrecision, "f1": tm.MultilabelF1Score}
         means = {name: kind(num_classes) for name, kind in kinds.items()}
         each = {f"{name}_each": kind(num_classes, average="none") for name, kind in kinds.items()}
@@ -49,10 +50,13 @@ class MultiLabel(Task):
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and isinstance(data, ImageData):
-            check_labels(data.splits["train"].targets, self.num_classes)
+        for split in ("train", "val", "test") if isinstance(data, ImageData) else ():
+            if split in data.splits:
+                check_labels(data.splits[split].targets, self.num_classes)
         check_num_classes(self.num_classes, data)
         check_net(self.net, data, self.num_classes)
+        labels = torch.eye(2, self.num_classes)
+        try_loss(self.loss, f"logits and targets (N, {self.num_classes})", labels - 0.5, labels)
         super().setup(stage)
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,6 +70,11 @@ class MultiLabel(Task):
         if not self.trainer.sanity_checking:
             found: Any = self.val_metrics["f1"]
             self.thresholds.copy_(found.thresholds_found)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the thresholds as they were found; with averaged weights the state has an average of earlier ones."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"]["thresholds"] = self.thresholds.clone()
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the probability of each class, and whether it is above its threshold, (N, K) each."""

@@ -3,13 +3,14 @@
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 
-from src import load_run
+from src import UserError, load_run
 from src.cli import main
 from src.data import DigitMosaics
 from src.tasks import MultiLabel
@@ -30,8 +31,9 @@ def predicted(kind: str) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     return probabilities.numpy(), torch.cat([targets for _, targets in batches]).numpy(), task.thresholds
 
 
-def test_scores_and_thresholds_are_those_of_scikit_learn() -> None:
-    main(FIT)
+@pytest.mark.parametrize("average", ["", "src.callbacks.EMA", "src.callbacks.SWA"])
+def test_scores_and_thresholds_are_those_of_scikit_learn(average: str) -> None:
+    main([*FIT, *([f"--trainer.callbacks+={average}"] if average else [])])
     results = json.loads((RUN / "results.json").read_text())
     probabilities, targets, thresholds = predicted("val")
     best = []
@@ -81,3 +83,31 @@ def test_labels_are_the_digits_in_the_image() -> None:
 def test_targets_of_another_kind_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, *FIT, "--data=src.data.Digits")
     assert "MultiLabel needs targets (N, 10) of 0 and 1, got torch.int64 (1437,)" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("num_classes=1", "num_classes must be at least 2, got 1"),
+        ("loss=torch.nn.NLLLoss", "the loss does not accept logits and targets (N, 10) ("),
+        ("loss=src.losses.TripletLoss", "the loss does not accept logits and targets (N, 10) ("),
+    ],
+)
+def test_what_does_not_fit_is_refused(setting: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refused(capsys, *FIT, f"--model.{setting}")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_labels_of_every_split_are_checked(split: str) -> None:
+    data, task = (
+        DigitMosaics(),
+        MultiLabel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 10)), 10, optimizer=torch.optim.SGD),
+    )
+    data.setup("fit")
+    data.setup("test")
+    task._trainer = SimpleNamespace(datamodule=data)  # type: ignore[assignment]
+    task.setup("validate")
+    data.splits[split].targets = data.splits[split].targets.clone()
+    data.splits[split].targets[0, 0] = 0.5
+    with pytest.raises(UserError, match="of 0 and 1"):
+        task.setup("validate")
