@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torchmetrics.classification as tm
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+from torchmetrics import MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from src import require
@@ -158,14 +158,6 @@ def classification_metrics(num_classes: int, per_class: bool) -> MetricCollectio
     metrics = {name: metric for family in families for name, metric in family.items()}
     # explicit groups, because torchmetrics merges metrics that happen to agree on the first batch
     return MetricCollection(metrics, compute_groups=[[*family] for family in families])
-
-
-def regression_metrics() -> MetricCollection:
-    """Return the mean absolute error, the mean squared error, its root, and R2, each averaged over the D targets."""
-    mse = {"mse": MeanSquaredError(), "rmse": MeanSquaredError(squared=False)}
-    return MetricCollection(
-        {"mae": MeanAbsoluteError(), **mse, "r2": R2Score()}, compute_groups=[["mae"], [*mse], ["r2"]]
-    )
 
 
 def segmentation_metrics(num_classes: int, per_class: bool) -> MetricCollection:

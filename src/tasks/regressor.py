@@ -9,10 +9,10 @@ from torch.nn.functional import mse_loss
 
 from src import at_least_float32, require
 from src.losses import LogError
-from src.metrics import regression_metrics
 from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.setup import NetFactory, build_net, check_net, check_numbers
+from src.tasks.scores import regression_metrics
+from src.tasks.setup import NetFactory, build_net, check_net, check_numbers, try_loss
 
 
 class Regressor(Task):
@@ -51,14 +51,24 @@ class Regressor(Task):
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         train = data.splits["train"] if stage == "fit" and isinstance(data, ImageData) else None
-        if train is not None:
-            check_numbers(train.targets, self.num_outputs)
+        splits = data.splits if isinstance(data, ImageData) else {}
+        known = [splits[name].targets for name in ("train", "val", "test") if name in splits]
+        for targets in known:
+            check_numbers(targets, self.num_outputs)
+            negative = isinstance(self.loss, LogError) and bool((targets < 0).any())
+            require(not negative, "LogError needs targets of at least 0, got negative ones: choose another loss")
+        half = self.trainer.precision in ("bf16-true", "16-true") and stage != "predict"
+        require(not half, f"precision {self.trainer.precision} rounds the targets of Regressor: use bf16-mixed")
         check_net(self.net, data, self.num_outputs)
+        shape = (2, self.num_outputs) if not known or known[0].ndim > 1 else (2,)
+        outputs = torch.ones(shape)
+        outputs[1] = -2
+        try_loss(self.loss, f"outputs and targets (N{', D' * (len(shape) - 1)})", outputs, torch.ones(shape))
         super().setup(stage)
         if train is not None and self.standardize:
             std, mean = torch.std_mean(train.targets[train.index].double().view(len(train), -1), 0, correction=0)
             self.target_mean.copy_(mean)
-            self.target_std.copy_(std.where(std > 0, 1))
+            self.target_std.copy_(std.where(std > 1e-9 * mean.abs(), 1))
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch

@@ -1,12 +1,32 @@
-"""Metrics of single tasks: retrieval, the best threshold of each class, and values of each sample."""
+"""Metrics of single tasks: numbers, retrieval, the best threshold of each class, and values of each sample."""
 
 import torch
 import torchmetrics.classification as tm
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
 from torchmetrics.utilities import dim_zero_cat
 
 from src.metrics import Accuracy
+
+
+class R2(R2Score):
+    """Coefficient of determination; NaN for fewer than two samples.
+
+    Sums of squares in single precision would lose the variance of targets far from 0.
+    """
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        precise = torch.float32 if target.device.type == "mps" else torch.float64
+        super().update(preds.to(precise), target.to(precise))
+
+    def compute(self) -> Tensor:
+        return super().compute().float() if self.total > 1 else torch.tensor(torch.nan, device=self.device)
+
+
+def regression_metrics() -> MetricCollection:
+    """Return the mean absolute error, the mean squared error, its root, and R2, each averaged over the D targets."""
+    mse = {"mse": MeanSquaredError(), "rmse": MeanSquaredError(squared=False)}
+    return MetricCollection({"mae": MeanAbsoluteError(), **mse, "r2": R2()}, compute_groups=[["mae"], [*mse], ["r2"]])
 
 
 class Retrieval(Metric):

@@ -11,8 +11,9 @@ from sklearn import metrics
 
 from src import UserError, load_run
 from src.cli import main
+from src.data import Diabetes
 from src.losses import LogError, QuantileLoss
-from src.metrics import regression_metrics
+from src.tasks.scores import regression_metrics
 from tests.conftest import refused
 
 FIT = ["fit", "--config=configs/diabetes.yaml", "--trainer.max_epochs=3"]
@@ -122,3 +123,73 @@ def test_the_angle_of_turned_digits_is_learned() -> None:
     args = ["--model.net.width=8", "--trainer.max_epochs=5", "--model.warmup_steps=0"]
     x = main(["fit", "--config=configs/digits_rotation.yaml", *args])
     assert json.loads((x.run.path / "results.json").read_text())["test/mae"] < 15  # 22.5 for the mean
+
+
+def test_r2_is_exact_far_from_zero_and_no_number_for_one_sample() -> None:
+    draw = torch.Generator().manual_seed(0)
+    true = 20_000 + torch.randn(500, generator=draw)
+    predicted = true + torch.randn(500, generator=draw) / 2
+    found = regression_metrics()
+    found.update(predicted[:1], true[:1])
+    assert found.compute()["r2"].isnan()
+    found.update(predicted[1:], true[1:])
+    assert found.compute()["r2"].item() == pytest.approx(metrics.r2_score(true, predicted), abs=1e-5)
+
+
+class Spoiled(Diabetes):
+    """The patients, with a target that is no number in one split."""
+
+    where = "val"
+
+    def load(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = super().load(train)
+        if not train and self.where == "test":
+            targets[3] = torch.nan
+        return inputs, targets
+
+    def load_val(self) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = super().load(True)
+        return inputs[:9], targets[:9].index_fill(0, torch.tensor([4]), torch.inf if self.where == "val" else 100)
+
+
+@pytest.mark.parametrize(("split", "sample"), [("val", 4), ("test", 3)])
+def test_targets_of_every_split_are_checked(
+    split: str, sample: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Spoiled, "where", "none")
+    main([*FIT, "--data=tests.tasks.test_regressor.Spoiled"])
+    monkeypatch.setattr(Spoiled, "where", split)
+    command = "validate" if split == "val" else "test"
+    line = refused(capsys, command, f"--run={RUN}", "--trust")
+    assert f"targets must be finite numbers, got NaN or infinity in sample {sample}" in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--trainer.precision=bf16-true"], "precision bf16-true rounds the targets of Regressor: use bf16-mixed"),
+        (["--model.loss=torch.nn.BCELoss"], "the loss does not accept outputs and targets (N) (all elements of"),
+        (["--model.loss=torch.nn.GaussianNLLLoss"], "the loss does not accept outputs and targets (N) ("),
+        (["--model.loss=torch.nn.MSELoss", "--model.loss.reduction=none"], "got shape (2,); reduce it"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refused(capsys, *FIT, *settings)
+
+
+def test_negative_targets_have_no_logarithm(capsys: pytest.CaptureFixture[str]) -> None:
+    loss = ["--model.loss=src.losses.LogError", "--model.standardize=false"]
+    line = refused(capsys, "fit", "--config=configs/digits_rotation.yaml", *loss)
+    assert "LogError needs targets of at least 0, got negative ones" in line
+
+
+class Alike(Diabetes):
+    """The patients, all with the same target."""
+
+    def parse_targets(self, rows: object) -> torch.Tensor:
+        return torch.full_like(super().parse_targets(rows), 0.1)  # type: ignore[arg-type]
+
+
+def test_a_constant_target_is_not_divided_by_its_rounding_error() -> None:
+    x = main([*FIT, "--data=tests.tasks.test_regressor.Alike", "--test=false"])
+    assert x.task.target_std.item() == 1
