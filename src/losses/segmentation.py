@@ -58,9 +58,12 @@ class SumOfLosses(nn.Module):
     def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:
         super().__init__()
         self.losses, self.weights = nn.ModuleList(losses), weights or [1.0] * len(losses)
-        require(losses and len(losses) == len(self.weights), f"weights must be {len(losses)} numbers, got {weights}")
+        require(losses, "losses must have at least one loss, got none")
+        require(len(losses) == len(self.weights), f"weights must be {len(losses)} numbers, got {weights}")
         means = all(getattr(x, "weight", None) is None and getattr(x, "reduction", "mean") == "mean" for x in losses)
-        require(means, "losses must be means over samples, without class weights, or their sum depends on the batch")
+        means = means and all(getattr(x, "ignore_index", -100) == -100 for x in losses)
+        rule = "means over samples, without class weights and ignore_index"
+        require(means, f"losses must be {rule}, or their sum depends on the batch")
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         terms = [weight * loss(outputs, targets) for weight, loss in zip(self.weights, self.losses, strict=True)]

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchmetrics import MetricCollection
 
-from src import UserError, at_least_float32
+from src import at_least_float32, require
 from src.losses import TripletLoss
 from src.protocols import ImageData
 from src.tasks.base import Task
 from src.tasks.scores import Retrieval
-from src.tasks.setup import NetFactory, build_net, check_net
+from src.tasks.setup import NetFactory, build_net, check_classes, check_net, try_loss
 
 
 class Embedder(Task):
@@ -39,15 +40,20 @@ class Embedder(Task):
         loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
+        require(embedding_size >= 1, f"embedding_size must be at least 1, got {embedding_size}")
         val, test = (MetricCollection({"retrieval": Retrieval()}) for _ in range(2))
         super().__init__(net=build_net(net, embedding_size), val_metrics=val, test_metrics=test, **kwargs)
         self.embedding_size, self.loss = embedding_size, loss or TripletLoss()
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if stage == "fit" and isinstance(data, ImageData) and data.splits["train"].classes is None:
-            raise UserError("Embedder needs classes as targets, integers (N,)")
+        check_classes(data, "Embedder")
+        if stage == "fit" and isinstance(data, ImageData):
+            require(data.mix is None, "Embedder needs classes, which data.mix mixes: remove data.mix")
+            check_pairs(data)
         check_net(self.net, data, self.embedding_size)
+        embeddings, classes = torch.eye(4, self.embedding_size), torch.tensor([0, 0, 1, 1])
+        try_loss(self.loss, f"embeddings (N, {self.embedding_size}) and classes (N,)", embeddings, classes)
         super().setup(stage)
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,3 +64,12 @@ class Embedder(Task):
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the embeddings, (N, D)."""
         return normalize(at_least_float32(self(batch)))
+
+
+def check_pairs(data: Any) -> None:
+    """Refuse balanced batches without two samples of a class, from which nothing is learned."""
+    classes, size = data.splits["train"].classes, getattr(data, "batch_size", 2)
+    few = getattr(data, "classes_per_batch", None) or len(classes)
+    alone = min(few, len(classes.unique())) if getattr(data, "sampling", "") == "balanced" else 1
+    need = f"more than {alone}, or no two samples of a batch are of one class"
+    require(size > alone, f"data.batch_size must be {need}, got {size}")

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.utils import draw_segmentation_masks
 
-from src import at_least_float32
+from src import at_least_float32, require
 from src.metrics import segmentation_metrics
 from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.setup import NetFactory, build_net, check_masks, check_net, check_num_classes
+from src.tasks.setup import NetFactory, build_net, check_masks, check_net, check_num_classes, try_loss
 
 
 class Segmenter(Task):
@@ -36,6 +36,8 @@ class Segmenter(Task):
         loss: nn.Module | Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         **kwargs: Any,
     ) -> None:
+        require(num_classes <= 256, f"num_classes must be at most 256, which predict can write, got {num_classes}")
+        require(kwargs.get("tta") != "mirror_shift", "tta must be plain or mirror for outputs per pixel")
         val, test = (segmentation_metrics(num_classes, per_class) for per_class in (False, True))
         super().__init__(net=build_net(net, num_classes), val_metrics=val, test_metrics=test, **kwargs)
         self.num_classes, self.loss = num_classes, loss
@@ -48,6 +50,8 @@ class Segmenter(Task):
                     check_masks(data.splits[split].targets, self.num_classes)
         check_num_classes(self.num_classes, data)
         check_net(self.net, data, self.num_classes, per_pixel=True)
+        logits, masks = torch.zeros(2, self.num_classes, 2, 2), torch.ones(2, 2, 2, dtype=torch.long)
+        try_loss(self.loss, f"logits (N, {self.num_classes}, H, W) and masks (N, H, W)", logits, masks)
         super().setup(stage)
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
