@@ -12,7 +12,7 @@ from src.data import DataModule
 from src.data.loading.files_loader import FilesLoader
 from src.data.loading.image_files import ImageFiles
 from src.protocols import DrawsPredictions, ImageData
-from src.runs.folder import back_up
+from src.runs.folder import free_name
 from src.runs.neighbors import Embedded, labels
 from src.runs.predictions import (
     accuracy_rows,
@@ -81,7 +81,8 @@ def read_pixels(x: Experiment, names: list[str], files: bool, index: Tensor) -> 
 def write_pictures(x: Experiment, outputs: list[Tensor], loader: FilesLoader | None, file: Path) -> int:
     """Write PNG files to a folder next to the CSV file, which lists them."""
     data: Any = x.data
-    names, folder = sample_names(x, loader, sum(map(len, outputs))), back_up(file.with_name(f"{file.stem}_pictures"))
+    names, folder = sample_names(x, loader, sum(map(len, outputs))), file.with_name(f"{file.stem}_pictures")
+    folder = free_name(folder) if folder.exists() else folder  # an earlier table names the files of its own folder
     lines: list[list[Any]] = []
     drawn: dict[str, Tensor] = {}
     for output in outputs:

@@ -183,11 +183,14 @@ def save_pictures(pictures: Mapping[str, Tensor], names: list[str], first: int, 
 
     Return the name of each sample and its files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; choose another file with --output") from None
     lines = [[name] for name in names]
     for kind, each in pictures.items():
         for i, (line, pixels) in enumerate(zip(lines, each.cpu().numpy(), strict=True), first):
-            file = folder / f"{i:05}_{Path(line[0]).stem}_{kind}.png"
+            file = folder / f"{i:05}_{Path(line[0]).stem[:50]}_{kind}.png"
             picture = Image.fromarray(pixels if pixels.ndim == 2 else pixels.transpose(1, 2, 0).squeeze())
             if pixels.ndim == 2:  # classes, in colors
                 picture.putpalette(PALETTE)

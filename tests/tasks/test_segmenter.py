@@ -1,10 +1,12 @@
 """Segmenter: masks, against loops over pixels."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from src import UserError, load_run
@@ -92,7 +94,8 @@ def test_losses_of_overlap_are_those_of_a_loop() -> None:
 
 
 def test_a_sum_of_losses_that_depends_on_the_batch_is_refused() -> None:
-    for loss in (FocalLoss(weight=[1.0, 2.0]), torch.nn.CrossEntropyLoss(reduction="sum")):
+    ignoring = torch.nn.CrossEntropyLoss(ignore_index=0)
+    for loss in (FocalLoss(weight=[1.0, 2.0]), torch.nn.CrossEntropyLoss(reduction="sum"), ignoring):
         with pytest.raises(UserError, match="losses must be means over samples, without class weights"):
             SumOfLosses([SoftDice(), loss])
 
@@ -142,3 +145,45 @@ def test_scenes_have_a_mask_where_the_ink_is() -> None:
     assert images.shape == (1437, 1, 16, 16)
     with pytest.raises(UserError, match="depth must be at least 1"):
         UNet(2, depth=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--model.num_classes=257"], "num_classes must be at most 256, which predict can write, got 257"),
+        (["--model.tta=mirror_shift"], "tta must be plain or mirror for outputs per pixel"),
+        (["--model.loss=src.losses.Hinge"], "the loss does not accept logits (N, 11, H, W) and masks (N, H, W) ("),
+        (["--model.loss=torch.nn.CrossEntropyLoss", "--model.loss.reduction=none"], "got shape (2, 2, 2); reduce it"),
+    ],
+)
+def test_what_does_not_fit_is_refused(settings: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refused(capsys, *FIT, *settings)
+
+
+def test_an_earlier_table_keeps_its_pictures() -> None:
+    main([*FIT, "--trainer.max_epochs=1", "--test=false"])
+    few = "--trainer.limit_predict_batches=1"
+    main(["predict", f"--run={RUN}", few])
+    with (RUN / "predictions.csv").open(newline="") as file:
+        earlier = {row["mask"]: Path(row["mask"]).read_bytes() for row in csv.DictReader(file)}
+    Path("images").mkdir()
+    for name in ("0" * 240, "b"):
+        Image.new("L", (16, 16), 255).save(f"images/{name}.png")
+    main(["predict", f"--run={RUN}", "--images", "images"])
+    assert earlier == {name: Path(name).read_bytes() for name in earlier}
+    with (RUN / "predictions_0.csv").open(newline="") as file:
+        assert [row["mask"] for row in csv.DictReader(file)] == [*earlier]
+    with (RUN / "predictions.csv").open(newline="") as file:
+        later = [row["mask"] for row in csv.DictReader(file)]
+    assert len(later) == 2
+    assert not {*later} & {*earlier}
+    for name in later:
+        with Image.open(name) as picture:
+            assert picture.size == (16, 16)
+
+
+def test_pictures_that_cannot_be_written_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    main([*FIT, "--trainer.max_epochs=1", "--test=false"])
+    for output, reason in {"a/b.csv": "No such file or directory", "/proc/b.csv": "No such file or directory"}.items():
+        line = refused(capsys, "predict", f"--run={RUN}", f"--output={output}")
+        assert f"cannot write {output.removesuffix('.csv')}_pictures: {reason}; choose another file" in line
