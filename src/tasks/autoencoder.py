@@ -1,9 +1,11 @@
 """Autoencoder: a plain LightningModule, to show that any of them works as it is."""
 
 from math import prod
+from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim import AdamW, Optimizer
@@ -31,7 +33,9 @@ class Autoencoder(LightningModule):
         lr: float = 2e-3,
     ) -> None:
         super().__init__()
-        pixels = prod(image_shape)
+        if min(*image_shape, hidden_size, code_size) < 1:
+            raise ValueError(f"sizes must be at least 1, got {image_shape}, {hidden_size} and {code_size}")
+        pixels, self.image_shape = prod(image_shape), tuple(image_shape)
         self.encoder = nn.Sequential(
             nn.Flatten(), nn.Linear(pixels, hidden_size), nn.GELU(), nn.Linear(hidden_size, code_size)
         )
@@ -43,17 +47,29 @@ class Autoencoder(LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         return self.decoder(self.encoder(images))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
-        images, _ = batch
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        shape = tuple(getattr(self.trainer.datamodule, "shape", ()))  # type: ignore[attr-defined]
+        if shape not in ((), self.image_shape):
+            raise MisconfigurationException(f"image_shape must be {shape}, that of the data, got {self.image_shape}")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
+        images = images_of(batch)
         loss = mse_loss(self(images + self.noise * torch.randn_like(images)), images)
-        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        self.log("val/loss", mse_loss(self(batch[0]), batch[0]))
+    def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        self.log_loss("val/loss", images_of(batch))
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        self.log("test/loss", mse_loss(self(batch[0]), batch[0]))
+    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        self.log_loss("test/loss", images_of(batch))
+
+    def log_loss(self, name: str, images: Tensor) -> None:
+        self.log(name, mse_loss(self(images), images), batch_size=len(images), sync_dist=True)
+
+    def loss_weight(self, batch: Any) -> int:
+        """Return by what batches of several processes are weighed; see ``src.protocols.LossWeight``."""
+        return len(images_of(batch))
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the restored images, (N, C, H, W)."""
@@ -61,3 +77,8 @@ class Autoencoder(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         return AdamW(self.parameters(), self.lr)
+
+
+def images_of(batch: Any) -> Tensor:
+    """Return the images of a batch with or without targets."""
+    return batch if isinstance(batch, Tensor) else batch[0]
