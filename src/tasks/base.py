@@ -17,7 +17,7 @@ from src.losses.class_weights import loss_denominator
 from src.metrics import EpochMeans, flatten_per_class
 from src.optim import build_optimizer, with_warmup
 from src.protocols import ImageData
-from src.tasks.setup import backbone, counts_every_sample, init_net
+from src.tasks.setup import backbone, check_tta, counts_every_sample, init_net
 
 
 class Task(LightningModule):
@@ -95,9 +95,7 @@ class Task(LightningModule):
         return predict_with_tta(self.net, inputs, "plain" if self.training else self.tta_now)
 
     def setup(self, stage: str) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        tiny = isinstance(data, ImageData) and bool(data.shape) and min(data.shape[1:]) < 2
-        require(not (tiny and self.tta == "mirror_shift"), "tta must not be mirror_shift: the inputs have one pixel")
+        check_tta(self)
         self.tta_now = self.tta if stage in ("test", "predict") else "plain"
         self.train_means = EpochMeans()  # an interrupted run may have left old ones
         own = type(self).loss_weight is not Task.loss_weight or isinstance(getattr(self, "loss", None), self.may_ignore)

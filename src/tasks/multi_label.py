@@ -13,7 +13,8 @@ from src.losses import BinaryCrossEntropy
 from src.protocols import ImageData
 from src.tasks.base import Task
 from src.tasks.scores import BestF1
-from src.tasks.setup import NetFactory, build_net, check_labels, check_net, check_num_classes, try_loss
+from src.tasks.setup import NetFactory, build_net, check_net, check_num_classes, try_loss
+from src.tasks.targets import check_labels
 
 
 class MultiLabel(Task):

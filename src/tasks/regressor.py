@@ -12,7 +12,8 @@ from src.losses import LogError
 from src.protocols import ImageData
 from src.tasks.base import Task
 from src.tasks.scores import regression_metrics
-from src.tasks.setup import NetFactory, build_net, check_net, check_numbers, try_loss
+from src.tasks.setup import NetFactory, build_net, check_net, try_loss
+from src.tasks.targets import check_numbers
 
 
 class Regressor(Task):

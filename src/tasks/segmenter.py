@@ -12,7 +12,8 @@ from src import at_least_float32, require
 from src.metrics import segmentation_metrics
 from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.setup import NetFactory, build_net, check_masks, check_net, check_num_classes, try_loss
+from src.tasks.setup import NetFactory, build_net, check_net, check_num_classes, try_loss
+from src.tasks.targets import check_masks
 
 
 class Segmenter(Task):

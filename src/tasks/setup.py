@@ -66,6 +66,13 @@ def check_classes(data: Any, task: str, num_classes: int | None = None) -> None:
         require(highest < (num_classes or 0), f"num_classes is {num_classes}, but the targets have class {highest}")
 
 
+def check_tta(task: Any) -> None:
+    """Refuse augmentation at test time that needs several pixels."""
+    data: Any = task.trainer.datamodule
+    tiny = isinstance(data, ImageData) and bool(data.shape) and min(data.shape[1:]) < 2
+    require(not (tiny and task.tta == "mirror_shift"), "tta must not be mirror_shift: the inputs have one pixel")
+
+
 def check_net(net: nn.Module, data: Any, outputs: int, per_pixel: bool = False) -> None:
     """Refuse a net that does not map the data's images to (N, K), or to (N, K, H, W) if it must ``per_pixel``.
 
@@ -90,37 +97,6 @@ def check_net(net: nn.Module, data: Any, outputs: int, per_pixel: bool = False) 
         raise UserError(f"the net does not accept the data's images, (C, H, W) = {shape}: {str(error)[:200]}") from None
     finally:
         net.train(training)
-
-
-def check_numbers(targets: Tensor | None, num_outputs: int) -> None:
-    """Refuse targets that are not as many numbers for each sample."""
-    shape = None if targets is None else tuple(targets.shape)
-    if targets is None or not targets.is_floating_point():
-        got = "no targets" if targets is None else f"{targets.dtype} {shape}, such as classes or masks"
-        raise UserError(f"Regressor needs targets that are numbers (floats), got {got}; convert them in load")
-    fits = shape in {(len(targets), num_outputs), (len(targets),) if num_outputs == 1 else None}
-    require(fits, f"num_outputs is {num_outputs}, but the targets have the shape {shape}")
-    bad = (~targets.isfinite()).view(len(targets), -1).any(1).nonzero()[:, 0].tolist()
-    require(not bad, f"targets must be finite numbers, got NaN or infinity in sample {(bad or [0])[0]}")
-
-
-def check_masks(masks: Tensor | None, num_classes: int) -> None:
-    """Refuse targets that are no masks, and classes outside [0, K)."""
-    if masks is None or masks.ndim != 3 or masks.is_floating_point():
-        got = "no targets" if masks is None else f"{masks.dtype} {tuple(masks.shape)}"
-        raise UserError(f"Segmenter needs masks of classes (N, H, W), integers, got {got}")
-    low, high = int(masks.min()), int(masks.max())
-    if low < 0 or high >= num_classes:
-        raise UserError(f"the masks have classes from {low} to {high}, but num_classes is {num_classes}")
-
-
-def check_labels(targets: Tensor | None, num_classes: int) -> None:
-    """Refuse targets that are not 0 or 1 for each class."""
-    shape = None if targets is None else tuple(targets.shape)
-    fits = targets is not None and targets.ndim == 2 and targets.shape[1] == num_classes
-    if targets is None or not fits or not bool(((targets == 0) | (targets == 1)).all()):
-        got = "no targets" if targets is None else f"{targets.dtype} {shape}"
-        raise UserError(f"MultiLabel needs targets (N, {num_classes}) of 0 and 1, got {got}")
 
 
 def check_loss(loss: Any, num_classes: int, mix: nn.Module | None) -> None:
