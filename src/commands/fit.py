@@ -1,6 +1,5 @@
 """fit: train, or resume a run; then evaluate the best checkpoint."""
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +70,8 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
         raise
     if not x.trained:
         x.progress.load_state_dict(x.stored.get("callbacks", {}).get(x.progress.state_key, {}))
-    seconds, metrics = round(x.progress.run_seconds(), 1), evaluate_best(x)
+    seconds = round(x.progress.run_seconds(), 1)
+    metrics = evaluate_best(x)
     if x.trainer.is_global_zero:
         report(x, metrics, seconds)
     return x
@@ -150,15 +150,11 @@ def explain_end(x: Experiment, error: BaseException, before: dict[Path, bytes]) 
     if x.run is not None and before and not x.trained:
         x.run.restore(before)
     if x.run is not None and x.run.has_checkpoint():
-        how = f"resume with: python -m src.cli fit {run_args(x, x.run)}"
+        how = f"resume with: python -m src.cli fit {x.run_options()}"
     elif x.run is not None and not before and (asked or not x.trained):
         x.run.discard()
     if asked or x.trained:
         print_rows([("stopped", how)])
-
-
-def run_args(x: Experiment, run: Run) -> str:
-    return f"--run {shlex.quote(str(run.path))}{' --trust' if x.needs_trust else ''}"
 
 
 def evaluate_best(x: Experiment) -> dict[str, float]:
@@ -175,9 +171,10 @@ def evaluate_best(x: Experiment) -> dict[str, float]:
     validates = validates and is_overridden("validation_step", x.task)
     metrics = merge_dataloaders(trainer.validate(**common)) if validates else {}
     if x.can("test") and x.config.test:
-        metrics |= (test := merge_dataloaders(trainer.test(**common)))
+        test = merge_dataloaders(trainer.test(**common))
+        metrics |= test
+        means = {name: test[name] for name in test if name.count("/") < 2 and not name.startswith("reference/")}
         for logger in loggers:
-            means = {name: value for name, value in test.items() if name.count("/") < 2}  # not those of each class
             logger.log_metrics(means, trainer.global_step or x.stored.get("global_step", 0))
             logger.save()
     return metrics
@@ -194,7 +191,7 @@ def report(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
         x.run.write_results({**metrics, **stats})
     if x.run is not None and x.run.has_checkpoint():
         limit = reached_limit(x.trainer, *done(x))
-        print_rows(next_commands(x.run.path, run_args(x, x.run), limit, *x.usable()))
+        print_rows(next_commands(x.run.path, x.run_options(), limit, *x.usable()))
     io = x.trainer.strategy.checkpoint_io
     if isinstance(io, AtomicCheckpointIO) and io.failed:
         raise UserError(f"training has finished, but its last checkpoint was not saved: {io.failed}")

@@ -3,6 +3,7 @@
 import inspect
 import sys
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any
 
 from jsonargparse import Namespace
@@ -52,6 +53,10 @@ class Experiment:
         steps = ("predict_step", "forward") if stage == "predict" else (f"{stage}_step",)
         loads = any(is_overridden(f"{stage}_dataloader", each) for each in (self.task, self.data) if each is not None)
         return loads and any(is_overridden(step, self.task) for step in steps)
+
+    def run_options(self) -> str:
+        """Return the options by which a command uses the run folder."""
+        return f"--run {quote(str(self.run and self.run.path))}{' --trust' if self.needs_trust else ''}"
 
     def usable(self) -> tuple[bool, str | None]:
         """Return whether the run can be tested, and the options of predict, None if it cannot predict."""

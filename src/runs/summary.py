@@ -19,7 +19,7 @@ from src.runs.folder import digest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy")
-STAGED = re.compile("(val|test)/.")  # names of metrics that this project logs
+STAGED = re.compile("(val|test|reference)/.")  # names of metrics that this project logs
 Rows = list[tuple[str, str]]  # what print_rows prints: names and values
 
 
@@ -82,9 +82,10 @@ def merge_dataloaders(results: Sequence[Mapping[str, float]]) -> dict[str, float
 
 
 def metrics_table(metrics: Mapping[str, float], best: Any = None) -> Rows:
-    """Return one row for each metric, with a column for validation and one for test; metrics per class are left out.
+    """Return one row for each metric, with columns for validation, test and reference; not for metrics per class.
 
-    The epoch of the ``best`` checkpoint follows, and a note if its metric is no longer what it was when it was saved.
+    The reference is the test metric of a prediction that ignores its input, see ``src.tasks.setup``. The epoch of the
+    ``best`` checkpoint follows, and a note if its metric is no longer what it was when it was saved.
     """
     staged = {tuple(key.split("/")): metrics[key] for key in metrics if STAGED.match(key) and key.count("/") == 1}
     others = [(key, cell(value)) for key, value in metrics.items() if not STAGED.match(key)]  # of foreign modules

@@ -53,23 +53,23 @@ class Autoencoder(LightningModule):
             raise MisconfigurationException(f"image_shape must be {shape}, that of the data, got {self.image_shape}")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
-        images = images_of(batch)
-        loss = mse_loss(self(images + self.noise * torch.randn_like(images)), images)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
-        return loss
+        return self.log_loss("train", batch, self.noise)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        self.log_loss("val/loss", images_of(batch))
+        self.log_loss("val", batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        self.log_loss("test/loss", images_of(batch))
+        self.log_loss("test", batch)
 
-    def log_loss(self, name: str, images: Tensor) -> None:
-        self.log(name, mse_loss(self(images), images), batch_size=len(images), sync_dist=True)
+    def log_loss(self, stage: str, batch: Any, noise: float = 0.0) -> Tensor:
+        images = batch if isinstance(batch, Tensor) else batch[0]  # with or without targets
+        loss = mse_loss(self(images + noise * torch.randn_like(images) if noise else images), images)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
+        return loss
 
     def loss_weight(self, batch: Any) -> int:
         """Return by what batches of several processes are weighed; see ``src.protocols.LossWeight``."""
-        return len(images_of(batch))
+        return len(batch if isinstance(batch, Tensor) else batch[0])
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Return the restored images, (N, C, H, W)."""
@@ -77,8 +77,3 @@ class Autoencoder(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         return AdamW(self.parameters(), self.lr)
-
-
-def images_of(batch: Any) -> Tensor:
-    """Return the images of a batch with or without targets."""
-    return batch if isinstance(batch, Tensor) else batch[0]

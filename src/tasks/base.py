@@ -17,7 +17,7 @@ from src.losses.class_weights import loss_denominator
 from src.metrics import EpochMeans, flatten_per_class
 from src.optim import build_optimizer, with_warmup
 from src.protocols import ImageData
-from src.tasks.setup import backbone, check_tta, counts_every_sample, init_net
+from src.tasks.setup import backbone, check_tta, counts_every_sample, init_net, reference_metrics
 
 
 class Task(LightningModule):
@@ -116,9 +116,8 @@ class Task(LightningModule):
             same = self.stored_warmup[:1] == [self.warmup]  # an extended run keeps the warm-up that it had
             self.warmup_steps = int(self.stored_warmup[1]) if same else round(self.warmup * total_steps)
         configs = with_warmup(optimizer, self.schedule, self.warmup_steps, total_steps)
-        for config in configs:
-            if "monitor" in config:  # a metric of the validation
-                config["frequency"] = self.trainer.check_val_every_n_epoch or 1
+        for config in [each for each in configs if "monitor" in each]:  # of a metric of the validation
+            config["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return [optimizer], configs
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
@@ -167,7 +166,8 @@ class Task(LightningModule):
     def log_metrics(self, metrics: MetricCollection) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         names = data.class_names if isinstance(data, ImageData) else None
-        self.log_dict(flatten_per_class(metrics.compute(), names), sync_dist=True)
+        reference = reference_metrics(self, data) if metrics is self.test_metrics else {}
+        self.log_dict(flatten_per_class(metrics.compute(), names) | reference, sync_dist=True)
         metrics.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -4,16 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchmetrics.classification as tm
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
-from src import at_least_float32, require
+from src import at_least_float32
 from src.losses import BinaryCrossEntropy
-from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.scores import BestF1
-from src.tasks.setup import NetFactory, build_net, check_net, check_num_classes, try_loss
+from src.tasks.scores import multi_label_metrics
+from src.tasks.setup import NetFactory, build_net, check_net
 from src.tasks.targets import check_labels
 
 
@@ -39,25 +36,15 @@ class MultiLabel(Task):
         loss: nn.Module | Callable[[Tensor, Tensor], Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
-        require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
-        kinds: dict[str, Any] = {"map": tm.MultilabelAveragePrecision, "f1": tm.MultilabelF1Score}
-        means = {name: kind(num_classes) for name, kind in kinds.items()}
-        each = {f"{name}_each": kind(num_classes, average="none") for name, kind in kinds.items()}
-        val = MetricCollection({**means, "f1": BestF1(num_classes)}, compute_groups=False)
-        test = MetricCollection({**means, **each}, compute_groups=[["map", "map_each"], ["f1", "f1_each"]])
+        val, test = multi_label_metrics(num_classes)
         super().__init__(net=build_net(net, num_classes), val_metrics=val, test_metrics=test, **kwargs)
         self.num_classes, self.loss = num_classes, loss or BinaryCrossEntropy()
         self.register_buffer("thresholds", torch.full((num_classes,), 0.5))
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        for split in ("train", "val", "test") if isinstance(data, ImageData) else ():
-            if split in data.splits:
-                check_labels(data.splits[split].targets, self.num_classes)
-        check_num_classes(self.num_classes, data)
+        check_labels(self)
         check_net(self.net, data, self.num_classes)
-        labels = torch.eye(2, self.num_classes)
-        try_loss(self.loss, f"logits and targets (N, {self.num_classes})", labels - 0.5, labels)
         super().setup(stage)
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,8 +56,7 @@ class MultiLabel(Task):
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         if not self.trainer.sanity_checking:
-            found: Any = self.val_metrics["f1"]
-            self.thresholds.copy_(found.thresholds_found)
+            self.thresholds.copy_(self.val_metrics["f1"].thresholds_found)  # type: ignore[arg-type]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the thresholds as they were found; with averaged weights the state has an average of earlier ones."""

@@ -12,7 +12,7 @@ from src.losses import LogError
 from src.protocols import ImageData
 from src.tasks.base import Task
 from src.tasks.scores import regression_metrics
-from src.tasks.setup import NetFactory, build_net, check_net, try_loss
+from src.tasks.setup import NetFactory, build_net, check_net
 from src.tasks.targets import check_numbers
 
 
@@ -51,22 +51,11 @@ class Regressor(Task):
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        train = data.splits["train"] if stage == "fit" and isinstance(data, ImageData) else None
-        splits = data.splits if isinstance(data, ImageData) else {}
-        known = [splits[name].targets for name in ("train", "val", "test") if name in splits]
-        for targets in known:
-            check_numbers(targets, self.num_outputs)
-            negative = isinstance(self.loss, LogError) and bool((targets < 0).any())
-            require(not negative, "LogError needs targets of at least 0, got negative ones: choose another loss")
-        half = self.trainer.precision in ("bf16-true", "16-true") and stage != "predict"
-        require(not half, f"precision {self.trainer.precision} rounds the targets of Regressor: use bf16-mixed")
+        check_numbers(self)
         check_net(self.net, data, self.num_outputs)
-        shape = (2, self.num_outputs) if not known or known[0].ndim > 1 else (2,)
-        outputs = torch.ones(shape)
-        outputs[1] = -2
-        try_loss(self.loss, f"outputs and targets (N{', D' * (len(shape) - 1)})", outputs, torch.ones(shape))
         super().setup(stage)
-        if train is not None and self.standardize:
+        if stage == "fit" and self.standardize and isinstance(data, ImageData):
+            train = data.splits["train"]
             std, mean = torch.std_mean(train.targets[train.index].double().view(len(train), -1), 0, correction=0)
             self.target_mean.copy_(mean)
             self.target_std.copy_(std.where(std > 1e-9 * mean.abs(), 1))

@@ -1,11 +1,14 @@
 """Metrics of single tasks: numbers, retrieval, the best threshold of each class, and values of each sample."""
 
+from typing import Any
+
 import torch
 import torchmetrics.classification as tm
 from torch import Tensor
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
 from torchmetrics.utilities import dim_zero_cat
 
+from src import require
 from src.metrics import Accuracy
 
 
@@ -79,6 +82,16 @@ class BestF1(tm.MultilabelPrecisionRecallCurve):
         found = torch.stack([thresholds[f1.argmax()] for f1, thresholds in each])
         self.thresholds_found = found.where(best > 0, 0.5)
         return best.where(best > 0, torch.nan).nanmean()
+
+
+def multi_label_metrics(num_classes: int) -> tuple[MetricCollection, MetricCollection]:
+    """Return mean average precision and F1 for validation, with the best thresholds, and for test, also per class."""
+    require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
+    kinds: dict[str, Any] = {"map": tm.MultilabelAveragePrecision, "f1": tm.MultilabelF1Score}
+    means = {name: kind(num_classes) for name, kind in kinds.items()}
+    each = {f"{name}_each": kind(num_classes, average="none") for name, kind in kinds.items()}
+    val = MetricCollection({**means, "f1": BestF1(num_classes)}, compute_groups=False)
+    return val, MetricCollection({**means, **each}, compute_groups=[["map", "map_each"], ["f1", "f1_each"]])
 
 
 def value_per_sample(metric: Metric, preds: Tensor, targets: Tensor) -> Tensor | None:

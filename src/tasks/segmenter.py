@@ -10,9 +10,8 @@ from torchvision.utils import draw_segmentation_masks
 
 from src import at_least_float32, require
 from src.metrics import segmentation_metrics
-from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.setup import NetFactory, build_net, check_net, check_num_classes, try_loss
+from src.tasks.setup import NetFactory, build_net, check_net
 from src.tasks.targets import check_masks
 
 
@@ -45,14 +44,8 @@ class Segmenter(Task):
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, ImageData):
-            for split in ("train", "val", "test"):
-                if split in data.splits:
-                    check_masks(data.splits[split].targets, self.num_classes)
-        check_num_classes(self.num_classes, data)
+        check_masks(self)
         check_net(self.net, data, self.num_classes, per_pixel=True)
-        logits, masks = torch.zeros(2, self.num_classes, 2, 2), torch.ones(2, 2, 2, dtype=torch.long)
-        try_loss(self.loss, f"logits (N, {self.num_classes}, H, W) and masks (N, H, W)", logits, masks)
         super().setup(stage)
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Before training: check the task against the data, and initialize nets from the data."""
+"""A task and its data: checks before training, initial weights, and what a constant prediction reaches."""
 
 import inspect
 import math
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from src import UserError, require
 from src.losses import FocalLoss
 from src.nets.weights import describe, load_weights
-from src.protocols import ImageData, InitFromData
+from src.protocols import Averageable, ImageData, InitFromData
 
 OUTPUTS = re.compile(r"(n|num)_?(class(es)?|outputs?|labels?)|classes|(out|output)_(dim|size|features)")  # names of K
 DOWNLOADS = ("pretrained", "pretrained_backbone", "weights", "weights_backbone", "backbone_weights", "encoder_weights")
@@ -171,3 +171,25 @@ def init_from_data(net: nn.Module, data: Any) -> None:
     images = data.normalize(train[torch.arange(count) * len(train) // count][1])  # spread evenly over the split
     for module in modules:
         module.init_from_data(images)
+
+
+def reference_metrics(task: Any, data: Any) -> dict[str, Tensor]:
+    """Return the test metrics of the best prediction that ignores its input, which a trained model must beat.
+
+    It is the mean of the training targets, or the frequency of each class; known after training, for averageable tasks.
+    """
+    splits = data.splits if isinstance(data, ImageData) else {}
+    known: bool = isinstance(task, Averageable) and {"train", "test"} <= splits.keys()
+    if not known:
+        return {}
+    train, test = (each.targets[each.index].to(task.device) for each in (splits["train"], splits["test"]))
+    if train.is_floating_point() or train.ndim == 2:
+        constant = train.float().mean(0).view(-1)  # (D,) or (K,)
+    else:
+        constant = train.flatten().long().bincount(minlength=task.num_classes) / train.numel()
+    metrics, size = task.test_metrics.clone("reference/"), test.shape[1:] if test.ndim > 2 else ()  # of a mask
+    metrics.reset()
+    for targets in test.split(max(1, 2**24 // math.prod((len(constant), *size)))):
+        soft = constant.view(1, -1, *[1] * len(size)).expand(len(targets), -1, *size)
+        metrics.update(*task.compare(soft, targets))
+    return {name: value for name, value in metrics.compute().items() if not value.ndim}

@@ -1,11 +1,15 @@
 """Before training, a task is checked against its data, and nets are initialized from training images."""
 
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from sklearn import metrics
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from torch import Tensor, nn
 from torchvision.models import vit_b_16
 
@@ -181,3 +185,38 @@ def test_the_backbone_is_all_but_the_last_layer() -> None:
     assert sorted(found) == sorted({*names.values()} - {"heads.head.weight", "heads.head.bias"})
     task.backbone = nn.Linear(2, 2)  # of a class derived from Task
     assert backbone(task) is task.backbone
+
+
+def test_the_reference_is_what_a_constant_prediction_reaches() -> None:
+    for name in ("digits_rotation", "digits", "digits_multilabel", "digits_masks"):
+        x = main(["fit", f"--config=configs/{name}.yaml", "--trainer.limit_train_batches=1", "--trainer.max_epochs=1"])
+        results = json.loads((x.run.path / "results.json").read_text())
+        found = {key.split("/")[1]: value for key, value in results.items() if key.startswith("reference/")}
+        splits = [x.data.splits[split] for split in ("train", "test")]
+        train, test = (split.targets[split.index].numpy() for split in splits)
+        if name == "digits_rotation":
+            guess = DummyRegressor().fit(train[:, None], train).predict(test[:, None])
+            assert found["mae"] == pytest.approx(metrics.mean_absolute_error(test, guess), rel=1e-5)
+            assert found["r2"] == pytest.approx(metrics.r2_score(test, guess), abs=1e-5)
+        elif name == "digits":
+            guess = DummyClassifier(strategy="prior").fit(train[:, None], train).predict(test[:, None])
+            assert found["accuracy"] == pytest.approx(metrics.accuracy_score(test, guess))
+            assert found["recall"] == pytest.approx(metrics.balanced_accuracy_score(test, guess))
+            assert found["auroc"] == pytest.approx(0.5)
+        elif name == "digits_multilabel":
+            assert found["map"] == pytest.approx(test.mean(0).mean(), rel=1e-5)  # that of a random order
+        else:
+            background = (test == 0).mean()
+            assert found["accuracy"] == pytest.approx(background)
+            assert found["iou"] == pytest.approx(background / 11, rel=1e-5)  # 0 for each of ten digits
+        assert found.keys() == {key.removeprefix("test/") for key in results if re.fullmatch(r"test/\w+", key)} - {
+            "loss"
+        }
+
+
+def test_a_reference_is_printed_by_fit_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    x = main([*FIT, "--trainer.max_epochs=1", "--test=true"])
+    assert re.search(r"^accuracy +0\.\d{4} +0\.\d{4} +0\.1000$", capsys.readouterr().out, re.M)
+    assert "reference" not in (x.run.path / "metrics.csv").read_text()
+    main(["test", f"--run={x.run.path}"])
+    assert "reference" not in capsys.readouterr().out
