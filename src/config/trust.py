@@ -25,7 +25,7 @@ from src.config.checks import is_path_of
 from src.engine.patches import import_object
 
 # importing a module runs it, so only modules of these packages are imported
-TRUSTED = ("src", "scripts", "tests", "tools", "torch", "torchvision", "torchmetrics", "lightning", "kornia")
+TRUSTED = ("src", "scripts", "tests", "tools", "torch", "torchvision", "torchmetrics", "lightning", "kornia", "timm")
 ROOMS = ("callbacks", "data", "losses", "nets", "optim", "tasks", "metrics")  # whose classes and functions are trusted
 MACHINERY = ("src.cli", "src.commands", "src.config", "src.data.loading", "src.engine", "src.runs")
 WRITERS = (Callback, Logger, Profiler)
@@ -42,6 +42,7 @@ KINDS: tuple[type, ...] = (
 )
 KINDS += (Precision, LayerSync, CheckpointIO, ClusterEnvironment)
 FUNCTIONS = ("torch.nn.functional", "torch.nn.init")
+NETS = "timm.models."
 FOLDERS = ("dirpath", "save_dir", "root_dir", "log_dir", "dir", "version")  # arguments of WRITERS
 
 
@@ -66,6 +67,9 @@ class Trust:
         """Refuse what was not imported yet but would be, addresses, and files outside the run folder."""
         for key, value, writer in walk(settings):
             name, text = key.rpartition(".")[2], str(value)
+            of_timm = str(getattr(writer, "__module__", "")).startswith(NETS) and name != "class_path"
+            if of_timm and isinstance(value, str):  # may name files and downloads
+                self.require_typed(key, text, "of a net of timm must be a number, true or false")
             function = text in self.refused and "." in text and not is_default(writer, name, value)
             if name == "class_path" or function:
                 self.check_import(text)  # also of a dictionary
@@ -122,15 +126,16 @@ def is_trusted(path: str) -> bool:
     except Exception:  # such as a misspelled name: the parser explains it
         return True
     home = str(getattr(found, "__module__", ""))
+    home = "" if home.startswith(f"{NETS}_") else home  # such as create_model, which reads files
     if not callable(found):
         return True
     if home.split(".")[0] not in TRUSTED or home.startswith(MACHINERY):
         return False
     if home.startswith(tuple(f"src.{room}" for room in ROOMS)) or path.rpartition(".")[0] in FUNCTIONS:
         return home.startswith(("src", *FUNCTIONS, "torch._C._nn")) or home == "torch"
-    if inspect.isclass(found):
+    if inspect.isclass(found) and top != "timm":  # whose datasets may run code
         return issubclass(found, KINDS) or home.startswith("torchvision.transforms.")
-    made = inspect.signature(found).return_annotation if home.startswith("torchvision.models.") else None
+    made = inspect.signature(found).return_annotation if home.startswith(("torchvision.models.", NETS)) else None
     return inspect.isclass(made) and issubclass(made, nn.Module)
 
 
@@ -144,7 +149,7 @@ def walk(settings: Any, key: str = "", writer: Any = None) -> Iterator[tuple[str
         if isinstance(path := items.get("class_path"), str):
             found = import_object(path, check_path=False) if is_trusted(path) else None
             writes = inspect.isclass(found) and (issubclass(found, WRITERS) or hasattr(found, "dataset"))
-            writer = found if writes else None
+            writer = found if writes or path.startswith(NETS) else None
         for name, value in items.items():
             yield from walk(value, f"{key}.{name}".lstrip("."), Callback if name in ("best", "last") else writer)
     else:

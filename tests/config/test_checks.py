@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from src import UserError
 from src.cli import main
 from src.config.arguments import read
 from src.config.parser import parse
@@ -51,6 +52,60 @@ def test_a_value_that_only_looks_like_code_needs_no_trust(content: str) -> None:
     options = read(["fit", *DIGITS, "--config=own.yaml"])[0]
     assert parse(options)
     assert not options.needs_trust
+
+
+NET = """
+from torch import nn
+def tiny(pretrained: bool = False, **kwargs) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, kwargs["num_classes"]))
+"""
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put a small package with the layout of timm in its place."""
+    files = {
+        "__init__": "",
+        "models/__init__": "from timm.models._factory import create_model\nfrom timm.models.net import tiny\n",
+        "models/_factory": NET.replace("tiny", "create_model"),
+        "models/net": NET,
+        "data/__init__": "from torch.utils.data import Dataset\nclass Files(Dataset):\n    pass\n",
+    }
+    for file, text in files.items():
+        path = Path(f"stub/timm/{file}.py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name in [name for name in sys.modules if name.split(".")[0] == "timm"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend("stub")
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "timm"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("net", ["timm.models.tiny", "{class_path: timm.models.tiny, dict_kwargs: {in_chans: 1}}"])
+@pytest.mark.usefixtures("timm")
+def test_nets_of_timm_are_trusted(net: str) -> None:
+    Path("own.yaml").write_text(f"model: {{init_args: {{net: {net}}}}}")
+    options = read(["fit", *DIGITS, "--config=own.yaml"])[0]
+    assert parse(options)
+    assert not options.needs_trust
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ("timm.models.create_model", "is none of what configs may name"),
+        ("timm.data.Files", "is none of what configs may name"),
+        ("{class_path: timm.models.tiny, dict_kwargs: {cache_dir: kept}}", "must be a number, true or false"),
+        ("{class_path: timm.models.tiny, dict_kwargs: {pretrained_cfg: {file: x}}}", "must be a number, true or false"),
+    ],
+)
+@pytest.mark.usefixtures("timm")
+def test_what_timm_can_read_is_not_trusted(net: str, message: str) -> None:
+    Path("own.yaml").write_text(f"model: {{init_args: {{net: {net}}}}}")
+    with pytest.raises(UserError, match=message):
+        parse(read(["fit", *DIGITS, "--config=own.yaml"])[0])
 
 
 def test_what_is_typed_is_trusted_and_the_run_needs_trust_then(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +171,8 @@ def test_a_trusted_config_may_name_any_code(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("config", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.stem)
 def test_every_config_of_the_project_is_trusted(config: Path) -> None:
-    if config.stem in ("mlflow", "wandb"):
-        pytest.importorskip(config.stem)
+    if needed := {"mlflow": "mlflow", "wandb": "wandb", "cifar10_transfer": "timm"}.get(config.stem):
+        pytest.importorskip(needed)
     options = read(["fit", *DIGITS, f"--config={config}"])[0]
     assert parse(options)
     assert not options.needs_trust

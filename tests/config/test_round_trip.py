@@ -54,7 +54,7 @@ def plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("file", [*CONFIGS, *PRESETS])
 def test_every_config_and_preset_is_read_back_as_it_was(file: str) -> None:
-    for package in ("mlflow", "wandb", "kornia"):
+    for package in ("mlflow", "wandb", "kornia", "timm"):
         if package in (ROOT / file).read_text():
             pytest.importorskip(package)
     needed = ["--model.num_classes=3"] if file.endswith("folder.yaml") else []
