@@ -78,7 +78,7 @@ def logged(run: Path) -> list[tuple[str, str]]:
     return [(row["step"], row["train/loss"]) for row in rows(run) if row["train/loss"]]
 
 
-@pytest.mark.parametrize("steps", [10, 21, 30])
+@pytest.mark.parametrize("steps", [10, *(pytest.param(steps, marks=pytest.mark.heavy) for steps in (21, 30))])
 def test_a_run_that_max_steps_ended_within_an_epoch_finishes_the_epoch(steps: int) -> None:
     main([*FIT, f"--trainer.max_steps={steps}"])
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"] == steps

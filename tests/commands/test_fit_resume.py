@@ -33,7 +33,10 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     return folder / RUN, args
 
 
-@pytest.mark.parametrize("step", [21, 25, 42, 50])
+HEAVY = [pytest.param(step, marks=pytest.mark.heavy) for step in (21, 42)]  # ends of epochs
+
+
+@pytest.mark.parametrize("step", [25, 50, *HEAVY])
 def test_an_interrupted_run_resumes_bit_for_bit(uninterrupted: tuple[Path, list[str]], step: int) -> None:
     complete, args = uninterrupted
     with pytest.MonkeyPatch.context() as patch:

@@ -52,7 +52,7 @@ def plain(value: Any) -> Any:
     return value if type(value).__module__ == "builtins" and not callable(value) else repr(value).partition(" at 0x")[0]
 
 
-@pytest.mark.parametrize("file", [*CONFIGS, *PRESETS])
+@pytest.mark.parametrize("file", [*CONFIGS, *(pytest.param(file, marks=pytest.mark.heavy) for file in PRESETS)])
 def test_every_config_and_preset_is_read_back_as_it_was(file: str) -> None:
     for package in ("mlflow", "wandb", "kornia", "timm"):
         if package in (ROOT / file).read_text():
