@@ -262,6 +262,7 @@ def test_freed_memory_is_not_requested_from_the_kernel_again() -> None:
     assert kept < plain / 10
 
 
+@pytest.mark.heavy
 def test_a_run_holds_its_data_once_and_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []  # bytes of all tensors, after each epoch
 

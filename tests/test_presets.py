@@ -67,6 +67,7 @@ def test_without_a_preset_lightning_selects_the_device() -> None:
     assert trainer.world_size >= 1
 
 
+@pytest.mark.heavy
 def test_without_a_preset_the_learning_rate_is_logged() -> None:
     main([*FIT, "--trainer.log_every_n_steps=1", "--model.warmup_steps=10"])
     rates = [float(row["lr-AdamW/pg1"]) for row in rows(RUNS / "version_0") if row["lr-AdamW/pg1"]]
@@ -217,6 +218,7 @@ def test_micro_batches_train_a_batch_that_does_not_fit(where: str) -> None:
     assert state["count"] == 4
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("preset", ["mixup", "cutmix"])
 def test_mixing_gives_soft_targets_and_learns(preset: str, batches: list[Any]) -> None:
     trainer = fit(preset).trainer

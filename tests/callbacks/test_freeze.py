@@ -146,6 +146,7 @@ def test_an_invalid_argument_is_refused(arguments, message):
         Freeze(**arguments)
 
 
+@pytest.mark.heavy
 def test_a_run_from_a_config_freezes_layers(capsys):
     command = ["fit", "--config=configs/digits.yaml", "--model.net.width=4", "--trainer.max_epochs=2", "--test=false"]
     command += ["--trainer.callbacks+=src.callbacks.Freeze", "--trainer.callbacks.stop=1"]

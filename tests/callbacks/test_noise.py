@@ -282,6 +282,7 @@ def test_an_invalid_std_is_refused(std):
         WeightNoise(std)
 
 
+@pytest.mark.heavy
 def test_noisy_runs_repeat_and_resume_bit_for_bit(monkeypatch):
     noise = ["--trainer.callbacks+=src.callbacks.WeightNoise", "--trainer.callbacks.std=0.1"]
     noise += ["--trainer.callbacks+=src.callbacks.GradientNoise"]

@@ -90,6 +90,7 @@ def test_test_compares_an_ensemble_with_each_member(three: list[str], capsys: py
     assert main(["test", *three, "--data.batch_size=7"]).task.results == pytest.approx(x.task.results)
 
 
+@pytest.mark.heavy
 def test_members_keep_their_precision_and_test_time_augmentation() -> None:
     settings = [["--config=configs/presets/bf16.yaml"], ["--trainer.precision=64-true"], ["--model.tta=mirror_shift"]]
     for typed in settings:
@@ -191,6 +192,7 @@ def test_a_soup_has_mean_weights(three: list[str], capsys: pytest.CaptureFixture
     assert float((predicted == targets).double().mean()) == pytest.approx(float(right))
 
 
+@pytest.mark.heavy
 def test_batch_norm_of_a_soup_is_measured_on_the_training_split() -> None:
     for seed in range(2):
         typed = [f"--seed_everything={seed}", "--data.augment=[]", "--trainer.max_epochs=1", "--test=false"]

@@ -42,8 +42,8 @@ def test_fit_prints_and_writes_metrics_and_the_next_commands(capsys: pytest.Capt
     )
     assert re.fullmatch(line, lines[0])
     assert [text[:9] for text in lines[:3]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert lines[4].split() == ["metric", "val", "test"]
-    assert re.search(r"^accuracy +0\.\d{4} +0\.\d{4}$", out, re.M)
+    assert lines[4].split() == ["metric", "val", "test", "reference"]
+    assert re.search(r"^accuracy +0\.\d{4} +0\.\d{4} +0\.1000$", out, re.M)
     assert re.search(rf"^run +{RUN}$", out, re.M)
     for command in ("fit --run", "test --run", "predict --run"):
         assert f"python -m src.cli {command} {RUN}" in out

@@ -102,6 +102,7 @@ def test_training_in_float64_resumes_without_rounding(monkeypatch: pytest.Monkey
     assert same(dict(load_run(RUN, "last")[0].state_dict()), dict(weights(RUN)))
 
 
+@pytest.mark.heavy
 def test_a_callback_that_unfreezes_a_backbone_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = "tests.commands.test_fit_cuts.WithBackbone"
     args = [*PLAIN, f"--model={kind}", "--trainer.max_epochs=4"]
@@ -115,6 +116,7 @@ def test_a_callback_that_unfreezes_a_backbone_resumes(monkeypatch: pytest.Monkey
     assert (len(group["params"]), len(added["params"])) == (2, 2)
 
 
+@pytest.mark.heavy
 def test_the_backbone_of_a_task_is_unfrozen_during_its_schedule_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     args = [*FIT, "--trainer.max_epochs=4", "--model.net=src.nets.MLP", "--model.net.image_shape=[1,8,8]"]
     args += ["--model.net.hidden_sizes=[16]", "--trainer.callbacks=lightning.pytorch.callbacks.BackboneFinetuning"]
@@ -144,6 +146,7 @@ def test_a_learning_rate_is_searched_once_and_stands_in_config_yaml() -> None:
     assert steps == [11 * epoch - 1 for epoch in range(1, 8)]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("lottery", ["true", "false"])
 def test_a_pruned_run_resumes(lottery: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pruning = ["--trainer.callbacks=lightning.pytorch.callbacks.ModelPruning", "--trainer.callbacks.amount=0.1"]
@@ -155,6 +158,7 @@ def test_a_pruned_run_resumes(lottery: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert_same_training(RUN, RUN.with_name("version_1"))
 
 
+@pytest.mark.heavy
 def test_state_set_at_the_start_of_an_epoch_is_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
     args = [*FIT, "--trainer.callbacks=tests.commands.test_fit_cuts.Scaled", "--last.every_n_steps=5"]
     main(args)
@@ -212,6 +216,7 @@ def test_a_refused_start_leaves_no_folder(capsys: pytest.CaptureFixture[str]) ->
     assert not Path("runs").exists()
 
 
+@pytest.mark.heavy
 def test_stochastic_weight_averaging_resumes_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     args = [*FIT, "--trainer.callbacks=lightning.pytorch.callbacks.StochasticWeightAveraging"]
     args += ["--trainer.callbacks.swa_lrs=0.01", "--trainer.callbacks.swa_epoch_start=1", "--last.every_n_steps=5"]

@@ -48,6 +48,7 @@ def test_two_processes_train_and_test_as_one() -> None:
     assert steps == 3 * 11  # 1,293 samples, 2 x 64 in a step
 
 
+@pytest.mark.heavy
 def test_a_failure_in_two_processes_leaves_earlier_runs_unchanged(trained: Path) -> None:
     before = {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
     done = command_line("fit", "--config=configs/digits.yaml", "--model.net.in_channels=3", *TWO_PROCESSES)

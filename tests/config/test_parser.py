@@ -50,8 +50,8 @@ def test_a_run_is_named_like_its_first_config_unless_told_otherwise() -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize("preset", [None, *PRESETS], ids=lambda path: path.stem if path else "digits")
 def test_written_settings_parse_back_to_the_same_settings(preset: Path | None) -> None:
-    if preset is not None and preset.stem in ("mlflow", "wandb"):
-        pytest.importorskip(preset.stem)
+    if preset is not None and preset.stem in ("mlflow", "wandb", "efficientnet"):
+        pytest.importorskip(preset.stem.replace("efficientnet", "timm"))
     layers = [] if preset is None else [f"--config={preset}"]
     typed = ["--model.schedule=null", "--trainer.max_epochs=null", "--trainer.log_every_n_steps=null"]
     config = parsed(*DIGITS, *layers, *typed)

@@ -319,6 +319,7 @@ def test_the_command_line_sets_optimizer_and_schedule(arguments):
     assert second < first
 
 
+@pytest.mark.heavy
 def test_a_resumed_run_with_plateau_and_warmup_equals_an_uninterrupted_one():
     fit = [*SMALL, "--model.warmup_steps=10", "--trainer.limit_train_batches=3"]
     fit += ["--model.schedule=torch.optim.lr_scheduler.ReduceLROnPlateau"]

@@ -15,6 +15,7 @@ def test_the_summary_has_a_confidence_interval() -> None:
     assert summary(runs[:1]) == "1 runs: accuracy 93.00 % (95 %), 2.00 s of training"
 
 
+@pytest.mark.heavy
 def test_each_seed_is_trained_and_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "runs.json"
     args = ["--config=configs/digits.yaml", "--seeds=2", f"--json={file}", "--trainer.max_epochs=2"]
