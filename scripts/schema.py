@@ -57,7 +57,7 @@ def any_class(forms: list[dict[str, Any]]) -> dict[str, Any]:
     path = {"type": "string", "pattern": rf"^(?!{'|'.join(packages)}).*\." if packages else r"\."}
     other: dict[str, Any] = {"type": "object", "required": ["class_path"], "additionalProperties": False}
     other["properties"] = {"class_path": path, "init_args": {"type": "object"}}
-    return {"anyOf": [*known.values(), other, *([{"enum": [*known]}, path] if known else [])]}
+    return {"anyOf": [*known.values(), other, *([{"enum": [*known]}] if known else []), path]}
 
 
 if __name__ == "__main__":

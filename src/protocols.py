@@ -100,6 +100,7 @@ class HasEpochMeans(Protocol):
 class LoadsRuns(Protocol):
     """A LightningModule that loads other runs when training starts."""
 
+    loads_runs: bool  # False for ``schedule``, which trains nothing
     trust_runs: bool  # whether their configs may name any code; ``fit --trust`` sets it
 
 
@@ -116,7 +117,7 @@ class DrawsPredictions(Protocol):
 
 @runtime_checkable
 class Averageable(Protocol):
-    """A task whose predictions an ensemble averages. Embeddings are none: those of two nets have no common axes."""
+    """A task whose predictions an ensemble averages. Not embeddings: the axes of two nets do not correspond."""
 
     def soft_predictions(self, inputs: Tensor) -> Tensor:
         """Return what is averaged: probabilities (N, K, ...), or numbers in the units of the data (N, D)."""

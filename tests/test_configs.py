@@ -62,7 +62,7 @@ def test_a_config_trains_and_tests_two_batches(file: Path, monkeypatch: pytest.M
     name, args = settings["data"]["class_path"].rsplit(".", 1)[1], []
     if "timm" in file.read_text():
         pytest.importorskip("timm")
-        args += ["--data.size=32"]
+        args += ["--data.size=32", "--model.rename=null"]
     for downloaded in SHAPES:  # also by what is made from them
         replace_download(downloaded, monkeypatch)
     if name.startswith("CIFAR"):

@@ -337,11 +337,10 @@ def test_a_net_without_parameters_is_checked(capsys: pytest.CaptureFixture[str])
 def test_weights_come_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     net = own_code.ChannelsFirst(num_classes=3)
     torch.save(net.state_dict(), "weights.pt")
-    init = ["--model.init=src.nets.LoadWeights", "--model.init.file=weights.pt"]
     args = ["fit", "--config=configs/digits.yaml", "--trainer.max_epochs=1", "--model.optimizer.lr=0", "--test=false"]
-    args += [f"--model.net={OWN}.ChannelsFirst", *init]
-    with pytest.warns(UserWarning, match="2 of 4 tensors of the net are not in it and start untrained: fc.weight, fc"):
-        x = main(args)
+    args += [f"--model.net={OWN}.ChannelsFirst", "--model.weights=weights.pt"]
+    x = main(args)
+    assert "2 of another shape, not loaded: fc.weight, fc.bias" in capsys.readouterr().out
     assert x.task.net.conv.weight.equal(net.conv.weight)
     Path("weights.pt").unlink()
     main(["test", f"--run={x.run.path}"])  # the checkpoint has the weights

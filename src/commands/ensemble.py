@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 
 from src import require
 from src.config.build import Experiment
-from src.config.load import load_weights
+from src.config.load import restore
 from src.protocols import Averageable, ImageData
 from src.runs.predictions import let_forward_predict
 from src.runs.summary import print_rows
@@ -39,7 +39,7 @@ def combine(members: list[Experiment], command: str, greedy: bool, soup: bool) -
         if soup:
             check_equal_nets(x.task, each.task, (names[0], name))
     for each in members:
-        load_weights(each.task, each.stored, each.trainer.precision_plugin.convert_module)
+        restore(each.task, each.stored, each.trainer.precision_plugin.convert_module)
         let_forward_predict(each.task)
     pool: list[Member] = [(each.task, each.trainer.precision_plugin) for each in members]
     x.trainer.strategy.precision_plugin = Precision()  # each member uses its own
@@ -115,6 +115,7 @@ def choose(x: Experiment, pool: list[Member], soup: bool) -> list[int]:
 
     def score(soft: Tensor) -> float:
         metric = task.val_metrics[name.removeprefix("val/")].clone()
+        metric.distributed_available_fn = lambda: False  # each process has the predictions of all
         metric.update(*task.compare(soft, targets))
         value = float(metric.compute())
         return -inf if isnan(value) else value if mode == "max" else -value
@@ -136,7 +137,7 @@ def greedy_choice(soft: Tensor, score: Callable[[Tensor], float]) -> list[int]:
     """Return how often each member counts in the average that scores highest; Caruana et al., 2004.
 
     doi:10.1145/1015330.1015432: starting with none, add the member, also again, whose addition scores highest; return
-    the best average on the way. Of equal members the rarest is added, of equal averages the largest wins.
+    the best average on the way. Ties go to the member used least so far, and to the average of more members.
 
     Args:
         soft: predictions of each member, (N, members, ...).

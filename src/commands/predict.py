@@ -41,8 +41,8 @@ def run(
     If files are in folders named like classes, or the test set is used, the accuracy is printed, and confusion.csv
     counts the images of each class (rows) by prediction (columns). Masks and restored images become PNG files in
     predictions_pictures. Anything else, such as numbers or logits, is written unchanged, next to true numbers.
-    Of embeddings, predictions_neighbors.png shows similar images, and predictions_projector is for TensorBoard. Several
-    runs are averaged.
+    For embeddings, predictions_neighbors.png shows the most similar images; predictions_projector is for TensorBoard.
+    With several --run, predictions are averaged.
 
     Args:
         images: image files and folders.
@@ -50,8 +50,8 @@ def run(
         output: the CSV file of probabilities; by default predictions.csv in the run folder, of several runs in the
             current folder, where earlier ones are kept as predictions_0.csv, ...
         invert: swap black and white, such as in dark drawings on white for a net trained on MNIST.
-        greedy: see test.
-        soup: see test.
+        greedy: choose among several runs, also repeatedly, those whose average is best on the validation split.
+        soup: average the weights of several runs, not their predictions; with --greedy, those that make it better.
 
     Examples:
         python -m src.cli predict --run runs/digits/version_0 --images photos/
@@ -62,11 +62,13 @@ def run(
     asked = FilesLoader(expand(query, "--query"), check_data(x), invert) if query else None
     require(asked is None or len(asked.paths) <= MAX_QUERIES, f"--query takes at most {MAX_QUERIES} image files")
     let_forward_predict(x.task)
-    outputs, searched = predict(x, loader), predict(x, asked) if asked else []
     classes: list[str] = (isinstance(x.data, ImageData) and x.data.class_names) or []
+    searched = predict(x, asked) if asked else []  # first, because there are few
+    fits = draws_images(x) and probabilities(searched, len(classes)) is None and embeddings(searched, True) is not None
+    require(fits or not query, "--query needs a model of images that returns embeddings (N, D)")
+    outputs = predict(x, loader)
     rows = probabilities(outputs, len(classes))
     vectors = embeddings(outputs, of_any_length=bool(query)) if rows is None and draws_images(x) else None
-    require(vectors is not None or not query, "--query needs a model of images that returns embeddings (N, D)")
     file = output or back_up((x.run.path if x.run else Path()) / "predictions.csv")
     if has_pictures(x, outputs):
         count = write_pictures(x, outputs, loader, file)
@@ -86,7 +88,7 @@ def predict(x: Experiment, loader: FilesLoader | None) -> list[Any]:
     """Return what ``predict_step`` returns for each batch: of image files, or of the test split."""
     outputs: Any = x.trainer.predict(x.task, loader, None if loader else x.data, ckpt_path=x.config.ckpt_path) or []
     if loader is not None and not loader.names:
-        raise UserError(f"none of {len(loader.paths)} files can be decoded, such as {loader.paths[0]}")
+        raise UserError(f"none of {len(loader.paths)} files can be decoded (first: {loader.paths[0]})")
     return outputs if len(x.trainer.num_predict_batches) < 2 else [batch for each in outputs for batch in each]
 
 

@@ -52,6 +52,7 @@ def start(options: Options, greedy: bool = False, soup: bool = False) -> Experim
     for each in (options, *options.others):
         config = parse(each)
         members.append(x := build(config, each.command, *find_start(each, config)))
+        x.stored.pop("optimizer_states", None)  # which several runs need not hold at once
         if isinstance(x.data, ImageData) and (state := x.stored.get(type(x.data).__qualname__)):
             x.data.load_state_dict(state)
     if not options.others:

@@ -26,7 +26,7 @@ from src.engine.patches import LowOverhead, NoOpProfiler, PlateauStep, repeat_dr
 from src.engine.progress import EpochLine, ProgressBar, own_monitor
 from src.engine.resume import Resume
 from src.engine.signals import Signals, disable_lightning_handlers
-from src.protocols import HasEpochMeans, ImageData, KnownClasses, Pretrained
+from src.protocols import HasEpochMeans, ImageData, KnownClasses, LoadsRuns, Pretrained
 from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -100,8 +100,10 @@ def build(
     repeat_draws(data or task)
     if stored:
         check_weights(task, stored)
-        if isinstance(task, Pretrained):
-            task.weights = None  # type: ignore[assignment]  # the checkpoint has them, and the file may be gone
+    if isinstance(task, Pretrained) and (stored or command == "schedule"):
+        task.weights = None  # type: ignore[assignment]  # the checkpoint has them, and the file may be gone
+    if isinstance(task, LoadsRuns):
+        task.loads_runs = command == "fit"
     saves = command == "fit" and not config.trainer.fast_dev_run and config.trainer.enable_checkpointing is not False
     progress = EpochLine(own_monitor(task)[0])
     signals = Signals(built.last if saves else None)

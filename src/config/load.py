@@ -10,6 +10,7 @@ from src import UserError
 from src.config.arguments import Options
 from src.config.checks import check_yaml
 from src.config.parser import instantiate, parse
+from src.protocols import Pretrained
 from src.runs.checkpoint import check_weights, load_first_valid
 from src.runs.folder import Run
 
@@ -38,11 +39,13 @@ def load_run(
     if data is not None and key in stored:
         data.load_state_dict(stored[key])
     double = str(config.trainer.precision) in ("64", "64-true")
-    load_weights(task, stored, lambda each: each.double() if double else each)
+    if isinstance(task, Pretrained):
+        task.weights = None  # type: ignore[assignment]  # the checkpoint has them
+    restore(task, stored, lambda each: each.double() if double else each)
     return task.eval(), data
 
 
-def load_weights(task: Any, stored: dict[str, Any], convert: Callable[[Any], Any]) -> None:
+def restore(task: Any, stored: dict[str, Any], convert: Callable[[Any], Any]) -> None:
     """Load the weights of a checkpoint into its task; ``convert`` is called with it before, to change its precision."""
     task.configure_model()
     task.on_load_checkpoint(stored)  # it may change the stored weights

@@ -1,6 +1,7 @@
 """MaskFolder: image files with masks of your own."""
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class MaskFolder(DataModule):
         remedy = f"put images there, and their masks into {folder / 'masks'}"
         require(paths, f"no image files in {folder / 'images'}: {remedy}")
         names = [(folder / "masks" / path.relative_to(folder / "images")).with_suffix(".png") for path in paths]
-        shared = next((path for path, name in zip(paths, names, strict=True) if names.count(name) > 1), None)
+        counts = Counter(names)
+        shared = next((path for path, name in zip(paths, names, strict=True) if counts[name] > 1), None)
         require(shared is None, f"{shared} has the same mask as another image: rename one of them")
         decoded = decode_all(paths, self.shape, scale=self.scale)
         require(not decoded["bad"], f"{(decoded['bad'] or [''])[0]}; repair or remove it")

@@ -82,7 +82,7 @@ class Table(DataModule):
         try:
             return self.encode(values[index.numpy()]), targets[index]
         except (TypeError, ValueError, LookupError):
-            raise UserError(f"what the checkpoint measured does not fit the columns of {self.file}") from None
+            raise UserError(f"the statistics in the checkpoint are not of the columns of {self.file}") from None
 
     def read_rows(self) -> Rows:
         """Return the fields of each row by column."""
@@ -92,7 +92,7 @@ class Table(DataModule):
         columns = [parse(self.file, name, rows, may_miss=False) for name in self.target]
         if self.classes or (len(columns) == 1 and isinstance(columns[0][0], str)):
             found = sorted({*columns[0]})
-            self.class_names = [str(each).removesuffix(".0") for each in found]
+            self.class_names = [each if isinstance(each, str) else str(each).removesuffix(".0") for each in found]
             return torch.tensor([found.index(each) for each in columns[0]])
         for name, column in zip(self.target, columns, strict=True):
             require(not isinstance(column[0], str), f"the target column {name} has text, such as {column[0]!r}")

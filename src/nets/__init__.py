@@ -3,7 +3,7 @@
 Add a net: an nn.Module with first argument num_outputs, the number of outputs K.
 """
 
-from src.nets.init import Init, LoadWeights
+from src.nets.init import Init
 from src.nets.mobile import MobileCNN
 from src.nets.resnet import ResNet, ResNet9
 from src.nets.small import MLP, LeNet, SequentialCNN, SmallCNN

@@ -1,15 +1,12 @@
-"""Init: weight initialization, at random or from a file."""
+"""Init: random weight initialization."""
 
 import inspect
-import re
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from src import UserError, compile_pattern, require
-from src.nets.weights import load_weights
 
 
 class Init:
@@ -50,22 +47,3 @@ class Init:
                 raise UserError(f"init: {self.weight.__name__} with {self.settings} fails: {error}") from None
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, self.bias)
-
-
-class LoadWeights:
-    """Load weights before training, as ``weights`` of ``src.tasks.Task`` does; for configs that have this as ``init``.
-
-    Args:
-        file: see ``weights`` there.
-        prefix: start of the names in the file that belong to the net, if several do.
-    """
-
-    def __init__(self, file: str, prefix: str = "") -> None:
-        self.file, self.prefix = file, prefix
-
-    def __call__(self, net: nn.Module) -> None:
-        account = load_weights(net, self.file, {f"^{re.escape(self.prefix)}": ""} if self.prefix else None)
-        if missing := account["missing"] + account["other shape"]:
-            total = len(net.state_dict())
-            what = f"weights {self.file}: {len(missing)} of {total} tensors of the net are not in it"
-            warnings.warn(f"{what} and start untrained: {', '.join(missing[:5])}", stacklevel=2)

@@ -19,7 +19,7 @@ from src import UserError, compile_pattern, require
 
 State = dict[str, Tensor]
 Account = dict[str, list[str]]  # names of tensors by what became of them
-LEFT_OUT = {"other shape": "of another shape, not loaded", "missing": "missing in it", "unexpected": "not in the net"}
+LEFT_OUT = {"other shape": "of another shape, not loaded", "missing": "not in the file", "unexpected": "not in the net"}
 
 
 def load_weights(net: nn.Module, weights: str, rename: dict[str, str] | Literal["order"] | None = None) -> Account:
@@ -98,7 +98,10 @@ def pair_by_name(own: State, stored: State, rename: dict[str, str]) -> dict[str,
         sources = renamed
     ends = [(name, match.end()) for name in sources for match in re.finditer(r"^|\.", name)]
     matches = Counter(name[:end] for name, end in ends if name[end:] in own)
-    prefix = max(matches, key=lambda start: (matches[start], -len(start)), default="")
+    most = [start for start in matches if matches[start] == max(matches.values())]
+    prefix = "" if "" in most or not most else most[0]
+    choice = f"choose one, such as with model.rename={{'^{re.escape(prefix)}': ''}}"
+    require(not prefix or len(most) == 1, f"the weights of {' and '.join(most)} fit equally well: {choice}")
     return {name: sources[prefix + name] for name in own if prefix + name in sources}
 
 
@@ -138,9 +141,9 @@ def read_weights(weights: str) -> State:
         remedy = "if you trust the file, load it in Python and save its state_dict()"
         raise UserError(f"weights {weights}: cannot be read as tensors ({type(error).__name__}): {remedy}") from None
     require(isinstance(content, dict), f"weights {weights}: must hold a state dict, got a {type(content).__name__}")
-    keys = ["state_dict", "model", *([] if only_tensors(content) else content)]  # or whatever holds tensors
-    held = [content[key] for key in keys if isinstance(content.get(key), dict) and only_tensors(content[key])]
-    return only_tensors(held[0] if held else content)
+    held = {key: only_tensors(value) for key, value in content.items() if isinstance(value, dict)}
+    named = held.get("state_dict") or held.get("model")
+    return named or max([only_tensors(content), *held.values()], key=len)  # or whatever holds the most tensors
 
 
 def download(weights: str) -> State:

@@ -64,7 +64,8 @@ class Autoencoder(LightningModule):
     def log_loss(self, stage: str, batch: Any, noise: float = 0.0) -> Tensor:
         images = batch if isinstance(batch, Tensor) else batch[0]  # with or without targets
         loss = mse_loss(self(images + noise * torch.randn_like(images) if noise else images), images)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=len(images), sync_dist=True)
+        count: Any = torch.tensor(float(len(images)), device=loss.device)  # Lightning averages integers wrongly
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
         return loss
 
     def loss_weight(self, batch: Any) -> int:

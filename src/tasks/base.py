@@ -17,7 +17,7 @@ from src.losses.class_weights import loss_denominator
 from src.metrics import EpochMeans, flatten_per_class
 from src.optim import build_optimizer, with_warmup
 from src.protocols import ImageData
-from src.tasks.setup import backbone, check_tta, counts_every_sample, init_net, reference_metrics
+from src.tasks.setup import Backbone, check_tta, counts_every_sample, init_net, reference_metrics
 
 
 class Task(LightningModule):
@@ -46,7 +46,7 @@ class Task(LightningModule):
 
     monitor: tuple[str, Literal["max", "min"]] = ("val/loss", "min")  # selects the best checkpoint
     may_ignore: tuple[type, ...] = (nn.CrossEntropyLoss, nn.NLLLoss)  # losses that may get targets of -100
-    backbone = property(backbone)  # what Lightning's BackboneFinetuning freezes and unfreezes
+    backbone = Backbone()  # what Lightning's BackboneFinetuning freezes and unfreezes
 
     def __init__(
         self,
@@ -65,8 +65,9 @@ class Task(LightningModule):
         tta: Literal["plain", "mirror", "mirror_shift"] = "plain",
     ) -> None:
         super().__init__()
-        valid = warmup_steps < 1 or warmup_steps == int(warmup_steps)
-        require(valid, f"warmup_steps must be a number of steps or, below 1, a fraction of the run, got {warmup_steps}")
+        steps = warmup_steps < 1 or warmup_steps == int(warmup_steps)
+        require(steps, f"warmup_steps must be a number of steps or, below 1, a fraction of the run, got {warmup_steps}")
+        require(rename is None or weights, "rename needs weights: set model.weights, or model.rename=null")
         if init is not None:
             init(net)
         self.net, self.optimizer, self.schedule = net, optimizer, schedule
@@ -102,8 +103,7 @@ class Task(LightningModule):
         self.counts_samples = not own and counts_every_sample(getattr(self, "loss", None))  # spares work in each step
         self.val_metrics.reset()
         self.test_metrics.reset()
-        if stage == "fit":
-            self.note = init_net(self)
+        self.note = init_net(self) if stage == "fit" else ""
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         self.tta_now = "plain"
@@ -166,9 +166,9 @@ class Task(LightningModule):
     def log_metrics(self, metrics: MetricCollection) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         names = data.class_names if isinstance(data, ImageData) else None
-        reference = reference_metrics(self, data) if metrics is self.test_metrics else {}
-        self.log_dict(flatten_per_class(metrics.compute(), names) | reference, sync_dist=True)
+        self.log_dict(flatten_per_class(metrics.compute(), names), sync_dist=True)
         metrics.reset()
+        self.log_dict(reference_metrics(self, data) if metrics is self.test_metrics else {}, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["train_means"] = self.train_means.gather_state(self.all_gather)  # for a resume within the epoch

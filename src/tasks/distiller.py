@@ -28,7 +28,7 @@ class Distiller(Classifier):
         kwargs: see ``src.tasks.Classifier``; ``loss`` must be a mean over all samples, without class weights.
     """
 
-    trust_runs = False  # see src.protocols.LoadsRuns
+    loads_runs, trust_runs = True, False  # see src.protocols.LoadsRuns
 
     def __init__(self, teacher: str, temperature: float = 4.0, teacher_weight: float = 0.9, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -41,7 +41,7 @@ class Distiller(Classifier):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit" and self.teacher_weight:
+        if stage == "fit" and self.teacher_weight and self.loads_runs:
             self.teacher = [self.load_teacher(self.trainer.datamodule)]  # type: ignore[attr-defined]
 
     def load_teacher(self, data: Any) -> Any:

@@ -71,5 +71,5 @@ def check_pairs(data: Any) -> None:
     classes, size = data.splits["train"].classes, getattr(data, "batch_size", 2)
     few = getattr(data, "classes_per_batch", None) or len(classes)
     alone = min(few, len(classes.unique())) if getattr(data, "sampling", "") == "balanced" else 1
-    need = f"more than {alone}, or no two samples of a batch are of one class"
+    need = f"at least {alone + 1}, so that a batch has two samples of a class"
     require(size > alone, f"data.batch_size must be {need}, got {size}")

@@ -70,7 +70,9 @@ def check_tta(task: Any) -> None:
     """Refuse augmentation at test time that needs several pixels."""
     data: Any = task.trainer.datamodule
     tiny = isinstance(data, ImageData) and bool(data.shape) and min(data.shape[1:]) < 2
-    require(not (tiny and task.tta == "mirror_shift"), "tta must not be mirror_shift: the inputs have one pixel")
+    require(
+        not (tiny and task.tta == "mirror_shift"), "tta must not be mirror_shift: the inputs are one pixel high or wide"
+    )
 
 
 def check_net(net: nn.Module, data: Any, outputs: int, per_pixel: bool = False) -> None:
@@ -141,22 +143,23 @@ def can_ignore_a_batch(loss: Any) -> bool:
 def init_net(task: Any) -> str:
     """Initialize the net of a task from its data, then load its ``weights``; return what to print."""
     init_from_data(task.net, task.trainer.datamodule)
-    if task.weights is None:
-        return ""
-    return describe(task.weights, load_weights(task.net, task.weights, task.rename))
+    weights, task.weights = task.weights, None  # a second fit goes on with what the first has trained
+    return describe(weights, load_weights(task.net, weights, task.rename)) if weights else ""
 
 
-def backbone(task: Any) -> nn.Module:
-    """Return all layers of a task's net but the last one that has parameters; or the module that it calls backbone."""
-    if (own := dict(task.named_children()).get("backbone")) is not None:
-        return own
-    layers = [layer for layer in task.net.modules() if [*layer.parameters(recurse=False)]]
-    for i, layer in enumerate(layers):
-        if [*layer.children()]:  # only its own parameters, such as a class token
-            layers[i] = nn.Module()
-            for name, p in layer.named_parameters(recurse=False):
-                layers[i].register_parameter(name, p)
-    return nn.ModuleList(layers[:-1])
+class Backbone:
+    """All layers of a task's net but the last one that has parameters; or the module that the task calls backbone."""
+
+    def __get__(self, task: Any, kind: Any) -> nn.Module:  # no __set__, so that a task may have its own
+        if (own := dict(task.named_children()).get("backbone")) is not None:
+            return own
+        layers = [layer for layer in task.net.modules() if [*layer.parameters(recurse=False)]]
+        for i, layer in enumerate(layers):
+            if [*layer.children()]:  # only its own parameters, such as a class token
+                layers[i] = nn.Module()
+                for name, p in layer.named_parameters(recurse=False):
+                    layers[i].register_parameter(name, p)
+        return nn.ModuleList(layers[:-1])
 
 
 def init_from_data(net: nn.Module, data: Any) -> None:
@@ -174,22 +177,24 @@ def init_from_data(net: nn.Module, data: Any) -> None:
 
 
 def reference_metrics(task: Any, data: Any) -> dict[str, Tensor]:
-    """Return the test metrics of the best prediction that ignores its input, which a trained model must beat.
+    """Return the test metrics of a prediction that ignores its input: the mean of targets, or how frequent a class is.
 
-    It is the mean of the training targets, or the frequency of each class; known after training, for averageable tasks.
+    Both are of the training split. Known after training, if the whole test split is used and the task is averageable.
     """
     splits = data.splits if isinstance(data, ImageData) else {}
-    known: bool = isinstance(task, Averageable) and {"train", "test"} <= splits.keys()
-    if not known:
+    whole: bool = isinstance(task, Averageable) and task.trainer.limit_test_batches == 1.0  # type: ignore[attr-defined]
+    if not whole or not {"train", "test"} <= splits.keys():
         return {}
-    train, test = (each.targets[each.index].to(task.device) for each in (splits["train"], splits["test"]))
-    if train.is_floating_point() or train.ndim == 2:
-        constant = train.float().mean(0).view(-1)  # (D,) or (K,)
+    train, test = splits["train"], splits["test"]
+    if train.targets.is_floating_point() or train.targets.ndim == 2:
+        constant = train.targets[train.index].float().mean(0).view(-1)  # (D,) or (K,)
     else:
-        constant = train.flatten().long().bincount(minlength=task.num_classes) / train.numel()
-    metrics, size = task.test_metrics.clone("reference/"), test.shape[1:] if test.ndim > 2 else ()  # of a mask
-    metrics.reset()
-    for targets in test.split(max(1, 2**24 // math.prod((len(constant), *size)))):
-        soft = constant.view(1, -1, *[1] * len(size)).expand(len(targets), -1, *size)
+        parts = (train.targets[index].flatten() for index in train.index.split(256))  # masks are large
+        counts = torch.stack([part.bincount(minlength=task.num_classes) for part in parts]).sum(0)
+        constant = counts / counts.sum()
+    metrics, size = task.test_metrics.clone("reference/"), test.targets.shape[1:] if test.targets.ndim > 2 else ()
+    for index in test.index.split(max(1, 2**24 // math.prod((len(constant), *size)))):
+        targets = test.targets[index].to(task.device)
+        soft = constant.to(task.device).view(1, -1, *[1] * len(size)).expand(len(targets), -1, *size)
         metrics.update(*task.compare(soft, targets))
     return {name: value for name, value in metrics.compute().items() if not value.ndim}

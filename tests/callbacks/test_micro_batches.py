@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch import Callback
+from lightning.pytorch.loops.optimization.automatic import Closure
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -385,6 +386,7 @@ def test_a_batch_without_loss_is_skipped_only_if_it_is_not_split():
             super().training_step(batch, batch_idx)
 
     model = Skipping()
+    Closure.warning_cache.clear()  # which warns once in a process
     with pytest.warns(UserWarning, match="returned `None`"):
         fit(model, MicroBatches())
     assert_same_weights(model.net, make_net())

@@ -84,3 +84,10 @@ def test_a_schedule_that_counts_epochs_is_stepped_after_each_epoch(monkeypatch: 
     x = main(["schedule", "--config=configs/digits.yaml", "--model=halved.Halved", "--trainer.max_epochs=3"])
     (rates,) = curves(x)
     assert list(rates) == [1.0] * 21 + [0.5] * 21 + [0.25] * 21
+
+
+def test_a_schedule_needs_no_teacher_and_no_weights() -> None:
+    for args in (["--config=configs/digits_distill.yaml"], ["--config=configs/digits.yaml", "--model.weights=none.pt"]):
+        Path("schedule.png").unlink(missing_ok=True)
+        main(["schedule", *args])
+        assert Path("schedule.png").is_file()

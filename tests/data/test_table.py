@@ -179,7 +179,7 @@ def test_a_checkpoint_of_other_measurements_is_one_line(measured, capsys: pytest
         content["Table"]["measured"] = measured
         torch.save(content, file)
     line = refused(capsys, "test", f"--run={x.run.path}")
-    assert "what the checkpoint measured does not fit the columns of t.csv" in line
+    assert "the statistics in the checkpoint are not of the columns of t.csv" in line
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_checkpoint_of_other_measurements_is_one_line(measured, capsys: pytest
             ["--data.target=price"],
             "row 62: age must be a number as in row 61, got 'old'",
         ),
-        ([*rows(), ["1", "Ulm", "1"]], ["--data.target=price"], "row 62: other number of fields than the header"),
+        ([*rows(), ["1", "Ulm", "1"]], ["--data.target=price"], "row 62 must have 4 fields as the header, got 3"),
         ([*rows(), ["1", "Ulm", "1", ""]], ["--data.target=price", "--data.missing=mean"], "row 62: price is missing"),
         (
             [*rows(), ["inf", "Ulm", "1", "2"]],
@@ -215,7 +215,11 @@ def test_a_checkpoint_of_other_measurements_is_one_line(measured, capsys: pytest
             ["--data.target=city"],
             "cannot hold out 20% of t.csv for testing, which needs at least 2 samples of",
         ),
-        (rows(), ["--data.target=price", "--model.tta=mirror_shift"], "tta must not be mirror_shift: the inputs have"),
+        (
+            rows(),
+            ["--data.target=price", "--model.tta=mirror_shift"],
+            "tta must not be mirror_shift: the inputs are one pixel high or wide",
+        ),
         (
             [[*row[:3], str(i % 2)] for i, row in enumerate(rows())],
             ["--data.target=price", "--model=src.tasks.Classifier", "--model.num_classes=2"],

@@ -56,15 +56,24 @@ def test_tensors_of_other_modules_in_a_checkpoint_do_not_load() -> None:
     assert account["unexpected"] == ["loss.weight"]
 
 
-def test_of_two_nets_in_a_file_a_rule_chooses_one() -> None:
+def test_of_two_nets_in_a_file_a_rule_must_choose_one() -> None:
     both = {
         f"{prefix}.{name}": w
         for prefix, i in (("net", 1), ("teacher", 2))
         for name, w in cnn(seed=i).state_dict().items()
     }
-    for rename, seed in ((None, 1), ({r"^teacher\.": ""}, 2)):
-        load_weights(net := cnn(), save(both), rename)
-        assert net.head.weight.equal(cnn(seed=seed).head.weight)
+    load_weights(net := cnn(), save(both), {r"^teacher\.": ""})
+    assert net.head.weight.equal(cnn(seed=2).head.weight)
+    with pytest.raises(
+        UserError, match=r"of net\. and teacher\. fit equally well: choose one, such as with model.rename"
+    ):
+        load_weights(cnn(), save(both))
+
+
+def test_the_largest_state_dict_of_a_file_is_loaded() -> None:
+    content = {"epoch": torch.tensor(3), "optimizer": {"x": torch.ones(1)}, "net": cnn(seed=1).state_dict()}
+    load_weights(net := cnn(), save(content))
+    assert net.head.weight.equal(cnn(seed=1).head.weight)
 
 
 def test_a_head_for_other_classes_keeps_its_own_weights() -> None:

@@ -128,9 +128,9 @@ def test_wrong_settings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None
     [
         (["--model.embedding_size=0"], "embedding_size must be at least 1, got 0"),
         (["--model.loss=torch.nn.TripletMarginLoss"], "the loss does not accept embeddings (N, 32) and classes (N,) ("),
-        (["--data.batch_size=7"], "data.batch_size must be more than 7, or no two samples of a batch are of one class"),
-        (["--data.batch_size=4", "--data.classes_per_batch=4"], "data.batch_size must be more than 4, or no two"),
-        (["--data.batch_size=1", "--data.sampling=shuffled"], "data.batch_size must be more than 1, or no two"),
+        (["--data.batch_size=7"], "data.batch_size must be at least 8, so that a batch has two samples of a class"),
+        (["--data.batch_size=4", "--data.classes_per_batch=4"], "data.batch_size must be at least 5, so that"),
+        (["--data.batch_size=1", "--data.sampling=shuffled"], "data.batch_size must be at least 2, so that"),
         (["--data=src.data.Digits", "--data.mix=src.data.MixUp"], "Embedder needs classes, which data.mix mixes"),
     ],
 )

@@ -32,7 +32,9 @@ def read_csv(file: Path) -> Rows:
     require(not separators, f"{file} has fields separated by {''.join(separators)!r}: save it with commas")
     del lines[next(iter(lines))]
     for row, line in lines.items():
-        require(len(line) == len(names), f"{file}, row {row}: other number of fields than the header")
+        require(
+            len(line) == len(names), f"{file}, row {row} must have {len(names)} fields as the header, got {len(line)}"
+        )
     return {row: dict(zip(names, line, strict=True)) for row, line in lines.items()}
 
 
@@ -52,7 +54,6 @@ def parse(file: Path, name: str, rows: Rows, may_miss: bool) -> list[Any]:
             require(may_miss, f"{place} is missing; {hint}")
             values.append(None)
             continue
-        require(not COMMAS.fullmatch(text), f"{place} must be a number such as 1200.5, got {text!r}: remove the comma")
         try:
             values.append(float(text))
         except ValueError:
@@ -61,6 +62,10 @@ def parse(file: Path, name: str, rows: Rows, may_miss: bool) -> list[Any]:
         require(finite, f"{place} must be a finite number below {LARGEST:.0e}, got {text}")
         kinds[type(values[-1])] = row
     require(kinds, f"{file}: the column {name} has no values")
+    commas = {row: text for row, text in zip(rows, values, strict=True) if COMMAS.fullmatch(str(text))}
+    if len(commas) > (0 if float in kinds else sum(isinstance(each, str) for each in values) // 2):
+        row, text = next(iter(commas.items()))
+        raise UserError(f"{file}, row {row}: {name} must be a number such as 1200.5, got {text!r}: remove the comma")
     if len(kinds) > 1:
         text = rows[kinds[str]][name]
         raise UserError(f"{file}, row {kinds[str]}: {name} must be a number as in row {kinds[float]}, got {text!r}")

@@ -26,8 +26,8 @@ FILE = Path("t.csv")
         (gzip.compress(b"a,b\n1,2\n3,4\n"), "it is not UTF-8 text"),
         (b'a,b\n1,"2\n3,4\n', "cannot read the table t.csv: unexpected end of data"),
         (b"x" * 200_000, "field larger than field limit"),
-        (b"a,b\n1,2\n3,4,5\n", "t.csv, row 3: other number of fields than the header"),
-        (b"a,b\n1,2\n\n3\n", "t.csv, row 4: other number of fields than the header"),
+        (b"a,b\n1,2\n3,4,5\n", "t.csv, row 3 must have 2 fields as the header, got 3"),
+        (b"a,b\n1,2\n\n3\n", "t.csv, row 4 must have 2 fields as the header, got 1"),
     ],
     ids=range(13),
 )
@@ -64,6 +64,13 @@ def test_a_number_in_another_notation_is_no_category(text: str) -> None:
     rows = {2: {"a": text}, 3: {"a": text}}
     with pytest.raises(UserError, match=r"t.csv, row 2: a must be a (number such as 1200.5, got|finite number below)"):
         parse(FILE, "a", rows, may_miss=True)
+
+
+def test_a_few_categories_may_look_like_numbers_with_commas() -> None:
+    texts = ["0,0", "0-0", "1-0"]
+    assert parse(FILE, "a", {i: {"a": text} for i, text in enumerate(texts)}, may_miss=True) == texts
+    with pytest.raises(UserError, match=r"row 2: a must be a number such as 1200.5, got '0,5': remove the comma"):
+        parse(FILE, "a", {i: {"a": text} for i, text in enumerate(["1", "2", "0,5", "3"])}, may_miss=True)
 
 
 @pytest.mark.parametrize("text", ["1,b", "a,1", "Ulm, Kiel", "1, 2", "A1,5"])
