@@ -18,6 +18,7 @@ def test_the_readme_has_at_most_160_lines() -> None:
     assert len(README.splitlines()) <= 160
 
 
+@pytest.mark.heavy
 def test_three_steps_make_a_module_train_resume_test_and_predict(tmp_path: Path) -> None:
     project = copy(tmp_path / "project")
     steps = section(README, "Your own LightningModule in three steps")
@@ -103,8 +104,10 @@ def test_the_effects_of_recipes_in_the_readme_were_measured() -> None:
 
 
 def test_the_summaries_of_docs_in_the_readme_repeat_their_numbers() -> None:
-    ratio, low, high, tries = re.findall(r"\d\.\d\d|\d{3}", section(README, "More"))
+    ratio, low, high, *counts = re.findall(r"\d\.\d\d|\d{3}", section(README, "More"))
     rows = table(PAGES["performance.md"])
     assert [row[4] for row in rows if row[:2] == ["step, almost empty net", "defaults"]] == [ratio]
     assert sorted(row[4] for row in rows if "MLP" in row[0] and row[1] == "bare") == [low, high]
-    assert table(PAGES["reliability.md"])[0][1:] == [tries, tries]
+    measured = {tuple(row[1:3]) for row in table(PAGES["reliability.md"])}
+    assert len(counts) == 6
+    assert {*zip(counts[::2], counts[1::2], strict=True)} <= measured

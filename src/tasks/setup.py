@@ -177,24 +177,24 @@ def init_from_data(net: nn.Module, data: Any) -> None:
 
 
 def reference_metrics(task: Any, data: Any) -> dict[str, Tensor]:
-    """Return the test metrics of a prediction that ignores its input: the mean of targets, or how frequent a class is.
+    """Return test metrics of the mean of the training targets, or of the frequency of each class, for any input.
 
-    Both are of the training split. Known after training, if the whole test split is used and the task is averageable.
+    None unless the training and the whole test split are loaded, and the task is averageable.
     """
     splits = data.splits if isinstance(data, ImageData) else {}
     whole: bool = isinstance(task, Averageable) and task.trainer.limit_test_batches == 1.0  # type: ignore[attr-defined]
     if not whole or not {"train", "test"} <= splits.keys():
         return {}
-    train, test = splits["train"], splits["test"]
-    if train.targets.is_floating_point() or train.targets.ndim == 2:
-        constant = train.targets[train.index].float().mean(0).view(-1)  # (D,) or (K,)
+    (train, own), (test, others) = ((splits[s].targets, splits[s].index) for s in ("train", "test"))
+    if train.is_floating_point() or train.ndim == 2:
+        constant = train[own.to(train.device)].float().mean(0).view(-1)  # (D,) or (K,)
     else:
-        parts = (train.targets[index].flatten() for index in train.index.split(256))  # masks are large
+        parts = (train[index].flatten() for index in own.to(train.device).split(256))  # masks are large
         counts = torch.stack([part.bincount(minlength=task.num_classes) for part in parts]).sum(0)
         constant = counts / counts.sum()
-    metrics, size = task.test_metrics.clone("reference/"), test.targets.shape[1:] if test.targets.ndim > 2 else ()
-    for index in test.index.split(max(1, 2**24 // math.prod((len(constant), *size)))):
-        targets = test.targets[index].to(task.device)
+    metrics, size = task.test_metrics.clone("reference/"), test.shape[1:] if test.ndim > 2 else ()
+    for index in others.to(test.device).split(max(1, 2**24 // math.prod((len(constant), *size)))):
+        targets = test[index].to(task.device)
         soft = constant.to(task.device).view(1, -1, *[1] * len(size)).expand(len(targets), -1, *size)
         metrics.update(*task.compare(soft, targets))
     return {name: value for name, value in metrics.compute().items() if not value.ndim}

@@ -66,6 +66,7 @@ def test_fit_does_not_load_the_test_split_without_a_test(monkeypatch: pytest.Mon
     assert not any("test" in key for key in results())
 
 
+@pytest.mark.heavy
 def test_the_printed_and_the_written_config_repeat_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["fit", *SMALL, "--print_config"])

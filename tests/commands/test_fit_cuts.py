@@ -93,6 +93,7 @@ def test_the_throughput_of_a_cut_epoch_counts_only_its_own_samples() -> None:
     assert x.progress.samples == pytest.approx(1293 * 10 / 21)
 
 
+@pytest.mark.heavy
 def test_training_in_float64_resumes_without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     double = [*FIT, "--trainer.precision=64-true", "--trainer.max_epochs=2", "--last.every_n_steps=5"]
     main(double)
@@ -130,6 +131,7 @@ def test_the_backbone_of_a_task_is_unfrozen_during_its_schedule_and_resumes(monk
     assert [group["lr"] for group in groups] == [0, 0, 0.001]  # which the callback has aligned in the last epoch
 
 
+@pytest.mark.heavy
 def test_a_learning_rate_is_searched_once_and_stands_in_config_yaml() -> None:
     kind = "tests.conftest.PlainModule"
     finder = ["--trainer.callbacks=lightning.pytorch.callbacks.LearningRateFinder"]
@@ -184,6 +186,7 @@ def test_a_run_cut_off_before_its_test_is_tested_as_if_it_had_not_been(monkeypat
     assert 0 < results["milliseconds_per_step"] < 1e4
 
 
+@pytest.mark.heavy
 def test_a_run_whose_time_is_up_says_so_and_keeps_its_results(capsys: pytest.CaptureFixture[str]) -> None:
     main([*FIT, "--trainer.max_epochs=1000", "--trainer.max_time=00:00:00:02"])
     assert f"extend  python -m src.cli fit --run {RUN} --trainer.max_time=N" in capsys.readouterr().out

@@ -82,6 +82,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.heavy
 def test_a_killed_worker_is_one_line():
     fill()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
