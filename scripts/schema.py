@@ -14,6 +14,7 @@ import src
 from src.config.parser import make_parser
 
 DESCRIBED = ("src.", "torch.optim.", "lightning.pytorch.")  # classes from elsewhere may have any arguments
+CALLED = {"init", "penalties"}  # Callable[..., Any], which may be classes, but jsonargparse describes them as texts
 HIDDEN = {"$schema", "dict_kwargs", "params", "num_outputs"}  # the code, not the YAML, passes the last two
 
 
@@ -43,6 +44,7 @@ def relax(node: Any) -> Any:
     if "properties" in node:
         keys = {key: value for key, value in node["properties"].items() if key not in HIDDEN}
         lists = [key for key, value in keys.items() if any("items" in form for form in value.get("anyOf", [value]))]
+        keys |= {key: {} for key in CALLED & keys.keys()}
         node["properties"] = keys | {f"{key}+": keys[key] for key in lists}
     return node
 
