@@ -45,7 +45,7 @@ def test_each_config_of_ours_is_valid(schema: dict[str, Any], file: Path) -> Non
         "data: {init_args: {augment+: [{class_path: torchvision.transforms.v2.RandAugment, init_args: {num_ops: 1}}]}}",
         "model: {init_args: {loss: {class_path: torch.nn.CrossEntropyLoss, init_args: {label_smoothing: 0.1}}}}",
         "model: {init_args: {net: torchvision.models.resnet18}}",
-        "model: {init_args: {init: {class_path: src.nets.Init}, penalties: [{class_path: src.losses.Penalty}]}}",
+        "model: {init_args: {init: {class_path: src.nets.Init}, penalties: [{class_path: src.losses.L1}]}}",
         "model: {init_args: {net: {class_path: torchvision.models.resnet18, init_args: {weights: null}}}}",
         "model: {init_args: {schedule: {class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 3}}}}",
         "trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: x}}]}",
