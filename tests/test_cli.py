@@ -220,6 +220,7 @@ for command in json.loads(sys.argv[1]):
 ABSENT = "SIGHUP,SIGUSR1,pthread_sigmask,sigwaitinfo,SIG_BLOCK,SIG_UNBLOCK"
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform == "win32", reason="pretends to be Windows")
 def test_commands_need_nothing_that_windows_lacks() -> None:
     save_photos(Path("photos"))
@@ -238,6 +239,7 @@ def test_commands_need_nothing_that_windows_lacks() -> None:
     assert "peak_memory_mib" not in json.loads(Path("runs/digits/version_0/results.json").read_text())
 
 
+@pytest.mark.heavy
 def test_configs_and_names_are_utf8_in_any_locale() -> None:
     save_photos(Path("photos"), names=("cat", "\u732b"))
     config = Path("configs/folder.yaml").read_text(encoding="utf-8")

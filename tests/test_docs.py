@@ -171,6 +171,7 @@ def test_the_table_of_presets_is_complete() -> None:
     assert named == {file.stem for file in (ROOT / "configs/presets").glob("*.yaml")}
 
 
+@pytest.mark.heavy
 def test_one_new_file_of_each_kind_is_used_by_naming_it(tmp_path: Path) -> None:
     project = copy(tmp_path / "project")
     rows = {row[0]: row for row in table(section(PAGES["CONTRIBUTING.md"], "Add something"))}

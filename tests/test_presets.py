@@ -89,6 +89,7 @@ def test_balanced_samples_all_classes_equally_often(batches: list[Any]) -> None:
         assert counts.max() - counts.min() <= 2
 
 
+@pytest.mark.heavy
 def test_batch_size_finds_the_largest_that_it_tries() -> None:
     data = fit("batch_size").data
     assert data.batch_size > 64
@@ -202,6 +203,7 @@ def test_gpu_keeps_images_on_the_gpu_and_trains_there() -> None:
     assert experiment.data.splits["train"].images.device.type == "cuda"
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:out of memory")
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_micro_batches_train_a_batch_that_does_not_fit(where: str) -> None:

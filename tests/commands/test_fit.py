@@ -95,6 +95,7 @@ def test_fit_again_of_a_complete_run_changes_nothing(capsys: pytest.CaptureFixtu
     assert {file.name for file in RUN.glob("results*")} == {"results.json", "results_0.json"}
 
 
+@pytest.mark.heavy
 def test_a_run_that_stopped_early_is_evaluated_and_not_trained_on() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Task, "on_test_start", interrupt)
@@ -113,6 +114,7 @@ def test_fast_dev_run_leaves_the_results_of_a_run_unchanged(trained: Path) -> No
     assert (trained / "results.json").read_bytes() == before
 
 
+@pytest.mark.heavy
 def test_max_time_ends_a_run_at_the_end_of_an_epoch() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Timer, "time_elapsed", lambda timer, *_: 2.0 if timer.start_time() else 0.0)
