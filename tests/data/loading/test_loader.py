@@ -167,10 +167,10 @@ samples = Samples(torch.rand(6, 1, 2, 2), torch.arange(6), torch.arange(6))
 samples.images.num_workers = 2
 loader = TensorLoader(samples, BatchSampler(6, 2), pair)
 iterator = iter(loader)
-next(iterator)
+next(iterator), next(iterator)  # both workers have started
 for worker in active_children():
     os.system(f"kill -TERM {worker.pid}; kill -INT {worker.pid}; kill -HUP {worker.pid}; kill -USR1 {worker.pid}")
-print(1 + len(list(iterator)), len(active_children()))
+print(2 + len(list(iterator)), len(active_children()))
 iterator = iter(loader)
 next(iterator)
 """
