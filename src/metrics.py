@@ -160,19 +160,6 @@ def classification_metrics(num_classes: int, per_class: bool) -> MetricCollectio
     return MetricCollection(metrics, compute_groups=[[*family] for family in families])
 
 
-def segmentation_metrics(num_classes: int, per_class: bool) -> MetricCollection:
-    """Return the mean intersection over union (IoU) over classes, and the accuracy, over all pixels of a split.
-
-    Classes that are neither predicted nor true anywhere do not count in the mean. With ``per_class`` also
-    ``iou_each``.
-    """
-    require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
-    iou = {"iou": tm.MulticlassJaccardIndex(num_classes)}
-    iou |= {"iou_each": tm.MulticlassJaccardIndex(num_classes, average="none")} if per_class else {}
-    accuracy = tm.MulticlassAccuracy(num_classes, average="micro")
-    return MetricCollection({**iou, "accuracy": accuracy}, compute_groups=[[*iou], ["accuracy"]])
-
-
 def flatten_per_class(metrics: dict[str, Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
     """Flatten metrics with one value per class: ``recall_each`` becomes ``recall/<class>`` for each class."""
     flat: dict[str, Tensor] = {}

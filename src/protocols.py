@@ -79,6 +79,7 @@ class Pretrained(Protocol):
 
     weights: Any
     rename: Any
+    note: str  # what was loaded, to print when training starts
 
 
 @runtime_checkable

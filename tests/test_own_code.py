@@ -375,7 +375,7 @@ def test_a_net_that_changes_while_it_is_loaded_resumes(model: str) -> None:
     assert lrs[0] == lrs[1]
 
 
-def test_a_net_that_the_constructor_does_not_build_is_loaded_or_refused_in_one_line() -> None:
+def test_a_net_that_setup_builds_is_loaded_or_refused_in_one_line() -> None:
     x = fit("Configured", epochs=1)
     assert same(load_run(x.run.path)[0].state_dict(), x.task.state_dict())
     with pytest.raises(UserError, match="the checkpoint does not match the net: "):

@@ -78,7 +78,7 @@ def comparison(task: Any, names: list[str], soup: bool) -> Rows:
         half = differences.std(0) / n**0.5 * stdtrit(n - 1, 0.975)
         spreads = [f" +/- {each:.4f}" for each in half.tolist()]
     rows = [("run", f"{task.metric:>10}  {kind} minus run")]
-    for name, value, spread in zip(names, own, spreads, strict=False):
+    for name, value, spread in zip(names, own, spreads, strict=False):  # a soup is one more member
         rows.append(
             (name if len(name) <= 40 else f"...{name[-37:]}", f"{cell(value)}  {combined - value:+.4f}{spread}")
         )

@@ -55,7 +55,7 @@ class Experiment:
         return loads and any(is_overridden(step, self.task) for step in steps)
 
     def run_options(self) -> str:
-        """Return the options by which a command uses the run folder."""
+        """Return what to type after a command that uses the run folder."""
         return f"--run {quote(str(self.run and self.run.path))}{' --trust' if self.needs_trust else ''}"
 
     def usable(self) -> tuple[bool, str | None]:

@@ -55,8 +55,8 @@ def describe(weights: str, account: Account) -> str:
     where = weights if len(weights) <= 38 else f"...{weights[-35:]}"
     total = sum(len(account[kind]) for kind in ("loaded", "other shape", "missing"))
     lines = [f"{len(account['loaded'])} of {total} tensors loaded from {where}"]
-    rows = [(kind, LEFT_OUT.get(kind, kind), names) for kind, names in account.items() if names and kind != "loaded"]
-    lines += [f"{len(names)} {text}: {', '.join(names)}" for _, text, names in rows]
+    others = [(LEFT_OUT.get(kind, kind), names) for kind, names in account.items() if names and kind != "loaded"]
+    lines += [f"{len(names)} {text}: {', '.join(names)}" for text, names in others]
     return "\n".join(shorten(line, 70, placeholder=" ...") for line in lines)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from src import UserError
-from src.protocols import Describes, HasEpochMeans, Resumable, WarmedUp
+from src.protocols import Describes, HasEpochMeans, Pretrained, Resumable, WarmedUp
 from src.runs.folder import digest
 
 ROOT = Path(__file__).parents[2]
@@ -57,11 +57,9 @@ def start_notes(trainer: Any, resumed: Path | None) -> Rows:
         exact = f"not exactly, because of its {kept[0]}" if kept else "exactly only from the end of an epoch"
         verb = "have" if " and " in lacking else "has"
         rows += [("note", f"this {lacking} {verb} no mid-epoch state:"), ("", f"an interrupted run resumes {exact}")]
-    for each in (task, *trainer.callbacks):
-        note = getattr(each, "note", "")  # a module of another project may have one of its own
-        rows += [
-            ("" if i else "note", line) for i, line in enumerate(note.splitlines() if isinstance(note, str) else [])
-        ]
+    notes = [task.note] if isinstance(task, Pretrained) else []
+    for text in [*notes, *(getattr(callback, "note", "") for callback in trainer.callbacks)]:
+        rows += [("" if i else "note", line) for i, line in enumerate(text.splitlines())]
     steps, warmup = trainer.estimated_stepping_batches, task.warmup_steps if isinstance(task, WarmedUp) else 0
     if isinstance(warmup, int) and 0 < steps <= warmup and not trainer.fast_dev_run:
         rows += [("note", f"warmup_steps ({warmup}) >= run length ({steps} steps):")]

@@ -65,8 +65,8 @@ class Task(LightningModule):
         tta: Literal["plain", "mirror", "mirror_shift"] = "plain",
     ) -> None:
         super().__init__()
-        steps = warmup_steps < 1 or warmup_steps == int(warmup_steps)
-        require(steps, f"warmup_steps must be a number of steps or, below 1, a fraction of the run, got {warmup_steps}")
+        valid = warmup_steps < 1 or warmup_steps == int(warmup_steps)
+        require(valid, f"warmup_steps must be a number of steps or, below 1, a fraction of the run, got {warmup_steps}")
         require(rename is None or weights, "rename needs weights: set model.weights, or model.rename=null")
         if init is not None:
             init(net)

@@ -40,11 +40,11 @@ class Ensemble(LightningModule):
         if isinstance(first, DrawsPredictions):
             self.draw_predictions = first.draw_predictions
         if isinstance(first, Task):
-            # the judge compares and decides with mean thresholds, and needs no net
-            self.judge: Any = deepcopy(first, {id(first.net): nn.Identity()})
-            average_state(self.judge, members, weights)
+            # the first task with mean thresholds, which compares and decides; it needs no net
+            self.averaged: Any = deepcopy(first, {id(first.net): nn.Identity()})
+            average_state(self.averaged, members, weights)
             self.metric = first.monitor[0].removeprefix("val/")
-            self.scores: Any = nn.ModuleList([first.test_metrics[self.metric].clone() for _ in (*members, self.judge)])
+            self.scores: Any = nn.ModuleList(first.test_metrics[self.metric].clone() for _ in range(len(members) + 1))
             self.values, self.soft, self.targets = (CatMetric(nan_strategy="disable") for _ in range(3))
 
     def setup(self, stage: str) -> None:
@@ -78,11 +78,11 @@ class Ensemble(LightningModule):
     def test_step(self, batch: tuple[Any, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         inputs, targets = batch
         each = self.predict_each(inputs)
-        pairs = zip((*self.members, self.judge), (*each, self.average(each)), strict=True)
+        pairs = zip((*self.members, self.averaged), (*each, self.average(each)), strict=True)
         compared = [task.compare(soft, targets) for task, soft in pairs]
         for score, pair in zip(self.scores, compared, strict=True):
             score.update(*pair)
-        self.judge.test_metrics.update(*compared[-1])
+        self.averaged.test_metrics.update(*compared[-1])
         values: list[Any] = [value_per_sample(self.scores[0], *pair) for pair in compared]
         if values[0] is not None:
             self.values.update(torch.stack(values, 1))
@@ -90,7 +90,7 @@ class Ensemble(LightningModule):
     def on_test_epoch_end(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         names = data.class_names if isinstance(data, ImageData) else None
-        self.log_dict(flatten_per_class(self.judge.test_metrics.compute(), names), sync_dist=True)
+        self.log_dict(flatten_per_class(self.averaged.test_metrics.compute(), names), sync_dist=True)
         self.results = [float(score.compute()) for score in self.scores]  # of each member, then of the average
         self.paired = self.values.compute() if self.values.update_called else None  # of each sample, (N, members + 1)
 
@@ -106,7 +106,7 @@ class Ensemble(LightningModule):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         several = len(self.trainer.num_predict_batches) > 1
         soft = self.average(self.predict_each(batch, batch_idx, *([dataloader_idx] if several else [])))
-        return self.judge.decide(soft) if isinstance(self.members[0], Task) else soft
+        return self.averaged.decide(soft) if isinstance(self.members[0], Task) else soft
 
 
 @torch.no_grad()

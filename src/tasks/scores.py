@@ -1,4 +1,4 @@
-"""Metrics of single tasks: numbers, retrieval, the best threshold of each class, and values of each sample."""
+"""Metrics of single tasks: numbers, masks, retrieval, several classes; and the values of samples behind a mean."""
 
 from typing import Any
 
@@ -30,6 +30,19 @@ def regression_metrics() -> MetricCollection:
     """Return the mean absolute error, the mean squared error, its root, and R2, each averaged over the D targets."""
     mse = {"mse": MeanSquaredError(), "rmse": MeanSquaredError(squared=False)}
     return MetricCollection({"mae": MeanAbsoluteError(), **mse, "r2": R2()}, compute_groups=[["mae"], [*mse], ["r2"]])
+
+
+def segmentation_metrics(num_classes: int, per_class: bool) -> MetricCollection:
+    """Return the mean intersection over union (IoU) over classes, and the accuracy, over all pixels of a split.
+
+    Classes that are neither predicted nor true anywhere do not count in the mean. With ``per_class`` also
+    ``iou_each``.
+    """
+    require(num_classes >= 2, f"num_classes must be at least 2, got {num_classes}")
+    iou = {"iou": tm.MulticlassJaccardIndex(num_classes)}
+    iou |= {"iou_each": tm.MulticlassJaccardIndex(num_classes, average="none")} if per_class else {}
+    accuracy = tm.MulticlassAccuracy(num_classes, average="micro")
+    return MetricCollection({**iou, "accuracy": accuracy}, compute_groups=[[*iou], ["accuracy"]])
 
 
 class Retrieval(Metric):

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 from torchvision.utils import draw_segmentation_masks
 
 from src import at_least_float32, require
-from src.metrics import segmentation_metrics
 from src.tasks.base import Task
+from src.tasks.scores import segmentation_metrics
 from src.tasks.setup import NetFactory, build_net, check_net
 from src.tasks.targets import check_masks
 

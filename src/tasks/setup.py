@@ -143,7 +143,7 @@ def can_ignore_a_batch(loss: Any) -> bool:
 def init_net(task: Any) -> str:
     """Initialize the net of a task from its data, then load its ``weights``; return what to print."""
     init_from_data(task.net, task.trainer.datamodule)
-    weights, task.weights = task.weights, None  # a second fit goes on with what the first has trained
+    weights, task.weights = task.weights, None  # a second fit continues from what the first trained
     return describe(weights, load_weights(task.net, weights, task.rename)) if weights else ""
 
 

@@ -108,7 +108,7 @@ def test_a_command_for_ensembles_runs_as_printed(command: str, three: list[str])
 
 
 def brute_force(soft: Tensor, score: Callable[[Tensor], float]) -> list[int]:
-    """Return the counts of the best ensemble on the way, all members of all ensembles averaged anew."""
+    """Return the counts of the best ensemble on the way, averaging all members of each ensemble again."""
     path: list[list[int]] = []
     for _ in range(ROUNDS * soft.shape[1]):
         members = path[-1] if path else []

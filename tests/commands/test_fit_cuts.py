@@ -118,7 +118,7 @@ def test_a_callback_that_unfreezes_a_backbone_resumes(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.heavy
-def test_the_backbone_of_a_task_is_unfrozen_during_its_schedule_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backbone_is_unfrozen_during_a_schedule_and_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     args = [*FIT, "--trainer.max_epochs=4", "--model.net=src.nets.MLP", "--model.net.image_shape=[1,8,8]"]
     args += ["--model.net.hidden_sizes=[16]", "--trainer.callbacks=lightning.pytorch.callbacks.BackboneFinetuning"]
     args += ["--trainer.callbacks.unfreeze_backbone_at_epoch=1", "--model.schedule=src.optim.Linear"]
@@ -229,7 +229,7 @@ def test_stochastic_weight_averaging_resumes_within_an_epoch(monkeypatch: pytest
     assert_same_training(RUN, RUN.with_name("version_1"))
 
 
-def test_a_run_resumed_in_an_epoch_without_validation_is_validated_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumed_in_an_unvalidated_epoch_is_validated_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     args = [*FIT, "--trainer.check_val_every_n_epoch=2", "--last.every_n_steps=5"]
     main(args)
     cut(args, 50, monkeypatch)

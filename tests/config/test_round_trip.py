@@ -89,7 +89,7 @@ def test_a_typed_null_is_not_replaced_by_a_default(typed: list[str], position: i
     assert [task.values[position] for task in tasks] == [None, None]
 
 
-def test_a_class_without_arguments_that_replaces_one_with_some_is_read_back() -> None:
+def test_a_class_that_replaces_one_with_more_arguments_is_read_back() -> None:
     config = parse(read(["fit", DIGITS, "--data=tests.engine.test_resume_split.DrawnSplit"])[0])
     assert plain_config(config)["data"]["class_path"] == "tests.engine.test_resume_split.DrawnSplit"
 

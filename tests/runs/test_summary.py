@@ -141,12 +141,20 @@ def test_what_does_not_resume_exactly_is_noted(loader: dict[str, Any] | None, la
     assert [text for _, text in start_notes(trainer, None)] == notes
 
 
-@pytest.mark.parametrize(("note", "lines"), [("one\ntwo", [("note", "one"), ("", "two")]), ("", []), (lambda: "", [])])
-def test_a_module_may_have_a_note_or_something_else_of_that_name(note: Any, lines: list[tuple[str, str]]) -> None:
-    task = SimpleNamespace(note=note, train_means=None)
+@pytest.mark.parametrize(("note", "lines"), [("one\ntwo", [("note", "one"), ("", "two")]), ("", [])])
+def test_a_task_prints_what_it_loaded(note: str, lines: list[tuple[str, str]]) -> None:
+    task = SimpleNamespace(note=note, weights=None, rename=None, train_means=None)
     trainer = SimpleNamespace(lightning_module=task, estimated_stepping_batches=1, fast_dev_run=False, **ALONE)
     trainer.train_dataloader = Resumable()
     assert start_notes(trainer, None) == lines
+
+
+@pytest.mark.parametrize("note", ["a tensor of C4", lambda: "", 440.0])
+def test_a_module_may_have_a_note_of_its_own(note: Any) -> None:
+    task = SimpleNamespace(note=note, train_means=None)
+    trainer = SimpleNamespace(lightning_module=task, estimated_stepping_batches=1, fast_dev_run=False, **ALONE)
+    trainer.train_dataloader = Resumable()
+    assert start_notes(trainer, None) == []
 
 
 @pytest.mark.parametrize(("steps", "noted"), [(4, True), (5, True), (6, False), (float("inf"), False)])

@@ -13,8 +13,8 @@ from src import UserError, load_run
 from src.cli import main
 from src.data import Digits, DigitScenes
 from src.losses import FocalLoss, SoftDice, SoftIoU, SumOfLosses
-from src.metrics import segmentation_metrics
 from src.nets import UNet
+from src.tasks.scores import segmentation_metrics
 from tests.conftest import refused
 
 FIT = [

@@ -54,8 +54,8 @@ def parse(file: Path, name: str, rows: Rows, may_miss: bool) -> list[Any]:
             require(may_miss, f"{place} is missing; {hint}")
             values.append(None)
             continue
-        try:
-            values.append(float(text))
+        try:  # float also reads 1_000 and the digits of other scripts
+            values.append(float(text) if text.isascii() and "_" not in text else text)
         except ValueError:
             values.append(text)
         finite = isinstance(values[-1], str) or abs(values[-1]) < LARGEST

@@ -66,6 +66,13 @@ def test_a_number_in_another_notation_is_no_category(text: str) -> None:
         parse(FILE, "a", rows, may_miss=True)
 
 
+@pytest.mark.parametrize("text", ["1_000", "\u0661\u0662"])
+def test_only_plain_digits_are_numbers(text: str) -> None:
+    assert parse(FILE, "a", {2: {"a": text}, 3: {"a": "x"}}, may_miss=True) == [text, "x"]
+    with pytest.raises(UserError, match="row 2: a must be a number as in row 3"):
+        parse(FILE, "a", {2: {"a": text}, 3: {"a": "5"}}, may_miss=True)
+
+
 def test_a_few_categories_may_look_like_numbers_with_commas() -> None:
     texts = ["0,0", "0-0", "1-0"]
     assert parse(FILE, "a", {i: {"a": text} for i, text in enumerate(texts)}, may_miss=True) == texts
