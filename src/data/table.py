@@ -101,9 +101,7 @@ class Table(DataModule):
 
     def measure(self, train: Samples, val: Samples) -> None:
         """Measure the columns on the training split, and replace the values of both splits by inputs."""
-        self.measured = [
-            measure(train.images[train.index.numpy(), i], self.missing) for i in range(train.images.shape[1])
-        ]
+        self.measured = measure(train.images[train.index.numpy()], self.missing)
         inputs = self.encode(train.images)
         for split in (train, val):
             split.images = inputs
@@ -149,15 +147,32 @@ class Diabetes(Table):
         return {i: dict(zip(names, map(str, row), strict=True)) for i, row in enumerate(table.tolist(), 2)}
 
 
-def measure(values: Any, missing: Missing) -> tuple[Any, ...]:
-    """Return the value that fills gaps, then mean and std of a column of numbers, or the categories of one of texts."""
-    known = [value for value in values if value is not None]
-    require(known, "a column has no values in the training split: drop it")
-    if isinstance(known[0], str):
-        categories = sorted({*known})
-        return max(categories, key=known.count), categories
-    numbers = np.array(known)
-    fill = float(np.median(numbers) if missing == "median" else numbers.mean())
-    filled = np.array([fill if value is None else value for value in values])
-    mean, std = float(filled.mean()), float(filled.std())
-    return fill, mean, std if std > 1e-9 * abs(mean) else 1.0  # a constant column becomes zeros
+def measure(values: Any, missing: Missing) -> list[tuple[Any, ...]]:
+    """Return of each column the value that fills gaps, then mean and std if it has numbers, or the categories of texts.
+
+    scikit-learn measures them; here they become plain values, which a checkpoint can hold.
+    """
+    from sklearn.compose import ColumnTransformer  # slow to import
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    known = [next((value for value in column if value is not None), None) for column in values.T]
+    require(None not in known, "a column has no values in the training split: drop it")
+    texts, numbers = ([i for i, value in enumerate(known) if isinstance(value, str) == text] for text in (True, False))
+    fill_texts = SimpleImputer(missing_values=None, strategy="most_frequent")
+    fill_numbers = SimpleImputer(strategy="median" if missing == "median" else "mean")
+    parts = [
+        ("texts", make_pipeline(fill_texts, OneHotEncoder()), texts),
+        ("numbers", make_pipeline(fill_numbers, StandardScaler()), numbers),
+    ]
+    fitted = ColumnTransformer(parts).fit(values).named_transformers_
+    found: dict[int, tuple[Any, ...]] = {}
+    if texts:
+        fill, one_hot = fitted["texts"]
+        found |= zip(texts, zip(fill.statistics_, map(list, one_hot.categories_), strict=True), strict=True)
+    if numbers:
+        fill, scale = fitted["numbers"]
+        each = (fill.statistics_.tolist(), scale.mean_.tolist(), scale.scale_.tolist())
+        found |= zip(numbers, zip(*each, strict=True), strict=True)
+    return [found[i] for i in range(len(known))]
