@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.plugins import Precision
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
@@ -20,7 +20,8 @@ from src.protocols import Averageable, ImageData
 from src.runs.predictions import let_forward_predict
 from src.runs.summary import print_rows
 from src.tasks import Task
-from src.tasks.ensemble import Ensemble, average_state
+from src.tasks.comparison import Comparison
+from src.tasks.ensemble import Ensemble
 
 Member = tuple[Any, Precision]  # a task and its precision plugin
 ROUNDS = 5  # of the greedy choice for each member; a round adds a member
@@ -58,8 +59,13 @@ def combine(members: list[Experiment], command: str, greedy: bool, soup: bool) -
 
 def ensemble(x: Experiment, pool: list[Any], counts: list[int]) -> Ensemble:
     tasks, precisions = zip(*pool, strict=True)
-    weights = [count / sum(counts) for count in counts]
-    return Ensemble([*tasks], [*precisions], weights, x.stored.get(type(x.data).__qualname__))
+    settings: dict[str, Any] = {"members": [*tasks], "precisions": [*precisions], "averaged": tasks[0]}
+    settings |= {"weights": [n / sum(counts) for n in counts], "data_state": x.stored.get(type(x.data).__qualname__)}
+    if not isinstance(tasks[0], Task):
+        return Ensemble(**settings)
+    averaged = deepcopy(tasks[0], {id(tasks[0].net): nn.Identity()})
+    average_state(averaged, [*tasks], settings["weights"])
+    return Comparison(**settings | {"averaged": averaged})
 
 
 def check_member(first: Experiment, x: Experiment, names: tuple[str, str], needs_tasks: bool) -> None:
@@ -128,7 +134,7 @@ def choose(x: Experiment, pool: list[Member], soup: bool) -> list[int]:
 
 def validation_predictions(x: Experiment, pool: list[Member]) -> tuple[Tensor, Tensor]:
     """Return the predictions of each member, (N, members, ...), and the targets of the validation split."""
-    task = ensemble(x, pool, [1] * len(pool))
+    task: Any = ensemble(x, pool, [1] * len(pool))
     x.trainer.validate(task, datamodule=x.data, verbose=False)
     return task.kept
 
@@ -182,3 +188,13 @@ def make_soup(x: Experiment, pool: list[Member]) -> Member:
         with precision.forward_context():
             update_bn(map(precision.convert_input, data.train_dataloader()), soup.net.to(device), device)
     return soup, precision
+
+
+@torch.no_grad()
+def average_state(task: nn.Module, members: list[nn.Module], weights: list[float]) -> None:
+    """Set parameters and buffers to the weighted mean over members; integers, such as counters, stay the task's own."""
+    states = [member.state_dict() for member in members]
+    for name, value in task.state_dict().items():
+        if isinstance(value, Tensor) and value.is_floating_point() and all(name in state for state in states):
+            mean = sum(weight * state[name].double() for weight, state in zip(weights, states, strict=True) if weight)
+            value.copy_(mean)

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,24 @@ from src.losses.classification import FocalLoss, check_weights
 NAMES = ("pos_weight", "weight")
 
 
-def set_class_weights(loss: Any, num_classes: int, weights: list[float]) -> None:
-    """Set ``pos_weight`` of a loss if it has one, else ``weight``; refuse a loss with neither."""
+def set_class_weights(loss: Any, num_classes: int, weights: list[float] | Literal["balanced"]) -> None:
+    """Set ``pos_weight`` of a loss if it has one, else ``weight``; refuse a loss with neither.
+
+    ``balanced`` weights are ones until ``balance_classes`` measures them.
+    """
+    weights = [1.0] * num_classes if isinstance(weights, str) else weights
     expected = f"{num_classes} numbers, one for each class"
     require(len(weights) == num_classes, f"class_weights must be {expected}, got {len(weights)}")
     check_weights("class_weights", weights)
     name = weight_name(loss)
     current = loss.get_buffer(name)
     setattr(loss, name, torch.tensor(weights, device=None if current is None else current.device))
+
+
+def balance_classes(task: Any) -> None:
+    """Set the class weights of a classifier's loss so that all classes of its training split count equally."""
+    targets = task.trainer.datamodule.splits["train"].classes
+    set_class_weights(task.loss, task.num_classes, balanced_weights(task.loss, task.num_classes, targets))
 
 
 def balanced_weights(loss: Any, num_classes: int, targets: Tensor) -> list[float]:

@@ -1,4 +1,4 @@
-"""Weights: load trained tensors into a net from a file, a run folder, torchvision or timm."""
+"""Trained weights: load them from a file, a run folder, torchvision or timm; the layers that are kept or frozen."""
 
 import re
 from collections import Counter
@@ -165,3 +165,18 @@ def download(weights: str) -> State:
     require(find_spec("timm") or name == weights, f"weights {weights}: timm is not installed: run make extras")
     expected = "a file, a run folder, a name of torchvision (ResNet18_Weights.DEFAULT) or of timm (timm/resnet18)"
     raise UserError(f"weights {weights} does not exist: expected {expected}")
+
+
+class Backbone:
+    """All layers of a task's net but the last one that has parameters; or the module that the task calls backbone."""
+
+    def __get__(self, task: Any, kind: Any) -> nn.Module:  # no __set__, so that a task may have its own
+        if (own := dict(task.named_children()).get("backbone")) is not None:
+            return own
+        layers = [layer for layer in task.net.modules() if [*layer.parameters(recurse=False)]]
+        for i, layer in enumerate(layers):
+            if [*layer.children()]:  # only its own parameters, such as a class token
+                layers[i] = nn.Module()
+                for name, p in layer.named_parameters(recurse=False):
+                    layers[i].register_parameter(name, p)
+        return nn.ModuleList(layers[:-1])

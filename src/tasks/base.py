@@ -2,22 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 
-from src import at_least_float32, require
-from src.losses.class_weights import loss_denominator
+from src import require
+from src.losses.class_weights import loss_denominator, restore_class_weights
 from src.metrics import EpochMeans, flatten_per_class
+from src.nets.weights import Backbone
 from src.optim import build_optimizer, with_warmup
 from src.protocols import ImageData
-from src.tasks.setup import Backbone, check_tta, counts_every_sample, init_net, reference_metrics
+from src.tasks.setup import counts_every_sample, init_net, reference_metrics
+from src.tasks.tta import check_tta, predict_with_tta
 
 
 class Task(LightningModule):
@@ -93,10 +94,12 @@ class Task(LightningModule):
         return {}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return predict_with_tta(self.net, inputs, "plain" if self.training else self.tta_now)
+        plain = self.training or self.tta_now == "plain"
+        return self.net(inputs) if plain else predict_with_tta(self.net, inputs, self.tta_now)
 
     def setup(self, stage: str) -> None:
-        check_tta(self)
+        if self.tta != "plain":
+            check_tta(self)
         self.tta_now = self.tta if stage in ("test", "predict") else "plain"
         self.train_means = EpochMeans()  # an interrupted run may have left old ones
         own = type(self).loss_weight is not Task.loss_weight or isinstance(getattr(self, "loss", None), self.may_ignore)
@@ -107,6 +110,16 @@ class Task(LightningModule):
 
     def teardown(self, stage: str) -> None:  # noqa: ARG002
         self.tta_now = "plain"
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Convert the net, but keep the weights of a loss in float32 where it becomes half: its inputs are float32."""
+        loss = getattr(self, "loss", None)
+        exact = {name: buffer.clone() for name, buffer in (loss.named_buffers() if isinstance(loss, nn.Module) else ())}
+        super().to(*args, **kwargs)
+        if any(loss.get_buffer(name).dtype.itemsize < 4 for name in exact):  # type: ignore[union-attr]
+            for name, buffer in loss.float().named_buffers():  # type: ignore[union-attr]
+                buffer.copy_(exact[name])
+        return self
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.net, self.optimizer, self.groups, self.layer_decay)
@@ -175,26 +188,9 @@ class Task(LightningModule):
         checkpoint["warmup"] = [self.warmup, self.warmup_steps]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        states = [checkpoint[key] for key in ("state_dict", "current_model_state") if key in checkpoint]  # with EMA
+        if any(key.startswith("loss.") for key in (*self.state_dict(), *states[0])):
+            balanced = getattr(self, "class_weights", None) == "balanced"
+            restore_class_weights(states, getattr(self, "loss", None), keep_stored=balanced)
         self.train_means.load_state(checkpoint.get("train_means", {}), self.global_rank)
         self.stored_warmup = checkpoint.get("warmup", [])
-
-
-def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: str) -> Tensor:
-    """Return the outputs of a net, (N, K) or (N, K, H, W), averaged over augmented views of the images (N, C, H, W).
-
-    ``mirror_shift`` gives half the weight to shifts by one pixel up-left and down-right; arXiv:2404.00498, section 3.5.
-    """
-    if tta == "plain":
-        return net(images)
-    views = [(images, 1 / 2)]
-    if tta == "mirror_shift":
-        padded = pad(images, [1] * 4, mode="reflect")
-        views = [(images, 1 / 4), (padded[..., :-2, :-2], 1 / 8), (padded[..., 2:, 2:], 1 / 8)]
-    outputs = []
-    for view, weight in views:
-        output, mirrored = at_least_float32(net(view)), at_least_float32(net(view.flip(3)))
-        if output.ndim > 2:  # per pixel
-            require(tta == "mirror", f"tta must be plain or mirror for outputs per pixel, got {tta}")
-            mirrored = mirrored.flip(-1)
-        outputs.append(weight * (output + mirrored))
-    return torch.stack(outputs).sum(0)

@@ -1,25 +1,16 @@
 """Classifier: one class for each input."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from src import UserError, at_least_float32
-from src.losses.class_weights import balanced_weights, restore_class_weights, set_class_weights
+from src.losses.class_weights import balance_classes, set_class_weights
 from src.metrics import classification_metrics
-from src.protocols import ImageData
 from src.tasks.base import Task
-from src.tasks.setup import (
-    NetFactory,
-    build_net,
-    can_ignore_a_batch,
-    check_classes,
-    check_loss,
-    check_net,
-    check_num_classes,
-)
+from src.tasks.setup import NetFactory, build_net, can_ignore_a_batch, check_classifier
 
 
 class Classifier(Task):
@@ -53,32 +44,14 @@ class Classifier(Task):
         self.loss = nn.CrossEntropyLoss() if loss is cross_entropy else loss  # the module can hold class weights
         self.num_classes, self.class_weights = num_classes, class_weights
         if class_weights is not None:
-            weights = [1.0] * num_classes if class_weights == "balanced" else class_weights
-            set_class_weights(self.loss, num_classes, weights)
+            set_class_weights(self.loss, num_classes, class_weights)
         self.may_be_nan = can_ignore_a_batch(self.loss)
 
     def setup(self, stage: str) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        check_num_classes(self.num_classes, data)
-        check_classes(data, "Classifier", self.num_classes)
-        check_loss(self.loss, self.num_classes, data.mix if isinstance(data, ImageData) else None)
-        check_net(self.net, data, self.num_classes)
+        check_classifier(self)
         super().setup(stage)
         if stage == "fit" and self.class_weights == "balanced":
-            targets = data.splits["train"].classes if isinstance(data, ImageData) else None
-            if targets is None:
-                raise UserError("class_weights: balanced needs data derived from src.data.DataModule; or list weights")
-            set_class_weights(self.loss, self.num_classes, balanced_weights(self.loss, self.num_classes, targets))
-
-    def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Convert the net, but keep class weights in float32 where it becomes half: the loss gets float32 logits."""
-        buffers = self.loss.named_buffers() if isinstance(self.loss, nn.Module) else ()
-        exact = {name: buffer.clone() for name, buffer in buffers}
-        super().to(*args, **kwargs)
-        if any(self.loss.get_buffer(name).dtype.itemsize < 4 for name in exact):  # type: ignore[union-attr]
-            for name, buffer in self.loss.float().named_buffers():  # type: ignore[union-attr]
-                buffer.copy_(exact[name])
-        return self
+            balance_classes(self)
 
     def evaluate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         inputs, targets = batch
@@ -105,9 +78,3 @@ class Classifier(Task):
 
     def decide(self, soft: Tensor) -> Tensor:
         return soft
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        states = [checkpoint[key] for key in ("state_dict", "current_model_state") if key in checkpoint]  # with EMA
-        if any(key.startswith("loss.") for key in (*self.state_dict(), *states[0])):
-            restore_class_weights(states, self.loss, keep_stored=self.class_weights == "balanced")

@@ -66,13 +66,16 @@ def check_classes(data: Any, task: str, num_classes: int | None = None) -> None:
         require(highest < (num_classes or 0), f"num_classes is {num_classes}, but the targets have class {highest}")
 
 
-def check_tta(task: Any) -> None:
-    """Refuse augmentation at test time that needs several pixels."""
-    data: Any = task.trainer.datamodule
-    tiny = isinstance(data, ImageData) and bool(data.shape) and min(data.shape[1:]) < 2
-    require(
-        not (tiny and task.tta == "mirror_shift"), "tta must not be mirror_shift: the inputs are one pixel high or wide"
-    )
+def check_classifier(task: Any) -> None:
+    """Refuse a Classifier whose number of classes, loss, net or class weights do not fit the data."""
+    data, k = task.trainer.datamodule, task.num_classes
+    known = isinstance(data, ImageData)
+    measures = task.class_weights == "balanced" and task.trainer.training
+    require(known or not measures, "class_weights: balanced needs data derived from src.data.DataModule; or list them")
+    check_num_classes(k, data)
+    check_classes(data, "Classifier", k)
+    check_loss(task.loss, k, data.mix if known else None)
+    check_net(task.net, data, k)
 
 
 def check_net(net: nn.Module, data: Any, outputs: int, per_pixel: bool = False) -> None:
@@ -145,21 +148,6 @@ def init_net(task: Any) -> str:
     init_from_data(task.net, task.trainer.datamodule)
     weights, task.weights = task.weights, None  # a second fit continues from what the first trained
     return describe(weights, load_weights(task.net, weights, task.rename)) if weights else ""
-
-
-class Backbone:
-    """All layers of a task's net but the last one that has parameters; or the module that the task calls backbone."""
-
-    def __get__(self, task: Any, kind: Any) -> nn.Module:  # no __set__, so that a task may have its own
-        if (own := dict(task.named_children()).get("backbone")) is not None:
-            return own
-        layers = [layer for layer in task.net.modules() if [*layer.parameters(recurse=False)]]
-        for i, layer in enumerate(layers):
-            if [*layer.children()]:  # only its own parameters, such as a class token
-                layers[i] = nn.Module()
-                for name, p in layer.named_parameters(recurse=False):
-                    layers[i].register_parameter(name, p)
-        return nn.ModuleList(layers[:-1])
 
 
 def init_from_data(net: nn.Module, data: Any) -> None:

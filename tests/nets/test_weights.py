@@ -11,7 +11,7 @@ from torchvision import models
 
 from src import UserError
 from src.nets import MLP, ResNet, SmallCNN
-from src.nets.weights import describe, load_weights
+from src.nets.weights import Backbone, describe, load_weights
 
 State = dict[str, Tensor]
 
@@ -204,3 +204,22 @@ def test_the_account_fits_into_70_columns_and_names_the_first() -> None:
     assert lines[2] == "2 of another shape, not loaded: head.weight, head.bias"
     assert lines[3].startswith("20 not in the net: net.an.unexpected.name.0, ")
     assert len(lines) == 4
+
+
+class WithBackbone(nn.Module):
+    """A module with the backbone of tasks."""
+
+    backbone = Backbone()
+
+
+def test_the_backbone_is_all_but_the_last_layer() -> None:
+    task = WithBackbone()
+    task.net = models.vit_b_16(num_classes=3, image_size=32)  # its class token and positions are in no layer
+    names = {p: name for name, p in task.net.named_parameters()}
+    found = [names[p] for p in task.backbone.parameters()]
+    assert sorted(found) == sorted({*names.values()} - {"heads.head.weight", "heads.head.bias"})
+    task.backbone = own = nn.Linear(2, 2)  # of a class derived from Task
+    assert task.backbone is own
+    task = WithBackbone()
+    task.backbone = "resnet18"
+    assert task.backbone == "resnet18"

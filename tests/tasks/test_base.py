@@ -18,49 +18,16 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanAbsoluteError, MetricCollection
 from torchmetrics.classification import MulticlassJaccardIndex
-from torchvision.transforms.functional import hflip, pad
 
-from src import UserError
+from src import tasks
 from src.cli import main
 from src.data import Digits
 from src.losses import L1, L2
 from src.nets import Init
 from src.optim import Cosine
 from src.tasks import Task
-from src.tasks.base import predict_with_tta
 from tests.conftest import rows, same, weights
 from tests.tasks.conftest import Noise, classifier, outputs, trainer
-
-IMAGES = torch.rand(4, 2, 6, 5)
-NET = nn.Sequential(nn.Flatten(), nn.Linear(60, 3)).requires_grad_(False)
-
-
-def test_tta_plain_is_the_net_itself():
-    assert predict_with_tta(NET, IMAGES, "plain").equal(NET(IMAGES))
-
-
-def test_tta_mirror_averages_the_image_and_its_mirror_image():
-    expected = (NET(IMAGES) + NET(hflip(IMAGES))) / 2
-    torch.testing.assert_close(predict_with_tta(NET, IMAGES, "mirror"), expected)
-
-
-def test_tta_mirror_shift_gives_shifts_the_weight_of_the_image():
-    padded = pad(IMAGES, [1], padding_mode="reflect")
-    shifted = [padded[..., :-2, :-2], padded[..., 2:, 2:]]
-    views = [IMAGES, hflip(IMAGES)] * 2 + [view for s in shifted for view in (s, hflip(s))]
-    expected = torch.stack([NET(view) for view in views]).mean(0)
-    torch.testing.assert_close(predict_with_tta(NET, IMAGES, "mirror_shift"), expected)
-
-
-def test_tta_mirrors_outputs_per_pixel_back():
-    def brightness(images: Tensor) -> Tensor:
-        return images * torch.arange(images.shape[3])  # depends on the column, so mirroring matters
-
-    columns = torch.arange(IMAGES.shape[3])
-    expected = IMAGES * (columns + columns.flip(0)) / 2
-    torch.testing.assert_close(predict_with_tta(brightness, IMAGES, "mirror"), expected)
-    with pytest.raises(UserError, match="tta must be plain or mirror for outputs per pixel, got mirror_shift"):
-        predict_with_tta(brightness, IMAGES, "mirror_shift")
 
 
 def test_tta_is_used_in_test_and_predict_but_not_in_validation():
@@ -350,3 +317,25 @@ def test_metrics_per_class_are_numbered_without_class_names(capsys):
     assert head == ["class", "iou"]
     assert [name for name, _ in classes] == ["0", "1"]
     assert sum(float(value) for _, value in classes) / 2 == pytest.approx(float(iou[1]), abs=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(tasks.MultiLabel, (3,)), (tasks.Segmenter, (3, 2, 2))])
+def test_weights_of_a_loss_stay_exact_and_as_configured(kind: Any, shape: tuple[int, ...]) -> None:
+    def task(weight: float) -> Any:
+        if kind is tasks.MultiLabel:
+            loss: nn.Module = nn.BCEWithLogitsLoss(pos_weight=torch.full((3,), weight))
+        else:
+            loss = nn.CrossEntropyLoss(weight=torch.tensor([weight, 1, 1]))
+        return kind(nn.Conv2d(3, 3, 1), num_classes=3, loss=loss, optimizer=SGD)
+
+    old, new = task(0.1), task(0.7)
+    half = task(0.1).to(torch.bfloat16)
+    assert half.net.weight.dtype == torch.bfloat16
+    logits = torch.randn(4, *shape)
+    targets = (logits > 1).float() if kind is tasks.MultiLabel else torch.arange(16).view(4, 2, 2) % 3
+    assert half.loss(logits, targets) == old.loss(logits, targets)
+    checkpoint = {"state_dict": old.state_dict()}
+    new.on_load_checkpoint(checkpoint)
+    new.load_state_dict(checkpoint["state_dict"])
+    assert new.loss(logits, targets) == task(0.7).loss(logits, targets)
+    assert new.net.weight.equal(old.net.weight)

@@ -11,14 +11,13 @@ import torch
 from sklearn import metrics
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from torch import Tensor, nn
-from torchvision.models import vit_b_16
 
 from src import UserError
 from src.cli import main
 from src.data import Digits, MixUp, ProgressiveResize
 from src.nets import SmallCNN, WhitenedCNN
 from src.tasks import setup
-from src.tasks.setup import Backbone, check_loss, check_net, check_num_classes, init_from_data
+from src.tasks.setup import check_loss, check_net, check_num_classes, init_from_data
 from tests.conftest import FIT, refused, same, weights
 
 CNN = '{"class_path": "src.nets.WhitenedCNN", "init_args": {"in_channels": 1, "widths": [4, 4]}}'
@@ -175,25 +174,6 @@ def test_weights_of_which_nothing_fits_are_refused_in_one_line(capsys: pytest.Ca
         "error: weights net.pt: nothing fits this net (first names: a.weight and features.0.0.weight)"
     )
     assert not Path("runs").exists()
-
-
-class WithBackbone(nn.Module):
-    """A module with the backbone of tasks."""
-
-    backbone = Backbone()
-
-
-def test_the_backbone_is_all_but_the_last_layer() -> None:
-    task = WithBackbone()
-    task.net = vit_b_16(num_classes=3, image_size=32)  # its class token and positions are in no layer
-    names = {p: name for name, p in task.net.named_parameters()}
-    found = [names[p] for p in task.backbone.parameters()]
-    assert sorted(found) == sorted({*names.values()} - {"heads.head.weight", "heads.head.bias"})
-    task.backbone = own = nn.Linear(2, 2)  # of a class derived from Task
-    assert task.backbone is own
-    task = WithBackbone()
-    task.backbone = "resnet18"
-    assert task.backbone == "resnet18"
 
 
 def test_the_reference_is_what_a_constant_prediction_reaches() -> None:
