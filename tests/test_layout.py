@@ -17,6 +17,7 @@ FILES = sorted(SRC.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"commands", "config", "runs"},
     "commands": {"config", "data", "engine", "protocols", "runs", "tasks"},
+    "analysis": set(),
     "config": {"engine", "protocols", "runs"},
     "engine": {"protocols", "runs"},
     "runs": {"protocols"},
@@ -92,7 +93,7 @@ def test_the_map_of_rooms_names_no_import_that_is_gone() -> None:
 
 
 def test_src_as_a_whole_stays_small() -> None:
-    assert sum(len(file.read_text().splitlines()) for file in FILES) <= 11300
+    assert sum(len(file.read_text().splitlines()) for file in FILES) <= 14500
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))

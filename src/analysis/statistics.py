@@ -1,0 +1,118 @@
+"""Intervals, paired tests and calibration of results on a finite test set."""
+
+import warnings
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Interval = tuple[float, float]
+DRAWS = 2000  # of a bootstrap; the ends of its intervals then vary by about 3 % of their length
+BINS = 15  # of the calibration error; Guo et al., 2017, arXiv:1706.04599
+
+
+def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
+    """Return Wilson's interval of a proportion; (0, 1) without samples.
+
+    It stays in [0, 1] and has a length at 0 % and 100 %, where others shrink to a point; Wilson, 1927,
+    doi:10.1080/01621459.1927.10502953.
+    """
+    from scipy.special import ndtri  # slow to import
+
+    if not n:
+        return 0.0, 1.0
+    z = float(ndtri(0.5 + confidence / 2))
+    p, d = successes / n, 1 + z * z / n
+    center, half = (p + z * z / (2 * n)) / d, z / d * (p * (1 - p) / n + (z / (2 * n)) ** 2) ** 0.5
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Return the p-value of McNemar's exact test that two classifiers are equally often right.
+
+    Args:
+        first_only: samples on which only the first is right.
+        second_only: samples on which only the second is right.
+    """
+    from scipy.stats import binom  # slow to import
+
+    n = first_only + second_only
+    return min(1.0, 2 * float(binom.cdf(min(first_only, second_only), n, 0.5)))
+
+
+def student(values: ArrayLike, confidence: float = 0.95) -> float:
+    """Return the half length of Student's t interval for the mean of values, such as of several seeds; NaN for one."""
+    from scipy.special import stdtrit  # slow to import
+
+    x = np.asarray(values, dtype=float)
+    n = len(x)
+    return float(x.std(ddof=1) / n**0.5 * stdtrit(n - 1, 0.5 + confidence / 2)) if n > 1 else float("nan")
+
+
+def bootstrap_mean(values: ArrayLike, confidence: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Return the percentile bootstrap interval of the mean of one value per sample, (N,).
+
+    Of the differences between two runs on the same samples, this is the paired bootstrap.
+    """
+    x = np.asarray(values, dtype=float)
+    unique, inverse = np.unique(x, return_inverse=True)
+    draw = np.random.default_rng(seed)
+    if len(unique) <= 64:  # resampling few values is drawing their counts
+        counts = draw.multinomial(len(x), np.bincount(inverse) / len(x), size=draws)
+        means = counts @ unique / len(x)
+    else:
+        means = np.array([x[draw.integers(len(x), size=len(x))].mean() for _ in range(draws)])
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(low), float(high)
+
+
+def class_intervals(confusion: ArrayLike, draws: int = DRAWS, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """Return precision, recall and F1 of each class with 95 % bootstrap intervals: (K, 3) of value, low and high.
+
+    Resampling the samples is drawing the counts of a confusion matrix from a multinomial distribution. NaN where a
+    metric is not defined, such as the precision of a class that is never predicted.
+
+    Args:
+        confusion: counts (K, K); rows are true classes, columns are predicted ones.
+        draws: number of bootstrap samples.
+        seed: of the draws.
+    """
+    counts = np.asarray(confusion)
+    n = int(counts.sum())
+    drawn = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=draws).reshape(draws, *counts.shape)
+    found = {}
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of columns that are all NaN
+        for name, metric in (("precision", precision), ("recall", recall), ("f1", f1)):
+            ends = np.nanquantile(metric(drawn), [0.025, 0.975], axis=0)
+            found[name] = np.stack([metric(counts), *ends], axis=1)
+    return found
+
+
+def precision(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.diagonal(counts, axis1=-2, axis2=-1) / counts.sum(-2)
+
+
+def recall(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.diagonal(counts, axis1=-2, axis2=-1) / counts.sum(-1)
+
+
+def f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    return 2 * np.diagonal(counts, axis1=-2, axis2=-1) / (counts.sum(-1) + counts.sum(-2))
+
+
+def calibration(confidence: ArrayLike, right: ArrayLike) -> tuple[float, NDArray[np.float64]]:
+    """Return the expected calibration error, and for each bin its mean confidence, accuracy and number of samples.
+
+    The error is the mean over samples of how far the accuracy of their bin is from its mean confidence;
+    arXiv:1706.04599, equation 3. The bins, of equal width, are closed on the left.
+
+    Args:
+        confidence: probability of the predicted class, (N,).
+        right: whether it is the true one, (N,).
+    """
+    p, hit = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
+    index = np.minimum((p * BINS).astype(int), BINS - 1)
+    counts, sums, hits = (np.bincount(index, weights=w, minlength=BINS) for w in (None, p, hit))
+    used = counts > 0
+    bins = np.stack([sums[used] / counts[used], hits[used] / counts[used], counts[used]], axis=1)
+    return float(np.abs(bins[:, 0] - bins[:, 1]) @ bins[:, 2] / len(p)), bins
