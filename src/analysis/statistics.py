@@ -33,10 +33,10 @@ def mcnemar(first_only: int, second_only: int) -> float:
         first_only: samples on which only the first is right.
         second_only: samples on which only the second is right.
     """
-    from scipy.stats import binom  # slow to import
+    from scipy.special import bdtr  # slow to import
 
     n = first_only + second_only
-    return min(1.0, 2 * float(binom.cdf(min(first_only, second_only), n, 0.5)))
+    return min(1.0, 2 * float(bdtr(min(first_only, second_only), n, 0.5)))
 
 
 def student(values: ArrayLike, confidence: float = 0.95) -> float:

@@ -1,0 +1,124 @@
+"""Pages: one HTML file each, from the templates in src/web, with pictures and charts inside and nothing to load."""
+
+import io
+from base64 import b64encode
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from math import floor, isfinite, log10
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+WEB = Path(__file__).parents[1] / "web"
+Series = tuple[str, Sequence[float], Sequence[float]]  # name, x and y
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 440, 240, 48, 12, 26
+COLORS, DASHES = 6, ("", "6 3", "2 3")
+LARGEST = 96  # pixels of a picture's longer side
+
+
+@cache
+def environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # only pages need it
+
+    settings: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
+    return Environment(loader=FileSystemLoader(WEB), lstrip_blocks=True, **settings)
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the page of a template in src/web; values are escaped."""
+    return environment().get_template(template).render(**values)
+
+
+def picture(pixels: ArrayLike, alt: str) -> dict[str, Any]:
+    """Return what the macro ``pictures`` shows of an image (H, W), (C, H, W) or (H, W, 3), uint8.
+
+    Small images stay as they are, as PNG; larger ones are scaled to 96 pixels and compressed as WebP.
+    """
+    from PIL import Image
+
+    array = np.asarray(pixels)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    image = Image.fromarray(array.squeeze(2) if array.ndim == 3 and array.shape[2] == 1 else array)
+    photo = max(image.size) > 48
+    image.thumbnail((LARGEST, LARGEST))
+    file = io.BytesIO()
+    image.save(file, "WEBP" if photo else "PNG", **({"quality": 80} if photo else {}))
+    kind = "webp" if photo else "png"
+    return {"uri": f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}", "alt": alt, "photo": photo}
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return round numbers from at most ``low`` to at least ``high``, about ``count`` of them."""
+    raw = (high - low) / max(1, count - 1)
+    if not (isfinite(raw) and raw > 0):
+        return [low]
+    power = 10.0 ** floor(log10(raw))
+    step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each >= raw * 0.999)
+    first = floor(low / step + 1e-9)
+    return [round((first + i) * step, 12) for i in range(count + 3) if i == 0 or (first + i - 1) * step < high - 1e-9]
+
+
+def chart(title: str, series: Sequence[Series], y_range: tuple[float, float] | None = None, dots: bool = False) -> Any:
+    """Return what the macro ``chart`` draws of lines, each with its name at its end; None without finite values.
+
+    Values that are not finite are left out.
+
+    Args:
+        title: caption below the chart.
+        series: of each line its name, and x and y of its points.
+        y_range: of the y axis; by default from 0, or the lowest value below it, to the highest.
+        dots: whether to mark the points.
+    """
+    finite = [(name, [(x, y) for x, y in zip(xs, ys, strict=True) if isfinite(y)]) for name, xs, ys in series]
+    finite = [(name, points) for name, points in finite if points]
+    if not finite:
+        return None
+    xs, ys = ([point[i] for _, points in finite for point in points] for i in (0, 1))
+    x_ticks = ticks(min(xs), max(xs))
+    y_ticks = ticks(*(y_range or (min(0.0, *ys, ys[0]), max(ys))))
+    right = WIDTH - 14 - 7 * min(18, max(len(name) for name, _ in finite))
+    x0, x1, y0, y1 = min(xs), max(max(xs), min(xs) + 1e-9), y_ticks[0], max(y_ticks[-1], y_ticks[0] + 1e-9)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            round(LEFT + (x - x0) / (x1 - x0) * (right - LEFT), 1),
+            round(HEIGHT - BOTTOM - (min(max(y, y0), y1) - y0) / (y1 - y0) * (HEIGHT - BOTTOM - TOP), 1),
+        )
+
+    lines: list[dict[str, Any]] = []
+    for i, (name, points) in enumerate(finite):
+        at = [place(*point) for point in points]
+        style = {"color": i % COLORS, "dash": DASHES[i // COLORS % len(DASHES)], "radius": 2.5}
+        text = " ".join(f"{x},{y}" for x, y in at)
+        shown = at if dots or len(at) == 1 else []
+        lines.append({"name": name[:18], "points": text, "dots": shown, "label_y": at[-1][1] + 4, **style})
+    spread(lines)
+    ends = "; ".join(f"{name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in finite)
+    return {
+        "title": title, "alt": f"{title}. {ends}", "lines": lines, "width": WIDTH, "height": HEIGHT,
+        "left": LEFT, "right": right,
+        "x_ticks": [(place(x, y0)[0], f"{x:g}") for x in x_ticks if x0 <= x <= x1],
+        "y_ticks": [(place(x0, y)[1], f"{y:g}") for y in y_ticks],
+    }  # fmt: skip
+
+
+def spread(lines: list[dict[str, Any]], gap: float = 13) -> None:
+    """Move the labels of lines apart that would touch."""
+    ordered = sorted(lines, key=lambda line: line["label_y"])
+    for before, after in pairwise(ordered):
+        after["label_y"] = max(after["label_y"], before["label_y"] + gap)
+    excess = ordered[-1]["label_y"] - (HEIGHT - 4)
+    for line in ordered if excess > 0 else ():
+        line["label_y"] = round(line["label_y"] - excess, 1)
+
+
+def shades(counts: NDArray[np.int64]) -> list[list[float]]:
+    """Return how dark each cell of a confusion matrix (K, K) is; errors by the square root of their number."""
+    errors = counts - np.diag(np.diag(counts))
+    dark = 0.6 * np.sqrt(errors / max(1, errors.max()))
+    np.fill_diagonal(dark, 0.15)
+    return np.round(dark, 2).tolist()
