@@ -62,7 +62,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round((first + i) * step, 12) for i in range(count + 3) if i == 0 or (first + i - 1) * step < high - 1e-9]
 
 
-def chart(title: str, series: Sequence[Series], y_range: tuple[float, float] | None = None, dots: bool = False) -> Any:
+def chart(
+    title: str,
+    series: Sequence[Series],
+    y_range: tuple[float, float] | None = None,
+    dots: bool = False,
+    sizes: Sequence[list[float] | None] = (),
+) -> Any:
     """Return what the macro ``chart`` draws of lines, each with its name at its end; None without finite values.
 
     Values that are not finite are left out.
@@ -72,6 +78,7 @@ def chart(title: str, series: Sequence[Series], y_range: tuple[float, float] | N
         series: of each line its name, and x and y of its points.
         y_range: of the y axis; by default from 0, or the lowest value below it, to the highest.
         dots: whether to mark the points.
+        sizes: of each line, the radius of each of its points, which are then not joined; None for a line.
     """
     finite = [(name, [(x, y) for x, y in zip(xs, ys, strict=True) if isfinite(y)]) for name, xs, ys in series]
     finite = [(name, points) for name, points in finite if points]
@@ -92,10 +99,11 @@ def chart(title: str, series: Sequence[Series], y_range: tuple[float, float] | N
     lines: list[dict[str, Any]] = []
     for i, (name, points) in enumerate(finite):
         at = [place(*point) for point in points]
-        style = {"color": i % COLORS, "dash": DASHES[i // COLORS % len(DASHES)], "radius": 2.5}
-        text = " ".join(f"{x},{y}" for x, y in at)
-        shown = at if dots or len(at) == 1 else []
-        lines.append({"name": name[:18], "points": text, "dots": shown, "label_y": at[-1][1] + 4, **style})
+        style = {"color": i % COLORS, "dash": DASHES[i // COLORS % len(DASHES)], "label_y": at[-1][1] + 4}
+        radii = sizes[i] if i < len(sizes) else None
+        text = "" if radii else " ".join(f"{x},{y}" for x, y in at)
+        shown = zip(at, radii or [2.5] * len(at), strict=True) if radii or dots or len(at) == 1 else ()
+        lines.append({"name": name[:18], "points": text, "dots": [(x, y, r) for (x, y), r in shown], **style})
     spread(lines)
     ends = "; ".join(f"{name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in finite)
     return {
@@ -104,6 +112,17 @@ def chart(title: str, series: Sequence[Series], y_range: tuple[float, float] | N
         "x_ticks": [(place(x, y0)[0], f"{x:g}") for x in x_ticks if x0 <= x <= x1],
         "y_ticks": [(place(x0, y)[1], f"{y:g}") for y in y_ticks],
     }  # fmt: skip
+
+
+def later_range(series: Sequence[Series]) -> tuple[float, float] | None:
+    """Return the range of the values after the first fifth of each line, where early ones would hide the others."""
+    later = [y for _, _, ys in series for y in ys[len(ys) // 5 :] if isfinite(y)]
+    everything = [y for _, _, ys in series for y in ys if isfinite(y)]
+    if not later or max(map(len, (ys for _, _, ys in series))) < 5:
+        return None
+    low, high = min(later), max(later)
+    hidden = max(everything) - min(everything) > 3 * (high - low) > 0
+    return (low, high) if hidden else None
 
 
 def spread(lines: list[dict[str, Any]], gap: float = 13) -> None:

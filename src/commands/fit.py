@@ -10,37 +10,32 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError, require
+from src.commands.results import done, finish
 from src.config.arguments import Options, scheduler_job
-from src.config.build import Experiment, build, compile_task, epochs_done, find_start
+from src.config.build import Experiment, build, compile_task, find_start
 from src.config.parser import parse, plain_config, to_yaml
 from src.engine.checkpoints import PublishedCheckpoint, validation_metrics
 from src.engine.progress import run_loggers
 from src.engine.signals import reached_limit, restore_limits, tuned_names
 from src.protocols import ImageData, LoadsRuns
-from src.runs.checkpoint import AtomicCheckpointIO, left_out
+from src.runs.checkpoint import left_out
 from src.runs.folder import Run
-from src.runs.summary import (
-    complete_rows,
-    merge_dataloaders,
-    metrics_table,
-    next_commands,
-    print_rows,
-    provenance,
-    run_stats_table,
-    start_notes,
-)
+from src.runs.keep_outputs import KeepOutputs
+from src.runs.summary import complete_rows, merge_dataloaders, print_rows, provenance, start_notes
 
 
-def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> Experiment:  # noqa: ARG001
+def run(options: Options, *, resume: Literal["auto", "never"] | None = None, no_page: bool = False) -> Experiment:
     """Train, or resume a run; then test the best checkpoint.
 
     Args:
         resume: auto: resume the newest run of this name, if any; never: start a new run, even after a requeue.
+        no_page: keep no predictions of the test and write no report.html.
 
     Examples:
         python -m src.cli fit --config configs/digits.yaml --trainer.max_epochs=3
         python -m src.cli fit --run runs/digits/version_0
     """
+    del resume  # src.config.arguments has chosen the run
     config = parse(options)
     continues = options.run is not None and (config.ckpt_path is None or options.resumed)
     x = build(config, "fit", *find_start(options, config))
@@ -71,17 +66,10 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None) -> 
     if not x.trained:
         x.progress.load_state_dict(x.stored.get("callbacks", {}).get(x.progress.state_key, {}))
     seconds = round(x.progress.run_seconds(), 1)
-    metrics = evaluate_best(x)
+    metrics = evaluate_best(x, [] if no_page else [KeepOutputs()])
     if x.trainer.is_global_zero:
-        report(x, metrics, seconds)
+        finish(x, metrics, seconds)
     return x
-
-
-def done(x: Experiment) -> tuple[int, int]:
-    """Return the number of epochs and steps that the run has trained."""
-    if x.trained:
-        return x.trainer.current_epoch, x.trainer.global_step
-    return epochs_done(x.stored), x.stored.get("global_step", 0)
 
 
 def open_run(x: Experiment) -> None:
@@ -157,8 +145,11 @@ def explain_end(x: Experiment, error: BaseException, before: dict[Path, bytes]) 
         print_rows([("stopped", how)])
 
 
-def evaluate_best(x: Experiment) -> dict[str, float]:
-    """Return the metrics of the best checkpoint, or of the current weights if none was saved."""
+def evaluate_best(x: Experiment, watch: list[Any]) -> dict[str, float]:
+    """Return the metrics of the best checkpoint, or of the current weights if none was saved.
+
+    ``watch`` are callbacks of the test.
+    """
     trainer, loggers = x.trainer, x.trainer.loggers
     start = None if x.trained else x.config.ckpt_path
     best = str(x.best.file()) if x.best and x.best.file().exists() else start
@@ -171,27 +162,12 @@ def evaluate_best(x: Experiment) -> dict[str, float]:
     validates = validates and is_overridden("validation_step", x.task)
     metrics = merge_dataloaders(trainer.validate(**common)) if validates else {}
     if x.can("test") and x.config.test:
+        trainer.callbacks += watch  # type: ignore[attr-defined]
         test = merge_dataloaders(trainer.test(**common))
+        x.outputs = watch[0].outputs if watch else None
         metrics |= test
         means = {name: test[name] for name in test if name.count("/") < 2 and not name.startswith("reference/")}
         for logger in loggers:
             logger.log_metrics(means, trainer.global_step or x.stored.get("global_step", 0))
             logger.save()
     return metrics
-
-
-def report(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
-    """Print the results, speed, and next commands of a run; write results.json."""
-    parameters, batch_size = sum(p.numel() for p in x.task.parameters()), getattr(x.data, "batch_size", 0)
-    stats = {"parameters": parameters, "batch_size": batch_size, "seconds": seconds}
-    stats |= x.progress.speed(x.trainer.strategy.root_device)
-    previous = x.run.previous_results() if x.run else ({}, "")
-    print_rows([("", ""), *metrics_table(metrics, x.best), ("", ""), *run_stats_table(stats, *previous)])
-    if x.run is not None and not x.config.trainer.fast_dev_run:
-        x.run.write_results({**metrics, **stats})
-    if x.run is not None and x.run.has_checkpoint():
-        limit = reached_limit(x.trainer, *done(x))
-        print_rows(next_commands(x.run.path, x.run_options(), limit, *x.usable()))
-    io = x.trainer.strategy.checkpoint_io
-    if isinstance(io, AtomicCheckpointIO) and io.failed:
-        raise UserError(f"training has finished, but its last checkpoint was not saved: {io.failed}")

@@ -1,12 +1,15 @@
 """test: evaluate a checkpoint on the test split."""
 
+from pathlib import Path
 from typing import Any
 
 from src import require
+from src.analysis.outputs import FILE
 from src.config.arguments import Options
 from src.config.build import Experiment, build, find_start
 from src.config.parser import parse
 from src.protocols import ImageData
+from src.runs.keep_outputs import KeepOutputs
 from src.runs.summary import Rows, cell, merge_dataloaders, metrics_table, per_class_table, print_rows
 
 
@@ -27,8 +30,12 @@ def run(options: Options, *, greedy: bool = False, soup: bool = False) -> Experi
 def evaluate(options: Options, greedy: bool = False, soup: bool = False) -> Experiment:
     """Print the metrics of a checkpoint, in the table of validate or test."""
     x = start(options, greedy, soup)
-    evaluation = getattr(x.trainer, options.command)
+    evaluation, keep = getattr(x.trainer, options.command), KeepOutputs()
+    x.trainer.callbacks.append(keep)  # type: ignore[attr-defined]
     results = evaluation(x.task, datamodule=x.data, ckpt_path=x.config.ckpt_path, verbose=False)
+    best = x.run is not None and Path(str(x.config.ckpt_path)) == x.run.path / "checkpoints/best.ckpt"
+    if x.run is not None and best and keep.outputs and not options.settings and options.config[1:] == []:
+        keep.outputs.save(x.run.path / FILE)  # for report
     if x.trainer.is_global_zero and results:
         if options.others:
             print_rows(comparison(x.task, [str(each.run) for each in (options, *options.others)], soup))

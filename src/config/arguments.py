@@ -9,7 +9,7 @@ import ast
 import os
 import re
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ options:
 examples:
 {examples}
 """
+SEVERAL = ("test", "predict", "report")  # commands that take several runs
 KINDS: dict[str, dict[str, Any]] = {  # annotation -> argparse
     "bool": {"action": "store_true"},
     "int": {"type": int},
@@ -109,8 +110,11 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     parser.add_argument("--trust", action="store_true")
     for name, argument in arguments.items():
         parser.add_argument(f"--{name}", **argument)
+    folders = [
+        *takewhile(lambda each: not each.startswith("-") and (args[0] == "report" or Path(each).is_dir()), args[1:])
+    ]
     try:
-        known, settings = parser.parse_known_args(args[1:])
+        known, settings = parser.parse_known_args([*(f"--run={each}" for each in folders), *args[1 + len(folders) :]])
     except argparse.ArgumentError as error:
         hint = "; to resume the run in a folder, type --run FOLDER" if error.argument_name == "--resume" else ""
         text = error.message.replace("ignored explicit argument", "takes no value, got")
@@ -122,7 +126,7 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
         check_setting(setting)
     if isinstance(own.get("output"), Path) and own["output"].is_dir():
         raise UserError(f"--output must be a file, got the folder {own['output']}")
-    require(len(known.run) < 2 or "greedy" in own, f"{args[0]} takes one --run, got {len(known.run)}")
+    require(len(known.run) < 2 or args[0] in SEVERAL, f"{args[0]} takes one --run, got {len(known.run)}")
     options, *options.others = [use_run(options, path) for path in known.run] or [options]
     for each in (options, *options.others):
         for i, file in enumerate(each.config):
@@ -152,19 +156,6 @@ def refuse_options_of_others(options: Options) -> None:
 def scheduler_job() -> str:
     """Return the ID of this SLURM or torchrun job, which stays the same when the job is restarted."""
     return " ".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")).strip()
-
-
-def random_seed() -> int:
-    """Draw a seed that is the same in all processes of a run."""
-    if "PL_GLOBAL_SEED" in os.environ and "LOCAL_RANK" in os.environ:  # the parent process drew it
-        return int(os.environ["PL_GLOBAL_SEED"])
-    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
-    job = [os.environ.get(name, "") for name in names]
-    size = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
-    one_node = os.environ.get("LOCAL_WORLD_SIZE", size) == size and os.environ.get("SLURM_NNODES", "1") == "1"
-    launcher = os.getppid() if one_node else 0  # each node has a launcher of its own
-    key = repr([*job, launcher]).encode() if int(size) > 1 else os.urandom(8)
-    return int.from_bytes(sha256(key).digest()[:4], "big")
 
 
 def choose_run(options: Options, job: str | None) -> None:

@@ -16,11 +16,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from src import UserError, require
-from src.config.arguments import Options, random_seed
+from src.config.arguments import Options
 from src.config.checks import check_training
 from src.config.parser import import_path, instantiate
 from src.engine.checkpoints import BestCheckpoint
 from src.engine.extra_state import ModuleValues
+from src.engine.launched import random_seed
 from src.engine.loss_weighting import LossWeighting
 from src.engine.patches import LowOverhead, NoOpProfiler, PlateauStep, repeat_draws
 from src.engine.progress import EpochLine, ProgressBar, own_monitor
@@ -43,10 +44,11 @@ class Experiment:
     signals: Signals
     best: BestCheckpoint | None  # None if no checkpoints are saved
     run: Run | None = None  # the run folder, if there is one
-    stored: dict[str, Any] = field(default_factory=dict)  # content of the checkpoint that the command starts from
+    stored: dict[str, Any] = field(default_factory=dict)  # the checkpoint that the command starts from
     needs_trust: bool = False  # whether its run can be used only with --trust
     settings: dict[str, Any] = field(default_factory=dict)  # content of config.yaml
     trained: bool = False  # whether training has started in this process
+    outputs: Any = None  # of the test
 
     def can(self, stage: str) -> bool:
         """Tell whether the task has a step for test or predict, and the task or its data a loader."""

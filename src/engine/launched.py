@@ -1,8 +1,9 @@
-"""Launched processes: the error of one ends all of them, with its exit code."""
+"""Launched processes: the error of one ends all of them, with its exit code; they draw the same seed."""
 
 import os
 import subprocess
 import time
+from hashlib import sha256
 from threading import Thread
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of gloo
@@ -41,3 +42,16 @@ def code_of_lost_process(error: Exception) -> int | None:
     while PROCESSES and not failed(PROCESSES) and time.monotonic() < until:
         time.sleep(0.1)
     return failed(PROCESSES) or 2
+
+
+def random_seed() -> int:
+    """Draw a seed that is the same in all processes of a run."""
+    if "PL_GLOBAL_SEED" in os.environ and "LOCAL_RANK" in os.environ:  # the parent process drew it
+        return int(os.environ["PL_GLOBAL_SEED"])
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+    job = [os.environ.get(name, "") for name in names]
+    size = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
+    one_node = os.environ.get("LOCAL_WORLD_SIZE", size) == size and os.environ.get("SLURM_NNODES", "1") == "1"
+    launcher = os.getppid() if one_node else 0  # each node has a launcher of its own
+    key = repr([*job, launcher]).encode() if int(size) > 1 else os.urandom(8)
+    return int.from_bytes(sha256(key).digest()[:4], "big")

@@ -105,7 +105,8 @@ class Run:
 
     def invalidate_results(self) -> None:
         """Back up earlier results as results_0.json, ...; from now on the run counts as not yet evaluated."""
-        back_up(self.path / "results.json")
+        for name in ("results.json", "test.npz", "report.html"):
+            back_up(self.path / name)
 
     def write_results(self, results: dict[str, float]) -> None:
         """Write results.json, with null for NaN."""

@@ -162,19 +162,20 @@ class Task(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.log_metrics(self.val_metrics)
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        self.evaluation_step(batch, "test", self.test_metrics)
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        return self.evaluation_step(batch, "test", self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
         self.log_metrics(self.test_metrics)
 
-    def evaluation_step(self, batch: Any, stage: str, metrics: MetricCollection) -> None:
+    def evaluation_step(self, batch: Any, stage: str, metrics: MetricCollection) -> dict[str, Tensor]:
         loss, preds, targets = self.evaluate(batch)
         metrics.update(preds, targets)
         loss, weight = self.mean_loss(loss, batch, len(targets))
         loss = loss if len(targets) else torch.zeros_like(loss)  # one process of several may have no samples
         weight = torch.as_tensor(weight, dtype=torch.float, device=loss.device)  # Lightning averages integers wrongly
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=weight, sync_dist=True)  # type: ignore[arg-type]
+        return {"preds": preds, "targets": targets}  # for callbacks
 
     def log_metrics(self, metrics: MetricCollection) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -15,11 +15,12 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from src import UserError
 from src.callbacks import EMA
 from src.cli import main
-from src.config.arguments import Options, random_seed, read
+from src.config.arguments import Options, read
 from src.config.build import Experiment, build
 from src.config.parser import parse
 from src.data import Digits
 from src.engine.checkpoints import BestCheckpoint, LastCheckpoint
+from src.engine.launched import random_seed
 from src.engine.skip_non_finite import SkipNonFinite
 from tests.conftest import FIT, SMALL, process_state, same
 

@@ -1,0 +1,105 @@
+"""Learning curves: what metrics.csv holds, and sentences on it, each with the rule and the figures it comes from."""
+
+import csv
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+Curve = tuple[list[int], list[float]]  # epochs, counted from 1, or steps, and the value of each
+ENOUGH = 6  # epochs below which no sentence is said
+
+
+def read_curves(file: Path) -> dict[str, Curve]:
+    """Return the curve over epochs of each metric of metrics.csv, in the order of its columns; of lr-*, over steps."""
+    found: dict[str, Curve] = {}
+    if not file.is_file():
+        return found
+    with file.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            for name, text in row.items():
+                axis = "step" if name.startswith("lr-") else "epoch"
+                if not (text and row.get(axis)) or name in ("epoch", "step", "train/loss_step"):
+                    continue
+                places, values = found.setdefault(name, ([], []))
+                if places[-1:] != [place := int(float(row[axis])) + 1]:
+                    places.append(place)
+                    values.append(0.0)
+                values[-1] = float(text)  # the last one of an epoch
+    return found
+
+
+def noise(values: Sequence[float]) -> float:
+    """Return the standard deviation of values around their trend, from the differences of neighbors."""
+    steps = np.diff(np.asarray(values, dtype=float))
+    return float(np.sqrt(np.mean((steps - steps.mean()) ** 2) / 2)) if len(steps) > 1 else 0.0
+
+
+def sentences(curves: dict[str, Curve]) -> list[tuple[str, str]]:
+    """Return what the losses of a run show, with the rule behind each sentence; nothing where no rule holds."""
+    epochs, val = finite(curves.get("val/loss"))
+    train_epochs, train = finite(curves.get("train/loss"))
+    found = [*jumps(train_epochs, train), *hardly_learns(train)]
+    if len(val) >= ENOUGH and len(train) >= ENOUGH:
+        overfit = overfits(epochs, val, train)
+        found += overfit or still_falls(val)
+    return found
+
+
+def finite(curve: Curve | None) -> Curve:
+    pairs = [(x, y) for x, y in zip(*curve, strict=True) if isfinite(y)] if curve else []
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def overfits(epochs: list[int], val: list[float], train: list[float]) -> list[tuple[str, str]]:
+    """Tell whether the validation loss rises while the training loss falls."""
+    best, n = int(np.argmin(val)), max(3, len(val) // 5)
+    last, lowest = val[-n:], min(np.convolve(val, np.ones(n) / n, "valid"))
+    rise, spread = np.mean(last) - lowest, noise(val[best:]) * (2 / n) ** 0.5
+    if best >= len(val) - n or rise <= max(0.1 * lowest, 4 * spread) or train[-1] >= train[best]:
+        return []
+    text = (
+        f"Overfits from epoch {epochs[best]} on: there val/loss was lowest, {val[best]:.4g}; over the last {len(last)}"
+        f" epochs it is {np.mean(last):.4g}, while train/loss fell from {train[best]:.4g} to {train[-1]:.4g}."
+    )
+    rule = f"The mean of the last {n} epochs is above the lowest of any {n} by over 10 % and 4 times its noise."
+    return [(text, rule)]
+
+
+def still_falls(val: list[float]) -> list[tuple[str, str]]:
+    """Tell whether the validation loss still falls at the end."""
+    n = max(2, len(val) // 5)
+    before, last = float(np.mean(val[-2 * n : -n])), float(np.mean(val[-n:]))
+    spread = noise(val[-2 * n :]) * (2 / n) ** 0.5
+    if before - last <= max(0.05 * before, 3 * spread):
+        return []
+    text = f"Still falling: val/loss is {last:.4g} over the last {n} epochs, {before:.4g} over the {n} before them."
+    return [
+        (
+            f"{text} More epochs may help.",
+            f"The mean fell by more than 5 % and 3 times its noise ({spread:.2g}) from one fifth to the next.",
+        )
+    ]
+
+
+def jumps(epochs: list[int], train: list[float]) -> list[tuple[str, str]]:
+    """Tell whether the training loss ever rose far above what it had reached."""
+    lowest = np.minimum.accumulate(train) if train else np.zeros(0)
+    for i in range(1, len(train)):
+        rise = train[i] - lowest[i - 1]
+        if rise > lowest[i - 1] and rise > 0.1 * train[0]:
+            text = (
+                f"The learning rate may be too high: train/loss rose from {lowest[i - 1]:.4g} to {train[i]:.4g}"
+                f" in epoch {epochs[i]}."
+            )
+            return [(text, "It more than doubled, by more than a tenth of the loss of the first epoch.")]
+    return []
+
+
+def hardly_learns(train: list[float]) -> list[tuple[str, str]]:
+    """Tell whether the training loss hardly fell."""
+    if len(train) < ENOUGH or min(train) <= 0.9 * train[0] or train[0] <= 0:
+        return []
+    text = f"Hardly learns: train/loss was {train[0]:.4g} in the first epoch and never below {min(train):.4g}."
+    return [(text, "The lowest loss is above 90 % of that of the first epoch.")]

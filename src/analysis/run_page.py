@@ -1,0 +1,120 @@
+"""The page of one run, from the files of its folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.analysis.curves import Curve, read_curves, sentences
+from src.analysis.outputs import Outputs, headline
+from src.analysis.page import chart, later_range, render
+from src.analysis.sections import classes_section, confusion, numbers_section, per_class_section, worst_section
+
+HEADLINES = ("iou", "map", "mae", "accuracy", "f1")  # the curve of the first that the run has is drawn
+NAMES = {"iou": "IoU", "f1": "F1", "mae": "mean absolute error", "recall_at_1": "recall at 1"}
+COMMANDS = {"test": "", "predict": " --images FILE", "fit": " --trainer.max_epochs=N"}
+UNITS = ("seconds", "parameters", "batch_size", "samples_per_second", "milliseconds_per_step", "peak_memory_mib")
+
+
+def run_facts(folder: Path, o: Outputs) -> dict[str, Any]:
+    """Return the numbers of a run's page, for other programs."""
+    value, ends = headline(o)
+    facts = {"run": str(folder), "samples": len(o), "metric": o.metric, "value": value, "interval": list(ends)}
+    facts |= {"results": read(folder / "results.json", {})}
+    if o.kind == "classes":
+        facts |= {"class_names": o.class_names, "confusion": confusion(o).tolist()}
+    return facts | {"says": [text for text, _ in sentences(read_curves(folder / "metrics.csv"))]}
+
+
+def run_page(folder: Path, outputs: Outputs) -> str:
+    """Return the HTML of a run's page."""
+    results, entries = read(folder / "results.json", {}), read(folder / "provenance.json", [])
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    curves = read_curves(folder / "metrics.csv")
+    (value, (low, high)), kind = headline(outputs), outputs.kind
+    name = f"test {NAMES.get(outputs.metric, outputs.metric)}"
+    figures = [(name, percent(value, kind), interval(low, high, kind)), *reference_figure(results, outputs)]
+    classes = classes_section(outputs) if kind == "classes" else None
+    return render(
+        "report.html",
+        title="/".join(folder.resolve().parts[-2:]),
+        samples=len(outputs),
+        kind=kind,
+        figures=[*figures, *(classes["figures"] if classes else [])],
+        classes=classes,
+        table=per_class_section(outputs) if kind in ("labels", "masks") else None,
+        numbers=numbers_section(outputs) if kind == "numbers" else None,
+        worst=worst_section(outputs),
+        metrics=metric_rows(results),
+        cost=[
+            (name.replace("_", " ").replace("mib", "MiB"), f"{results[name]:,}") for name in UNITS if name in results
+        ],
+        charts=[c for c in curve_charts(curves) if c],
+        says=sentences(curves),
+        config=config,
+        provenance=provenance_rows(entries[-1] if entries else {}, config),
+        commands=[f"python -m src.cli {each} --run {folder}{more}" for each, more in COMMANDS.items()],
+    )
+
+
+def read(file: Path, default: Any) -> Any:
+    """Return the content of a JSON file, or the default if it is missing, damaged or of another type."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return default
+    return content if isinstance(content, type(default)) else default
+
+
+def percent(value: float, kind: str) -> str:
+    return f"{value:.4g}" if kind == "numbers" else f"{100 * value:.2f} %"
+
+
+def interval(low: float, high: float, kind: str) -> str:
+    return f"{percent(low, kind)} to {percent(high, kind)}"
+
+
+def reference_figure(results: dict[str, Any], o: Outputs) -> list[tuple[str, str, str]]:
+    """Return what a prediction that ignores its input reaches, if fit measured it."""
+    value = results.get(f"reference/{o.metric}")
+    return (
+        []
+        if value is None
+        else [(f"reference {NAMES.get(o.metric, o.metric)}", percent(value, o.kind), "without looking at the input")]
+    )
+
+
+def metric_rows(results: dict[str, Any]) -> list[list[str]]:
+    """Return name, validation, test and reference value of each metric."""
+    names = list(dict.fromkeys(key.split("/")[1] for key in results if key.count("/") == 1))
+    values = {name: [results.get(f"{stage}/{name}") for stage in ("val", "test", "reference")] for name in names}
+    return [[name, *("" if value is None else f"{value:.4f}" for value in row)] for name, row in values.items()]
+
+
+def curve_charts(curves: dict[str, Curve]) -> list[Any]:
+    """Return charts of training and validation values of known metrics, and of the learning rates."""
+    charts = []
+    known = {name.split("/", 1)[1] for name in curves if "/" in name}
+    for name in ("loss", *[name for name in HEADLINES if name in known][:1]):
+        both = [(stage, *curves[f"{stage}/{name}"]) for stage in ("train", "val") if f"{stage}/{name}" in curves]
+        if both and len(both[0][1]) > 1:
+            charts.append(chart(f"{name} per epoch", both, later_range(both)))
+    rates = [(name.removeprefix("lr-"), *curve) for name, curve in curves.items() if name.startswith("lr-")]
+    different = {tuple(ys): (name, xs, ys) for name, xs, ys in rates if len(xs) > 1}
+    lines = [(name if len(different) > 1 else "", xs, ys) for name, xs, ys in different.values()]
+    return [*charts, chart("learning rate by step", lines)] if lines else charts
+
+
+def provenance_rows(entry: dict[str, Any], config: str) -> list[tuple[str, str]]:
+    """Return where the run comes from."""
+    settings, hardware = yaml.safe_load(config) or {}, entry.get("hardware") or {}
+    commit = str(entry.get("git_commit") or "")[:12] + (" with uncommitted changes" if entry.get("git_dirty") else "")
+    command = " ".join(map(str, entry.get("command") or []))
+    rows = [
+        ("started", entry.get("time")), ("command", command), ("commit", commit), ("data split", entry.get("split")),
+        ("seed", settings.get("seed_everything")), ("machine", hardware.get("cpu") or hardware.get("machine")),
+        ("GPUs", ", ".join(hardware.get("gpus") or [])),
+        ("versions", ", ".join(f"{name} {version}" for name, version in (entry.get("versions") or {}).items())),
+    ]  # fmt: skip
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]

@@ -1,0 +1,141 @@
+"""Sections of a run's page: classes, numbers and the worst samples."""
+
+from typing import Any
+
+import numpy as np
+
+from src.analysis.outputs import Array, Outputs, macro
+from src.analysis.page import chart, picture, shades
+from src.analysis.statistics import bootstrap_mean, calibration, class_intervals, wilson
+
+MATRIX = 30  # classes up to which the confusion matrix is shown; beyond, its largest errors
+LARGEST = 15  # errors in that list
+
+
+def name_of(o: Outputs, k: int) -> str:
+    return o.class_names[k] if k < len(o.class_names) else str(k)
+
+
+def share(low: float, high: float) -> str:
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def confusion(o: Outputs) -> Array:
+    """Return the counts (K, K) of true classes, in rows, and predicted ones."""
+    k = o.preds.shape[1]
+    return np.bincount(o.targets.astype(np.int64) * k + o.preds.argmax(1), minlength=k * k).reshape(k, k)
+
+
+def confused(o: Outputs, count: int) -> list[tuple[str, str, int, int]]:
+    """Return the most frequent errors: true class, predicted class, their number, and the samples of the class."""
+    counts = confusion(o)
+    errors = counts - np.diag(np.diag(counts))
+    order = np.argsort(-errors, axis=None, kind="stable")[:count]
+    pairs = [divmod(int(i), len(counts)) for i in order]
+    totals = counts.sum(1)
+    return [(name_of(o, i), name_of(o, j), int(errors[i, j]), int(totals[i])) for i, j in pairs if errors[i, j]]
+
+
+def classes_section(o: Outputs) -> dict[str, Any]:
+    """Return confusion matrix or list, metrics per class with intervals, and calibration."""
+    counts = confusion(o)
+    names, found = [name_of(o, k) for k in range(len(counts))], class_intervals(counts)
+    rows = []
+    for k, name in enumerate(names):
+        low, high = wilson(counts[k, k], counts[k].sum())
+        cells = [name, str(counts[k].sum()), value(found["recall"][k, 0]), share(low, high)]
+        predicted = counts[:, k].sum()
+        cells += [value(found["precision"][k, 0]), share(*wilson(counts[k, k], predicted)) if predicted else ""]
+        f1, low, high = found["f1"][k]
+        rows.append([*cells, value(f1), share(low, high) if high > low else ""])  # no error: nothing to resample
+    confidence, right = o.preds.max(1), o.values > 0
+    error, bins = calibration(confidence, right)
+    curve = chart(
+        "accuracy of predictions by their confidence",
+        [("perfect", [0, 1], [0, 1]), ("this run", bins[:, 0].tolist(), bins[:, 1].tolist())],
+        y_range=(0, 1),
+        sizes=[None, (1.5 + 6 * np.sqrt(bins[:, 2] / len(o))).round(1).tolist()],
+    )
+    k = len(counts)
+    return {
+        "figures": [
+            ("errors", f"{int((~right).sum()):,}", f"of {len(o):,} samples"),
+            ("calibration error", f"{error:.4f}", f"mean confidence {100 * confidence.mean():.1f} %"),
+        ],
+        "matrix": {"counts": counts.tolist(), "shades": shades(counts), "names": names} if k <= MATRIX else None,
+        "confused": [[a, b, str(n), f"{100 * n / total:.1f} %"] for a, b, n, total in confused(o, LARGEST)],
+        "rows": rows,
+        "calibration": curve,
+    }
+
+
+def value(number: float) -> str:
+    return "" if np.isnan(number) else f"{100 * number:.1f} %"
+
+
+def per_class_section(o: Outputs) -> dict[str, Any]:
+    """Return F1 or IoU of each class, with what it is made of."""
+    sums = o.values.sum(0)
+    each = [float(macro(sums[k : k + 1], o.kind)) for k in range(len(sums))]
+    rows = [[name_of(o, k), value(each[k]), *map(str, sums[k].tolist())] for k in range(len(sums))]
+    unit = "pixels" if o.kind == "masks" else "samples"
+    head = ["class", o.metric, *(f"{kind}, {unit}" for kind in ("right", "wrongly predicted", "missed"))]
+    return {"head": head, "rows": rows, "bars": [(name_of(o, k), each[k], value(each[k])) for k in range(len(sums))]}
+
+
+def numbers_section(o: Outputs) -> dict[str, Any]:
+    """Return the errors of each target, and predictions and residuals over the true numbers, in 10 groups of it."""
+    preds, targets = (each.reshape(len(o), -1).astype(np.float64) for each in (o.preds, o.targets))
+    rows, charts = [], []
+    for d in range(targets.shape[1]):
+        residual = preds[:, d] - targets[:, d]
+        low, high = bootstrap_mean(np.abs(residual))
+        bias = bootstrap_mean(residual)
+        cells = [np.abs(residual).mean(), residual.mean(), np.sqrt((residual**2).mean()), np.abs(residual).max()]
+        texts = [f"{each:.4g}" for each in cells]
+        rows.append(
+            [str(d + 1), texts[0], f"{low:.4g} to {high:.4g}", texts[1], f"{bias[0]:.4g} to {bias[1]:.4g}", *texts[2:]]
+        )
+        groups = [g for g in np.array_split(np.argsort(targets[:, d], kind="stable"), 10) if len(g)]
+        x = [float(targets[g, d].mean()) for g in groups]
+        lines = [("mean error", x, [float(residual[g].mean()) for g in groups])]
+        lines.append(("mean |error|", x, [float(np.abs(residual[g]).mean()) for g in groups]))
+        name = f" of target {d + 1}" if targets.shape[1] > 1 else ""
+        charts.append(chart(f"errors{name} by true value, in tenths of the samples", lines, dots=True))
+    head = ["target", "mean |error|", "95 %", "mean error", "95 %", "root mean square", "largest |error|"]
+    return {"head": head, "rows": rows, "charts": [c for c in charts[:6] if c]}
+
+
+def worst_section(o: Outputs) -> list[dict[str, Any]] | None:
+    """Return pictures and captions of the worst samples."""
+    if "image" not in o.pictures or o.pictures["image"].shape[1] not in (1, 3):
+        return None
+    items = []
+    for row, position in enumerate(o.shown.tolist()):
+        name = o.names[position] if o.names else f"test/{position}"
+        layers = ["image", *(each for each in ("true", "mask") if each in o.pictures)]
+        alts = {"image": f"test sample {name}", "true": "true mask", "mask": "predicted mask"}
+        images = [picture(o.pictures[layer][row], alts[layer]) for layer in layers]
+        items.append({"images": images, "lines": [*caption(o, position), name]})
+    return items
+
+
+def caption(o: Outputs, position: int) -> list[str]:
+    """Return what was true and what was predicted of a sample."""
+    if o.kind == "classes":
+        p, true = o.preds[position], int(o.targets[position])
+        k = int(p.argmax())
+        if k == true:
+            return [f"{name_of(o, true)}, right with {100 * p[k]:.0f} %"]
+        return [f"{name_of(o, true)} read as {name_of(o, k)}", f"{100 * p[k]:.1f} %; its own {100 * p[true]:.1f} %"]
+    if o.kind == "numbers":
+        return [f"{np.ravel(o.preds[position])[0]:.4g} for {np.ravel(o.targets[position])[0]:.4g}"]
+    if o.kind == "labels":
+        wrong = np.flatnonzero(o.values[position][:, 1:].any(1)).tolist()
+        texts = [f"{'missed' if o.targets[position][k] else 'wrongly'} {name_of(o, k)}" for k in wrong]
+        return [", ".join(texts) or "right, but close to a threshold"]
+    if o.kind == "masks":
+        return [f"IoU {100 * (1 - o.loss[position]):.1f} %"]
+    return [
+        f"{name_of(o, int(o.targets[position]))}: nearest is {'its own' if o.values[position] else 'another'} class"
+    ]

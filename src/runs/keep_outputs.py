@@ -1,0 +1,135 @@
+"""KeepOutputs: what a test predicts of each sample, with the pictures of the worst, for ``report``."""
+
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+from numpy.typing import NDArray
+from torch import Tensor
+
+from src.analysis.outputs import Outputs, kind_of, score
+from src.protocols import DrawsPredictions, ImageData
+
+WORST = 24  # samples whose pictures are kept
+CHUNK = 512  # images to read at once
+Array = NDArray[Any]
+
+
+class KeepOutputs(Callback):
+    """Collect ``outputs`` of a test whose steps return {"preds": ..., "targets": ...}; None if they do not.
+
+    Of several processes, the first gets the samples of all.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: Outputs | None = None
+        self.parts: list[dict[str, Array]] = []  # of each batch
+        self.valid = True
+
+    def on_test_batch_end(  # type: ignore[override]
+        self, trainer: Any, module: Any, outputs: Any, _batch: Any, batch_idx: int, dataloader_idx: int = 0, /
+    ) -> None:
+        given = isinstance(outputs, dict) and all(
+            isinstance(outputs.get(name), Tensor) for name in ("preds", "targets")
+        )
+        start = first_position(trainer, batch_idx, sum(len(part["loss"]) for part in self.parts))
+        self.valid = self.valid and given and not dataloader_idx
+        if not self.valid or start is None:
+            self.valid = False
+            return
+        preds, targets = (outputs[name].detach().cpu() for name in ("preds", "targets"))
+        arrays = (preds.float() if preds.is_floating_point() else preds).numpy(), targets.numpy()
+        part = {"index": start + np.arange(len(targets)), "preds": arrays[0], "targets": arrays[1]}
+        part["loss"] = np.zeros(len(targets))
+        if kind_of(*arrays) == "masks":  # which are too large to keep all
+            part["values"], part["loss"] = score("masks", *arrays, module.num_classes)
+            worst = np.argsort(-part["loss"], kind="stable")[:WORST]
+            part |= {"preds": arrays[0][worst].astype(np.uint8), "targets": arrays[1][worst].astype(np.uint8)}
+            part["kept"] = part["index"][worst]
+        self.parts.append(part)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, self.parts if self.valid else None)
+            self.valid = all(each is not None for each in gathered)
+            self.parts = [part for each in gathered for part in each or ()]
+        if self.valid and self.parts and trainer.is_global_zero:
+            joined = {key: np.concatenate([part[key] for part in self.parts]) for key in self.parts[0]}
+            self.outputs = complete(joined, trainer, pl_module)
+        self.parts = []
+
+
+def first_position(trainer: Any, batch_idx: int, seen: int) -> int | None:
+    """Return the position in the test split of the first sample of a batch; None if it is not known."""
+    if trainer.world_size == 1:
+        return seen
+    sampler: Any = getattr(trainer.test_dataloaders, "sampler", None)
+    if not hasattr(sampler, "place"):
+        return None
+    share, longer = divmod(sampler.num_samples, sampler.num_batches)
+    return batch_idx * share + min(batch_idx, longer) + sampler.place(batch_idx)[0]
+
+
+def complete(found: dict[str, Array], trainer: Any, task: Any) -> Outputs | None:
+    """Return the outputs in the order of the test split, with names, traits and pictures of the data."""
+    order = np.argsort(found["index"], kind="stable")
+    masks = "values" in found
+    targets = found["targets"] if masks else found["targets"][order]
+    preds = found["preds"] if masks else found["preds"][order]
+    if (kind := "masks" if masks else kind_of(preds, targets)) is None or not len(order):
+        return None
+    values, loss = (found["values"], found["loss"]) if masks else score(kind, preds, targets, 0)
+    values, loss = (values[order], loss[order]) if masks else (values, loss)
+    shown = np.argsort(-loss, kind="stable")[:WORST]
+    data = trainer.datamodule
+    known = isinstance(data, ImageData) and "test" in data.splits
+    o = Outputs(kind, values, loss, preds, targets, "", shown=shown)
+    if masks:
+        at = {position: i for i, position in enumerate(found["kept"].tolist())}
+        rows = [at[position] for position in shown.tolist()]
+        o.pictures, o.preds, o.targets = {"mask": preds[rows], "true": targets[rows]}, preds[:0], targets[:0]
+    if known:
+        add_data(o, data, task)
+    own = targets if not masks else values[..., 0] + values[..., 2]  # pixels of each class
+    o.test_set = sha256(
+        repr([o.kind, o.names]).encode() + np.ascontiguousarray(own).tobytes() + o.test_set.encode()
+    ).hexdigest()[:16]
+    return o
+
+
+def add_data(o: Outputs, data: Any, task: Any) -> None:
+    """Add class names, file names, and of images their traits and the pictures of the worst."""
+    split, n = data.splits["test"], len(o)
+    o.class_names = [str(name) for name in data.class_names or ()]
+    o.names = [str(name) for name in data.files.get("test", ())][:n]
+    if not data.holds_images:
+        return
+    read = lambda index: data.splits["test"][torch.as_tensor(index)][1].cpu()  # noqa: E731
+    traits = [image_traits(read(index)) for index in torch.arange(n).split(CHUNK)]
+    o.traits = {key: np.concatenate([each[key] for each in traits]) for key in traits[0]}
+    images = read(o.shown)
+    o.pictures = {"image": images.numpy(), **o.pictures}
+    if o.kind == "masks" and isinstance(task, DrawsPredictions):
+        for name in ("mask", "true"):
+            o.pictures[name] = task.draw_predictions(images, torch.as_tensor(o.pictures[name]))["overlay"].numpy()
+    if not o.names and isinstance(split.images, Tensor):  # tells other images with equal targets apart
+        o.test_set = sha256(read(torch.arange(n)[:: max(1, n // 32)]).numpy().tobytes()).hexdigest()
+
+
+def image_traits(images: Tensor) -> dict[str, Array]:
+    """Return brightness, contrast and sharpness of images (N, C, H, W), uint8, all in pixel values [0, 255].
+
+    Contrast is the standard deviation of the gray values, sharpness the mean absolute difference between neighbors.
+    """
+    gray = images.float().mean(1)
+    steps = [(gray.diff(dim=dim)).abs().flatten(1).mean(1) for dim in (1, 2) if gray.shape[dim] > 1]
+    sharp = sum(steps) / len(steps) if steps else torch.zeros(len(gray))
+    values = {
+        "brightness": gray.flatten(1).mean(1),
+        "contrast": gray.flatten(1).std(1, correction=0),
+        "sharpness": sharp,
+    }
+    return {name: torch.as_tensor(value).numpy() for name, value in values.items()}

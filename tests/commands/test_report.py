@@ -1,0 +1,120 @@
+"""report: the page of a run, comparisons of several, numbers for programs, and what is refused."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from scipy.stats import binomtest, t
+
+from src.analysis.outputs import FILE, Outputs
+from src.cli import main
+from tests.conftest import ROOT, SMALL, refused
+
+PARENT = Path("runs/digits")
+FAST = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4"]
+
+
+@pytest.fixture(scope="module")
+def _three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train two seeds of a net and one of another, and return the folder of their runs."""
+    folder = tmp_path_factory.mktemp("three")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("configs").symlink_to(ROOT / "configs")
+        for i in range(3):
+            main(["fit", *SMALL, *FAST, f"--seed_everything={i}", f"--model.net.hidden_sizes=[{[16, 16, 24][i]}]"])
+    return folder / "runs"
+
+
+@pytest.fixture
+def three(_three: Path) -> list[str]:
+    shutil.copytree(_three, "runs")
+    return [str(PARENT / f"version_{i}") for i in range(3)]
+
+
+def test_the_page_has_what_the_run_reached(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run, old = Path(three[0]), (Path(three[0]) / "report.html").read_bytes()
+    facts = main(["report", str(run)])
+    assert f"report  {run}/report.html" in capsys.readouterr().out
+    html = (run / "report.html").read_text()
+    assert html.encode() == old
+    o = Outputs.load(run)
+    assert facts["value"] == pytest.approx(json.loads((run / "results.json").read_text())["test/accuracy"])
+    assert f"<b>{100 * facts['value']:.2f} %</b>" in html
+    assert f"{int((o.values == 0).sum()):,}" in html
+    assert sum(map(sum, facts["confusion"])) == 360
+    assert html.count("<figure>") == 24
+    assert (run / "config.yaml").read_text().splitlines()[1] in html.replace("&#39;", "'")
+    assert not re.findall(r"https?://|<script|@import|url\(", html)
+    assert len(html) - sum(map(len, re.findall(r'"data:image[^"]*"', html))) < 100_000
+
+
+def test_numbers_come_as_json_and_no_page_is_written(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    (Path(three[0]) / "report.html").unlink()
+    facts = main(["report", three[0], "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["value"] == facts["value"]
+    assert not (Path(three[0]) / "report.html").exists()
+
+
+def test_runs_are_compared_sample_by_sample(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    facts = main(["report", *three])
+    out = capsys.readouterr().out
+    right = [Outputs.load(Path(run)).values for run in three]
+    ps = []
+    for run, own in zip(facts["runs"][1:], right[1:], strict=True):
+        assert run["difference"] == pytest.approx(own.mean() - right[0].mean())
+        low, high = run["difference_interval"]
+        assert low <= run["difference"] <= high
+        only = [int((a > b).sum()) for a, b in ((right[0], own), (own, right[0]))]
+        ps.append(binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0)
+    assert [run["p"] for run in facts["runs"][1:]] == pytest.approx(
+        [min(1, 2 * p) if p == min(ps) else max(p, min(1, 2 * min(ps))) for p in ps]
+    )
+    assert max(map(len, out.splitlines())) <= 80
+    html = Path("comparison.html").read_text()
+    assert "model.init_args.net.init_args.hidden_sizes" in html
+    assert [*facts["settings"]] == ["seed_everything", "model.init_args.net.init_args.hidden_sizes"]
+
+
+def test_seeds_of_one_setting_have_mean_and_interval(three: list[str]) -> None:
+    (group,) = main(["report", *three])["groups"]
+    assert group["runs"] == three[:2]
+    values = [Outputs.load(Path(run)).values.mean() for run in three[:2]]
+    assert group["mean"] == pytest.approx(sum(values) / 2)
+    half = t.ppf(0.975, 1) * abs(values[0] - values[1]) / 2
+    assert group["half"] == pytest.approx(half)
+
+
+def test_runs_of_other_test_samples_are_not_compared(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    o = Outputs.load(Path(three[1]))
+    o.test_set = "other"
+    o.save(Path(three[1]) / FILE)
+    assert "runs must be tested on the same samples" in refused(capsys, "report", *three)
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["report"], "report needs run folders"),
+        (["report", "configs"], "configs is not a run folder: it has no config.yaml"),
+        (["report", "nowhere"], "nowhere is not a run folder"),
+        (["report", "runs/digits/version_0", "--trainer.max_epochs=3"], "report takes run folders and no settings"),
+    ],
+)
+def test_what_is_no_run_is_refused(
+    args: list[str], text: str, three: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(three) == 3
+    assert text in refused(capsys, *args)
+
+
+def test_a_run_without_predictions_says_what_to_type(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    (Path(three[0]) / FILE).unlink()
+    error = refused(capsys, "report", three[0])
+    command = error.split("python -m src.cli ")[1].split()
+    main(command)
+    main(["report", three[0]])
