@@ -28,8 +28,9 @@ def environment() -> Any:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the page of a template in src/web; values are escaped."""
-    return environment().get_template(template).render(**values)
+    """Return the page of a template in src/web; values are escaped, also bytes of file names that are not UTF-8."""
+    text = environment().get_template(template).render(**values)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def picture(pixels: ArrayLike, alt: str) -> dict[str, Any]:

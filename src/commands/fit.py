@@ -10,18 +10,26 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError, require
-from src.commands.results import done, finish
 from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, compile_task, find_start
 from src.config.parser import parse, plain_config, to_yaml
 from src.engine.checkpoints import PublishedCheckpoint, validation_metrics
 from src.engine.progress import run_loggers
-from src.engine.signals import reached_limit, restore_limits, tuned_names
+from src.engine.signals import explain_end, reached_limit, restore_limits, tuned_names
 from src.protocols import ImageData, LoadsRuns
-from src.runs.checkpoint import left_out
+from src.runs.checkpoint import AtomicCheckpointIO, epochs_done, left_out
 from src.runs.folder import Run
 from src.runs.keep_outputs import KeepOutputs
-from src.runs.summary import complete_rows, merge_dataloaders, print_rows, provenance, start_notes
+from src.runs.summary import (
+    complete_rows,
+    merge_dataloaders,
+    metrics_table,
+    next_commands,
+    print_rows,
+    provenance,
+    run_stats_table,
+    start_notes,
+)
 
 
 def run(options: Options, *, resume: Literal["auto", "never"] | None = None, no_page: bool = False) -> Experiment:
@@ -70,6 +78,13 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None, no_
     if x.trainer.is_global_zero:
         finish(x, metrics, seconds)
     return x
+
+
+def done(x: Experiment) -> tuple[int, int]:
+    """Return the number of epochs and steps that the run has trained."""
+    if x.trained:
+        return x.trainer.current_epoch, x.trainer.global_step
+    return epochs_done(x.stored), x.stored.get("global_step", 0)
 
 
 def open_run(x: Experiment) -> None:
@@ -128,23 +143,6 @@ def write_records(x: Experiment, run: Run) -> None:
     run.add_provenance(provenance(run.config, split_hash, scheduler_job()))
 
 
-def explain_end(x: Experiment, error: BaseException, before: dict[Path, bytes]) -> None:
-    """Print how to resume if a checkpoint exists; restore an existing run's files from ``before`` a refused start."""
-    if not x.trainer.is_global_zero:
-        return
-    if x.trained and x.run is not None and not x.run.path.is_dir():
-        raise UserError(f"the run folder {x.run.path.absolute()} was deleted during training") from error
-    asked, how = isinstance(error, SystemExit), "before the first checkpoint: nothing is saved"
-    if x.run is not None and before and not x.trained:
-        x.run.restore(before)
-    if x.run is not None and x.run.has_checkpoint():
-        how = f"resume with: python -m src.cli fit {x.run_options()}"
-    elif x.run is not None and not before and (asked or not x.trained):
-        x.run.discard()
-    if asked or x.trained:
-        print_rows([("stopped", how)])
-
-
 def evaluate_best(x: Experiment, watch: list[Any]) -> dict[str, float]:
     """Return the metrics of the best checkpoint, or of the current weights if none was saved.
 
@@ -171,3 +169,28 @@ def evaluate_best(x: Experiment, watch: list[Any]) -> dict[str, float]:
             logger.log_metrics(means, trainer.global_step or x.stored.get("global_step", 0))
             logger.save()
     return metrics
+
+
+def finish(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
+    """Print the results, speed, and next commands of a run; write results.json and the page."""
+    parameters, batch_size = sum(p.numel() for p in x.task.parameters()), getattr(x.data, "batch_size", 0)
+    stats = {"parameters": parameters, "batch_size": batch_size, "seconds": seconds}
+    stats |= x.progress.speed(x.trainer.strategy.root_device)
+    previous = x.run.previous_results() if x.run else ({}, "")
+    rows = metrics_table(metrics, x.best)
+    if x.outputs:
+        from src.commands.page import finish_page, outputs_rows  # only a page needs them
+
+        rows += outputs_rows(x.outputs)
+    print_rows([("", ""), *rows, ("", ""), *run_stats_table(stats, *previous)])
+    saved = x.run is not None and not x.config.trainer.fast_dev_run
+    if x.run is not None and saved:
+        x.run.write_results({**metrics, **stats})
+    if x.run is not None and x.run.has_checkpoint():
+        limit = reached_limit(x.trainer, *done(x))
+        print_rows(next_commands(x.run.path, x.run_options(), limit, *x.usable()))
+    if x.run is not None and saved and x.outputs:
+        finish_page(x.run, x.outputs)
+    io = x.trainer.strategy.checkpoint_io
+    if isinstance(io, AtomicCheckpointIO) and io.failed:
+        raise UserError(f"training has finished, but its last checkpoint was not saved: {io.failed}")

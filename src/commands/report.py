@@ -8,14 +8,17 @@ from src import require
 from src.analysis.comparison import compare, comparison_page
 from src.analysis.outputs import Outputs
 from src.analysis.run_page import run_facts
-from src.commands.results import write_page
+from src.commands.page import write_page
 from src.config.arguments import Options
 from src.runs.folder import Run, write_atomically
 from src.runs.summary import Rows, echo, print_rows
 
 
 def run(options: Options, *, output: Path | None = None, json: bool = False) -> Any:
-    """Write a page on a run: results with intervals, curves, errors, worst pictures; or compare several runs.
+    """Write a page on a run, or compare several.
+
+    It has results with intervals, learning curves, errors and the worst pictures; several runs are compared sample by
+    sample, so they need the same test split.
 
     Args:
         output: the page; by default report.html in the folder of the run, or comparison.html here.

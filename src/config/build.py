@@ -28,7 +28,7 @@ from src.engine.progress import EpochLine, ProgressBar, own_monitor
 from src.engine.resume import Resume
 from src.engine.signals import Signals, disable_lightning_handlers
 from src.protocols import HasEpochMeans, ImageData, KnownClasses, LoadsRuns, Pretrained
-from src.runs.checkpoint import AtomicCheckpointIO, check_weights, load_first_valid
+from src.runs.checkpoint import AtomicCheckpointIO, check_weights, epochs_done, load_first_valid
 from src.runs.folder import Run
 
 
@@ -171,13 +171,6 @@ def compile_task(x: Experiment) -> None:
         x.task.compile(**settings)
     except (TypeError, RuntimeError) as error:
         raise UserError(f"compile must be true, false or arguments of torch.compile, got {settings}: {error}") from None
-
-
-def epochs_done(stored: dict[str, Any]) -> int:
-    try:
-        return stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if stored else 0
-    except (KeyError, TypeError):
-        raise UserError("the checkpoint does not tell how many epochs are done: start a new run") from None
 
 
 def infer_num_classes(config: Namespace) -> LightningDataModule | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, EarlyStopping, LearningRateFinder, Timer
 from lightning.pytorch.strategies.launchers import subprocess_script
 
+from src import UserError
 from src.engine.checkpoints import LastCheckpoint
 from src.engine.launched import code_of_lost_process, watch
 from src.engine.resume import can_resume_here
+from src.runs.summary import print_rows
 
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two are absent on Windows
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
@@ -173,3 +176,20 @@ def tuned_names(trainer: Trainer) -> list[str]:
         if isinstance(callback, LearningRateFinder):
             names += [callback._attr_name] if callback._attr_name else ["lr", "learning_rate"]
     return names
+
+
+def explain_end(x: Any, error: BaseException, before: dict[Path, bytes]) -> None:
+    """Print how to resume if a checkpoint exists; restore an existing run's files from ``before`` a refused start."""
+    if not x.trainer.is_global_zero:
+        return
+    if x.trained and x.run is not None and not x.run.path.is_dir():
+        raise UserError(f"the run folder {x.run.path.absolute()} was deleted during training") from error
+    asked, how = isinstance(error, SystemExit), "before the first checkpoint: nothing is saved"
+    if x.run is not None and before and not x.trained:
+        x.run.restore(before)
+    if x.run is not None and x.run.has_checkpoint():
+        how = f"resume with: python -m src.cli fit {x.run_options()}"
+    elif x.run is not None and not before and (asked or not x.trained):
+        x.run.discard()
+    if asked or x.trained:
+        print_rows([("stopped", how)])

@@ -182,3 +182,10 @@ def loads_later(model: LightningModule) -> bool:
     ours = ("torch", "lightning.", "src.tasks.base", "src.tasks.classifier")
     kinds = {kind for each in model.modules() for kind in type(each).__mro__ if not kind.__module__.startswith(ours)}
     return any(HOOKS & vars(kind).keys() for kind in kinds)
+
+
+def epochs_done(stored: dict[str, Any]) -> int:
+    try:
+        return stored["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] if stored else 0
+    except (KeyError, TypeError):
+        raise UserError("the checkpoint does not tell how many epochs are done: start a new run") from None
