@@ -14,6 +14,7 @@ from src.analysis.statistics import Interval, bootstrap_mean, wilson
 Array = NDArray[Any]
 FILE = "test.npz"
 KINDS = {"classes": "accuracy", "labels": "f1", "numbers": "mae", "masks": "iou", "embeddings": "recall_at_1"}
+DICTS = ("splits", "traits", "pictures")  # fields of several arrays
 DRAWS = 500  # of resampled counts per class
 
 
@@ -32,6 +33,7 @@ class Outputs:
         test_set: identifies the samples and their targets, so that runs can be compared.
         class_names: of the K classes.
         names: of the image files, or empty.
+        splits: number of samples of each class, (K,), or of all, (1,), in the splits that were loaded.
         traits: numbers of each sample's image, (N,), such as its brightness.
         shown: positions of the worst samples.
         pictures: their images (M, C, H, W), uint8, and what is drawn with them.
@@ -45,6 +47,7 @@ class Outputs:
     test_set: str
     class_names: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    splits: dict[str, Array] = field(default_factory=dict)
     traits: dict[str, Array] = field(default_factory=dict)
     shown: Array = field(default_factory=lambda: np.zeros(0, dtype=int))
     pictures: dict[str, Array] = field(default_factory=dict)
@@ -58,7 +61,7 @@ class Outputs:
 
     def save(self, file: Path) -> None:
         flat: Any = {key: value for key, value in vars(self).items() if not isinstance(value, dict)}
-        flat |= {f"{key}.{name}": each for key in ("traits", "pictures") for name, each in vars(self)[key].items()}
+        flat |= {f"{key}.{name}": each for key in DICTS for name, each in vars(self)[key].items()}
         part = file.with_suffix(".part")
         with part.open("wb") as stream:
             np.savez_compressed(stream, **flat)
@@ -70,7 +73,7 @@ class Outputs:
         try:
             with (folder / FILE).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 found: Any = {key: stored[key] for key in stored.files}
-            nested: dict[str, Any] = {"traits": {}, "pictures": {}}
+            nested: dict[str, Any] = {key: {} for key in DICTS}
             for key in [key for key in found if "." in key]:
                 owner, name = key.split(".", 1)
                 nested[owner][name] = found.pop(key)

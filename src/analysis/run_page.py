@@ -9,7 +9,15 @@ import yaml
 from src.analysis.curves import Curve, read_curves, sentences
 from src.analysis.outputs import Outputs, headline
 from src.analysis.page import chart, later_range, render
-from src.analysis.sections import classes_section, confusion, numbers_section, per_class_section, worst_section
+from src.analysis.sections import (
+    MATRIX,
+    classes_section,
+    confusion,
+    name_of,
+    numbers_section,
+    per_class_section,
+    worst_section,
+)
 
 HEADLINES = ("iou", "map", "mae", "accuracy", "f1")  # the curve of the first that the run has is drawn
 NAMES = {"iou": "IoU", "f1": "F1", "mae": "mean absolute error", "recall_at_1": "recall at 1"}
@@ -43,6 +51,7 @@ def run_page(folder: Path, outputs: Outputs) -> str:
         kind=kind,
         figures=[*figures, *(classes["figures"] if classes else [])],
         classes=classes,
+        data=data_rows(outputs),
         table=per_class_section(outputs) if kind in ("labels", "masks") else None,
         numbers=numbers_section(outputs) if kind == "numbers" else None,
         worst=worst_section(outputs),
@@ -90,6 +99,15 @@ def metric_rows(results: dict[str, Any]) -> list[list[str]]:
     names = list(dict.fromkeys(key.split("/")[1] for key in results if key.count("/") == 1))
     values = {name: [results.get(f"{stage}/{name}") for stage in ("val", "test", "reference")] for name in names}
     return [[name, *("" if value is None else f"{value:.4f}" for value in row)] for name, row in values.items()]
+
+
+def data_rows(o: Outputs) -> dict[str, Any]:
+    """Return the number of samples in each split that was loaded, of up to 30 classes also of each."""
+    k = max((len(counts) for counts in o.splits.values()), default=0)
+    rows = [["samples", *(f"{counts.sum():,}" for counts in o.splits.values())]]
+    for i in range(k) if 1 < k <= MATRIX else ():
+        rows.append([name_of(o, i), *(f"{counts[i]:,}" if i < len(counts) else "0" for counts in o.splits.values())])
+    return {"head": ["", *o.splits], "rows": rows if o.splits else []}
 
 
 def curve_charts(curves: dict[str, Curve]) -> list[Any]:

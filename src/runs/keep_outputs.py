@@ -104,6 +104,7 @@ def add_data(o: Outputs, data: Any, task: Any) -> None:
     """Add class names, file names, and of images their traits and the pictures of the worst."""
     split, n = data.splits["test"], len(o)
     o.class_names = [str(name) for name in data.class_names or ()]
+    o.splits = {name: sizes(each) for name, each in data.splits.items() if name in ("train", "val", "test")}
     o.names = [str(name) for name in data.files.get("test", ())][:n]
     if not data.holds_images:
         return
@@ -117,6 +118,11 @@ def add_data(o: Outputs, data: Any, task: Any) -> None:
             o.pictures[name] = task.draw_predictions(images, torch.as_tensor(o.pictures[name]))["overlay"].numpy()
     if not o.names and isinstance(split.images, Tensor):  # tells other images with equal targets apart
         o.test_set = sha256(read(torch.arange(n)[:: max(1, n // 32)]).numpy().tobytes()).hexdigest()
+
+
+def sizes(split: Any) -> Array:
+    """Return the number of samples of each class, (K,), or of all, (1,)."""
+    return np.array([len(split)]) if split.classes is None else split.classes.bincount().cpu().numpy()
 
 
 def image_traits(images: Tensor) -> dict[str, Array]:

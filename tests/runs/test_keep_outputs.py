@@ -32,6 +32,8 @@ def test_outputs_are_those_of_the_best_checkpoint_in_order() -> None:
     assert headline(o)[0] == pytest.approx(json.loads((RUN / "results.json").read_text())["test/accuracy"])
     assert o.shown.tolist() == np.argsort(-o.loss, kind="stable")[:24].tolist()
     assert np.array_equal(o.pictures["image"], images[o.shown].numpy())
+    assert o.splits["test"].tolist() == np.bincount(targets).tolist()
+    assert o.splits["train"].sum() + o.splits["val"].sum() == len(Digits().load(train=True)[0])
 
 
 @pytest.mark.parametrize("name", ["digits_rotation", "digits_masks", "digits_multilabel", "digits_retrieval"])
