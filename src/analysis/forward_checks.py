@@ -1,0 +1,100 @@
+"""Checks of the forward pass of the nets that a training step calls; each finds one kind of bug."""
+
+import re
+from collections import Counter
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+
+from src.analysis.spies import Random
+from src.analysis.subject import Call, Check, Subject, pick, samples, tensors
+
+BY_DESIGN = re.compile("Drop|Norm|Stochastic|RReLU")  # names of layers that differ between train and eval
+
+
+def deterministic(s: Subject, calls: list[Call]) -> Check:
+    """Compare two passes in eval mode."""
+    s.module.eval()
+    for call in calls:
+        with Random() as drawn:
+            far = gap(s.outputs(call), s.outputs(call))
+        if far:
+            names = ", ".join(sorted(drawn.names)) or "unknown"
+            by_design = drawn.names and not re.search("drop|bernoulli|rrelu", names)
+            figure = f"two passes of {call.name} differ by {far:.1%}, because of {names}"
+            return Check(None if by_design else False, figure, "pass training=self.training to it")
+    return Check(True, "two passes are equal") if calls else Check(None, "training_step calls no net")
+
+
+def gap(a: list[Tensor], b: list[Tensor]) -> float:
+    """Return the largest difference relative to the largest number, 0 if it is rounding."""
+    if [each.shape for each in a] != [each.shape for each in b]:
+        return 1.0
+    found = [float((x - y).abs().max() / x.abs().max().clamp(1e-12)) for x, y in zip(a, b, strict=True) if x.numel()]
+    far = max((each for each in found if isfinite(each)), default=0.0)
+    return far if far > 1e-3 else 0.0
+
+
+def independent(s: Subject, calls: list[Call]) -> Check:
+    """Replace the first sample by another one in eval mode: only its own output may change."""
+    s.module.eval()
+    others = 0
+    if any(getattr(each, "batch_first", True) is False for each in s.module.modules()):
+        return Check(None, "needs a batch of samples in the first dimension")
+    for call in calls:
+        n = samples((call.args, call.kwargs))
+        inputs = [each for each in tensors((call.args, call.kwargs)) if each.ndim and len(each) == n]
+        other = next((i for i in range(1, n) if any(not torch.equal(each[i], each[0]) for each in inputs)), 0)
+        index = torch.arange(n)
+        if not other:
+            continue
+        index[0] = other
+        with s.own_draws():  # the same random numbers, if there are any
+            before, after = (
+                (torch.manual_seed(0), s.outputs(call, given))[1]
+                for given in ((call.args, call.kwargs), pick((call.args, call.kwargs), n, index))
+            )
+        pairs = [(x, y) for x, y in zip(before, after, strict=False) if x.shape == y.shape and len(x) == n]
+        if not pairs:
+            continue
+        others = n - 1
+        change = torch.stack([(x - y).nan_to_num().abs().flatten(1).amax(1) for x, y in pairs]).amax(0)
+        scale = max(float(x.nan_to_num().abs().max()) for x, _ in pairs)
+        moved = change > max(1e-3 * float(change.max()), 1e-5 * scale)
+        if moved[1:].any():
+            figure = f"changing sample 0 changes the output of {int(moved[1:].sum())} of {others} others in {call.name}"
+            return Check(False, figure, "look for a view, reshape or permute that mixes the batch, or a mean over it")
+    figure = f"none of {others} outputs depends on another sample" if others else "no samples to change"
+    return Check(bool(others) or None, figure)
+
+
+def train_and_eval(s: Subject, calls: list[Call]) -> Check:
+    """Compare both modes with dropout, normalization and the like in eval mode: nothing else may differ."""
+    layers = [each for each in s.module.modules() if BY_DESIGN.search(type(each).__name__) and not [*each.children()]]
+    differ = False
+    with s.unchanged():
+        for call in calls:
+            s.module.eval()
+            expected = s.outputs(call)
+            with s.unchanged():  # statistics of batch norm
+                s.module.train()
+                differ = differ or bool(gap(expected, s.outputs(call)))
+            s.module.train()
+            for each in layers:
+                each.eval()
+            got = s.outputs(call)
+            if gap(expected, got) and not gap(got, s.outputs(call)):  # else it is random, like dropout in a function
+                others = [(name, each) for name, each in call.owner.named_modules() if each not in layers]
+                found = [name for name, each in others if differs_alone(s, call, each, expected)]
+                figure = f"{found[-1] if found and found[-1] else call.name} differs by {gap(expected, got):.1%}"
+                return Check(False, figure, "only dropout, normalization and the like should read self.training")
+    counts = Counter(type(each).__name__ for each in layers)
+    names = ", ".join(f"{number} {name}" for name, number in counts.items())
+    return Check(True, f"differ by {names or 'random numbers'} alone" if differ else "are equal")
+
+
+def differs_alone(s: Subject, call: Call, module: nn.Module, expected: list[Tensor]) -> bool:
+    s.module.eval()
+    module.training = True
+    return bool(gap(expected, s.outputs(call)))
