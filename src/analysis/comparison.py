@@ -87,12 +87,12 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for part in parts for key, value in part.items()}
 
 
-def says(facts: dict[str, Any], curves: list[dict[str, Curve]]) -> list[tuple[str, str]]:
+def says(metric: str, names: Sequence[str], curves: list[dict[str, Curve]]) -> list[tuple[str, str]]:
     """Return a sentence for each run that cannot be told from the first by validation, with its rule."""
     found = []
-    name = f"val/{facts['metric']}"
+    name = f"val/{metric}"
     first = finite(curves[0].get(name))[1]
-    for run, own in zip(facts["runs"][1:], curves[1:], strict=True):
+    for run, own in zip(names[1:], curves[1:], strict=True):
         second = finite(own.get(name))[1]
         n = min(len(first), len(second)) // 3
         if n < 4:
@@ -100,7 +100,7 @@ def says(facts: dict[str, Any], curves: list[dict[str, Curve]]) -> list[tuple[st
         gap = float(np.mean(second[-n:]) - np.mean(first[-n:]))
         spread = max(noise(first[-n:]), noise(second[-n:]))
         if abs(gap) < spread:
-            text = f"Validation cannot tell {run['run']} from the first: over the last {n} epochs, {name} differs by"
+            text = f"Validation cannot tell {run} from {names[0]}: over the last {n} epochs, {name} differs by"
             text += f" {gap:+.4f}."
             found.append((text, f"That is less than its noise from epoch to epoch, {spread:.4f}."))
     return found
@@ -131,6 +131,7 @@ def comparison_page(folders: Sequence[Path], facts: dict[str, Any]) -> str:
         metric=NAMES.get(facts["metric"], facts["metric"]),
         samples=facts["samples"],
         p=facts["p"],
+        points=kind != "numbers",
         rows=rows,
         groups=[
             [", ".join(members[run] for run in g["runs"]), *(percent(g[key], kind) for key in ("mean", "std", "half"))]
@@ -142,7 +143,7 @@ def comparison_page(folders: Sequence[Path], facts: dict[str, Any]) -> str:
         ],
         names=names,
         charts=[c for name, series in lines.items() if (c := chart(f"{name} per epoch", series, later_range(series)))],
-        says=says(facts, curves),
+        says=says(facts["metric"], names, curves),
     )
 
 
@@ -151,9 +152,10 @@ def signed(value: float, kind: str) -> str:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Return the last parts of the folders' paths, as many as tell them apart."""
+    """Return the paths of folders without the parts that all of them begin or end with."""
     parts = [folder.resolve().parts for folder in folders]
-    count = next(
-        n for n in range(1, 99) if len({each[-n:] for each in parts}) == len(parts) or n > max(map(len, parts))
-    )
-    return ["/".join(each[-count:]) for each in parts]
+    while min(map(len, parts)) > 1 and len({each[0] for each in parts}) == 1:
+        parts = [each[1:] for each in parts]
+    while min(map(len, parts)) > 1 and len({each[-1] for each in parts}) == 1:
+        parts = [each[:-1] for each in parts]
+    return ["/".join(each) for each in parts]

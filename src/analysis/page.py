@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 WEB = Path(__file__).parents[1] / "web"
 Series = tuple[str, Sequence[float], Sequence[float]]  # name, x and y
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 440, 240, 48, 12, 26
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 360, 220, 48, 12, 26
 COLORS, DASHES = 6, ("", "6 3", "2 3")
+LABEL = 18  # letters of the name of a line; of longer ones, the end
 LARGEST = 96  # pixels of a picture's longer side
 
 
@@ -88,13 +89,16 @@ def chart(
     xs, ys = ([point[i] for _, points in finite for point in points] for i in (0, 1))
     x_ticks = ticks(min(xs), max(xs))
     y_ticks = ticks(*(y_range or (min(0.0, *ys, ys[0]), max(ys))))
-    right = WIDTH - 14 - 7 * min(18, max(len(name) for name, _ in finite))
+    x_ticks = [x for x in x_ticks if x % 1 == 0] if all(x % 1 == 0 for x in xs) else x_ticks  # no half epochs
+    right = WIDTH - 16 - round(6.5 * min(LABEL, max(len(name) for name, _ in finite)))
     x0, x1, y0, y1 = min(xs), max(max(xs), min(xs) + 1e-9), y_ticks[0], max(y_ticks[-1], y_ticks[0] + 1e-9)
+    low = HEIGHT - BOTTOM
+    title += " (zoomed in)" if min(ys) < y0 or max(ys) > y1 else ""
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
             round(LEFT + (x - x0) / (x1 - x0) * (right - LEFT), 1),
-            round(HEIGHT - BOTTOM - (min(max(y, y0), y1) - y0) / (y1 - y0) * (HEIGHT - BOTTOM - TOP), 1),
+            round(min(max(low - (y - y0) / (y1 - y0) * (low - TOP), -9 * HEIGHT), 9 * HEIGHT), 1),
         )
 
     lines: list[dict[str, Any]] = []
@@ -104,12 +108,13 @@ def chart(
         radii = sizes[i] if i < len(sizes) else None
         text = "" if radii else " ".join(f"{x},{y}" for x, y in at)
         shown = zip(at, radii or [2.5] * len(at), strict=True) if radii or dots or len(at) == 1 else ()
-        lines.append({"name": name[:18], "points": text, "dots": [(x, y, r) for (x, y), r in shown], **style})
+        label = name if len(name) <= LABEL else f"…{name[1 - LABEL :]}"
+        lines.append({"name": label, "points": text, "dots": [(x, y, r) for (x, y), r in shown], **style})
     spread(lines)
     ends = "; ".join(f"{name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in finite)
     return {
         "title": title, "alt": f"{title}. {ends}", "lines": lines, "width": WIDTH, "height": HEIGHT,
-        "left": LEFT, "right": right,
+        "left": LEFT, "right": right, "bottom": low,
         "x_ticks": [(place(x, y0)[0], f"{x:g}") for x in x_ticks if x0 <= x <= x1],
         "y_ticks": [(place(x0, y)[1], f"{y:g}") for y in y_ticks],
     }  # fmt: skip
@@ -127,13 +132,14 @@ def later_range(series: Sequence[Series]) -> tuple[float, float] | None:
 
 
 def spread(lines: list[dict[str, Any]], gap: float = 13) -> None:
-    """Move the labels of lines apart that would touch."""
+    """Move the labels of lines apart that would touch, and above the labels of the x axis."""
     ordered = sorted(lines, key=lambda line: line["label_y"])
     for before, after in pairwise(ordered):
         after["label_y"] = max(after["label_y"], before["label_y"] + gap)
-    excess = ordered[-1]["label_y"] - (HEIGHT - 4)
-    for line in ordered if excess > 0 else ():
-        line["label_y"] = round(line["label_y"] - excess, 1)
+    highest = HEIGHT - BOTTOM + 4.0
+    for line in reversed(ordered):
+        line["label_y"] = round(min(line["label_y"], highest), 1)
+        highest = line["label_y"] - gap
 
 
 def shades(counts: NDArray[np.int64]) -> list[list[float]]:

@@ -20,9 +20,16 @@ from src.analysis.sections import (
 )
 
 HEADLINES = ("iou", "map", "mae", "accuracy", "f1")  # the curve of the first that the run has is drawn
-NAMES = {"iou": "IoU", "f1": "F1", "mae": "mean absolute error", "recall_at_1": "recall at 1"}
+NAMES = {"iou": "IoU", "f1": "F1", "mae": "mean absolute error", "map": "mAP", "recall_at_1": "recall at 1"}
 COMMANDS = {"test": "", "predict": " --images FILE", "fit": " --trainer.max_epochs=N"}
-UNITS = ("seconds", "parameters", "batch_size", "samples_per_second", "milliseconds_per_step", "peak_memory_mib")
+COSTS = {  # of results.json: name on the page, unit
+    "seconds": ("time", " s"),
+    "parameters": ("parameters", ""),
+    "batch_size": ("batch size", ""),
+    "samples_per_second": ("throughput", " samples/s"),
+    "milliseconds_per_step": ("time per step", " ms"),
+    "peak_memory_mib": ("peak memory", " MiB"),
+}
 
 
 def run_facts(folder: Path, o: Outputs) -> dict[str, Any]:
@@ -56,9 +63,7 @@ def run_page(folder: Path, outputs: Outputs) -> str:
         numbers=numbers_section(outputs) if kind == "numbers" else None,
         worst=worst_section(outputs),
         metrics=metric_rows(results),
-        cost=[
-            (name.replace("_", " ").replace("mib", "MiB"), f"{results[name]:,}") for name in UNITS if name in results
-        ],
+        cost=[(name, f"{results[key]:,}{unit}") for key, (name, unit) in COSTS.items() if key in results],
         charts=[c for c in curve_charts(curves) if c],
         says=sentences(curves),
         config=config,
@@ -81,7 +86,7 @@ def percent(value: float, kind: str) -> str:
 
 
 def interval(low: float, high: float, kind: str) -> str:
-    return f"{percent(low, kind)} to {percent(high, kind)}"
+    return f"{low:.4g} to {high:.4g}" if kind == "numbers" else f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def reference_figure(results: dict[str, Any], o: Outputs) -> list[tuple[str, str, str]]:
@@ -117,7 +122,7 @@ def curve_charts(curves: dict[str, Curve]) -> list[Any]:
     for name in ("loss", *[name for name in HEADLINES if name in known][:1]):
         both = [(stage, *curves[f"{stage}/{name}"]) for stage in ("train", "val") if f"{stage}/{name}" in curves]
         if both and len(both[0][1]) > 1:
-            charts.append(chart(f"{name} per epoch", both, later_range(both)))
+            charts.append(chart(f"{NAMES.get(name, name)} per epoch", both, later_range(both)))
     rates = [(name.removeprefix("lr-"), *curve) for name, curve in curves.items() if name.startswith("lr-")]
     different = {tuple(ys): (name, xs, ys) for name, xs, ys in rates if len(xs) > 1}
     lines = [(name if len(different) > 1 else "", xs, ys) for name, xs, ys in different.values()]

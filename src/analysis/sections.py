@@ -77,9 +77,10 @@ def per_class_section(o: Outputs) -> dict[str, Any]:
     """Return F1 or IoU of each class, with what it is made of."""
     sums = o.values.sum(0)
     each = [float(macro(sums[k : k + 1], o.kind)) for k in range(len(sums))]
-    rows = [[name_of(o, k), value(each[k]), *map(str, sums[k].tolist())] for k in range(len(sums))]
+    rows = [[name_of(o, k), value(each[k]), *(f"{count:,}" for count in sums[k].tolist())] for k in range(len(sums))]
     unit = "pixels" if o.kind == "masks" else "samples"
-    head = ["class", o.metric, *(f"{kind}, {unit}" for kind in ("right", "wrongly predicted", "missed"))]
+    head = ["class", {"f1": "F1", "iou": "IoU"}[o.metric]]
+    head += [f"{kind} {unit}" for kind in ("true positive", "false positive", "false negative")]
     return {"head": head, "rows": rows, "bars": [(name_of(o, k), each[k], value(each[k])) for k in range(len(sums))]}
 
 
@@ -102,7 +103,15 @@ def numbers_section(o: Outputs) -> dict[str, Any]:
         lines.append(("mean |error|", x, [float(np.abs(residual[g]).mean()) for g in groups]))
         name = f" of target {d + 1}" if targets.shape[1] > 1 else ""
         charts.append(chart(f"errors{name} by true value, in tenths of the samples", lines, dots=True))
-    head = ["target", "mean |error|", "95 %", "mean error", "95 %", "root mean square", "largest |error|"]
+    head = [
+        "target",
+        "mean |error|",
+        "95 % interval",
+        "mean error",
+        "95 % interval",
+        "root mean square",
+        "largest |error|",
+    ]
     return {"head": head, "rows": rows, "charts": [c for c in charts[:6] if c]}
 
 
@@ -127,9 +136,11 @@ def caption(o: Outputs, position: int) -> list[str]:
         k = int(p.argmax())
         if k == true:
             return [f"{name_of(o, true)}, right with {100 * p[k]:.0f} %"]
-        return [f"{name_of(o, true)} read as {name_of(o, k)}", f"{100 * p[k]:.1f} %; its own {100 * p[true]:.1f} %"]
+        return [f"{name_of(o, true)} read as {name_of(o, k)}", f"{100 * p[k]:.1f} %, true class {100 * p[true]:.1f} %"]
     if o.kind == "numbers":
-        return [f"{np.ravel(o.preds[position])[0]:.4g} for {np.ravel(o.targets[position])[0]:.4g}"]
+        return [
+            f"{name} {np.ravel(each[position])[0]:.4g}" for name, each in (("predicted", o.preds), ("true", o.targets))
+        ]
     if o.kind == "labels":
         wrong = np.flatnonzero(o.values[position][:, 1:].any(1)).tolist()
         texts = [f"{'missed' if o.targets[position][k] else 'wrongly'} {name_of(o, k)}" for k in wrong]
