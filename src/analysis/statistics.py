@@ -68,8 +68,9 @@ def bootstrap_mean(values: ArrayLike, confidence: float = 0.95, draws: int = DRA
 def class_intervals(confusion: ArrayLike, draws: int = DRAWS, seed: int = 0) -> dict[str, NDArray[np.float64]]:
     """Return precision, recall and F1 of each class with 95 % bootstrap intervals: (K, 3) of value, low and high.
 
-    Resampling the samples is drawing the counts of a confusion matrix from a multinomial distribution. NaN where a
-    metric is not defined, such as the precision of a class that is never predicted.
+    Resampling the samples is drawing, for each class, its true positives, false negatives and false positives from a
+    multinomial distribution: what the other cells of the confusion matrix hold does not matter, and memory grows with
+    K, not K^2. NaN where a metric is not defined, such as the precision of a class that is never predicted.
 
     Args:
         confusion: counts (K, K); rows are true classes, columns are predicted ones.
@@ -77,27 +78,25 @@ def class_intervals(confusion: ArrayLike, draws: int = DRAWS, seed: int = 0) -> 
         seed: of the draws.
     """
     counts = np.asarray(confusion)
-    n = int(counts.sum())
-    drawn = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=draws).reshape(draws, *counts.shape)
-    found = {}
+    n, hits = int(counts.sum()), np.diagonal(counts)
+    known = np.stack([hits, counts.sum(1) - hits, counts.sum(0) - hits], 1)
+    cells = np.concatenate([known, n - known.sum(1, keepdims=True)], 1)
+    drawn = np.random.default_rng(seed).multinomial(n, cells / n, size=(draws, len(cells)))
     with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of columns that are all NaN
-        for name, metric in (("precision", precision), ("recall", recall), ("f1", f1)):
-            ends = np.nanquantile(metric(drawn), [0.025, 0.975], axis=0)
-            found[name] = np.stack([metric(counts), *ends], axis=1)
-    return found
+        values, resampled = rates(known), rates(drawn)
+        ends = {name: np.nanquantile(each, [0.025, 0.975], axis=0) for name, each in resampled.items()}
+    return {name: np.stack([values[name], *ends[name]], axis=1) for name in values}
 
 
-def precision(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.diagonal(counts, axis1=-2, axis2=-1) / counts.sum(-2)
-
-
-def recall(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.diagonal(counts, axis1=-2, axis2=-1) / counts.sum(-1)
-
-
-def f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    return 2 * np.diagonal(counts, axis1=-2, axis2=-1) / (counts.sum(-1) + counts.sum(-2))
+def rates(counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Return metrics of true positives, false negatives and false positives, (..., 3) or more: (...) each."""
+    hit, missed, wrong = np.moveaxis(counts, -1, 0)[:3]
+    return {
+        "precision": hit / (hit + wrong),
+        "recall": hit / (hit + missed),
+        "f1": 2 * hit / (2 * hit + missed + wrong),
+    }
 
 
 def calibration(confidence: ArrayLike, right: ArrayLike) -> tuple[float, NDArray[np.float64]]:
