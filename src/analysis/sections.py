@@ -10,6 +10,7 @@ from src.analysis.statistics import bootstrap_mean, calibration, class_intervals
 
 MATRIX = 30  # classes up to which the confusion matrix is shown; beyond, its largest errors
 LARGEST = 15  # errors in that list
+ROWS = 100  # classes up to which the table has all of them; beyond, those of lowest F1
 
 
 def name_of(o: Outputs, k: int) -> str:
@@ -56,7 +57,7 @@ def classes_section(o: Outputs) -> dict[str, Any]:
         y_range=(0, 1),
         sizes=[None, (1.5 + 6 * np.sqrt(bins[:, 2] / len(o))).round(1).tolist()],
     )
-    k = len(counts)
+    k, lowest = len(counts), np.argsort(found["f1"][:, 0], kind="stable")[:ROWS]
     return {
         "figures": [
             ("errors", f"{int((~right).sum()):,}", f"of {len(o):,} samples"),
@@ -64,7 +65,8 @@ def classes_section(o: Outputs) -> dict[str, Any]:
         ],
         "matrix": {"counts": counts.tolist(), "shades": shades(counts), "names": names} if k <= MATRIX else None,
         "confused": [[a, b, str(n), f"{100 * n / total:.1f} %"] for a, b, n, total in confused(o, LARGEST)],
-        "rows": rows,
+        "rows": rows if k <= ROWS else [rows[i] for i in lowest],
+        "note": "" if k <= ROWS else f" Shown are the {ROWS} of the {k:,} classes with the lowest F1.",
         "calibration": curve,
     }
 
