@@ -51,11 +51,29 @@ def test_values_that_are_not_finite_are_left_out() -> None:
     assert chart("Loss", [("b", [0], [float("nan")])]) is None
 
 
+def test_values_beyond_the_axis_are_outside_of_it() -> None:
+    c = chart("Loss", [("a", [1, 2, 3], [9.0, 1.0, 0.0])], y_range=(0, 1))
+    ys = [float(point.split(",")[1]) for point in c["lines"][0]["points"].split()]
+    top, bottom = c["y_ticks"][-1][0], c["y_ticks"][0][0]
+    assert ys == pytest.approx([top - 8 * (bottom - top), top, bottom])
+    assert c["title"] == "Loss (zoomed in)"
+    assert chart("Loss", [("a", [1, 2], [0.5, 1.0])], y_range=(0, 1))["title"] == "Loss"
+
+
+def test_there_is_no_half_epoch() -> None:
+    assert [text for _, text in chart("Loss", [("a", [1, 2, 3], [1, 2, 3])])["x_ticks"]] == ["1", "2", "3"]
+
+
+def test_of_a_long_name_the_end_is_shown() -> None:
+    (line,) = chart("Loss", [("runs/a-long-name/version_12", [1, 2], [1, 2])])["lines"]
+    assert line["name"] == "…g-name/version_12"
+
+
 def test_labels_of_lines_that_end_together_do_not_touch() -> None:
     c = chart("Loss", [(f"run {i}", [0, 1], [1.0, 0.001 * i]) for i in range(8)])
     at = sorted(line["label_y"] for line in c["lines"])
     assert min(np.diff(at)) >= 13
-    assert at[-1] <= c["height"]
+    assert at[-1] <= c["bottom"] + 4  # above those of the x axis
 
 
 def test_a_chart_is_readable_without_seeing_it() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest, t
 
+from src.analysis.comparison import short_names
 from src.analysis.outputs import FILE, Outputs
 from src.cli import main
 from tests.conftest import ROOT, SMALL, refused
@@ -87,6 +88,18 @@ def test_seeds_of_one_setting_have_mean_and_interval(three: list[str]) -> None:
     assert group["mean"] == pytest.approx(sum(values) / 2)
     half = t.ppf(0.975, 1) * abs(values[0] - values[1]) / 2
     assert group["half"] == pytest.approx(half)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["runs/a/version_0", "runs/a/version_1"], ["version_0", "version_1"]),
+        (["runs/a/version_0", "runs/b/version_0"], ["a", "b"]),
+        (["runs/a/version_0", "runs/b/version_1", "c"], ["runs/a/version_0", "runs/b/version_1", "c"]),
+    ],
+)
+def test_names_are_what_tells_folders_apart(folders: list[str], names: list[str]) -> None:
+    assert short_names([Path(each) for each in folders]) == names
 
 
 def test_runs_of_other_test_samples_are_not_compared(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:
