@@ -148,7 +148,9 @@ def caption(o: Outputs, position: int) -> list[str]:
         texts = [f"{'missed' if o.targets[position][k] else 'wrongly'} {name_of(o, k)}" for k in wrong]
         return [", ".join(texts) or "right, but close to a threshold"]
     if o.kind == "masks":
-        return [f"IoU {100 * (1 - o.loss[position]):.1f} %"]
+        found = [np.flatnonzero(o.values[position][:, columns].any(1)).tolist() for columns in ([0, 2], [0, 1])]
+        texts = [", ".join(name_of(o, k) for k in each) for each in found]
+        return [f"IoU {100 * (1 - o.loss[position]):.1f} %", f"true: {texts[0]}", f"predicted: {texts[1]}"]
     return [
         f"{name_of(o, int(o.targets[position]))}: nearest is {'its own' if o.values[position] else 'another'} class"
     ]

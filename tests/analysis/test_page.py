@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from src.analysis.outputs import Outputs
 from src.analysis.page import WIDTH, chart, environment, picture, render, shades, ticks
+from src.analysis.sections import caption
 
 
 def parts(call: str, **values: object) -> str:
@@ -106,3 +108,9 @@ def test_the_most_frequent_error_is_darkest() -> None:
 def test_a_page_loads_nothing_from_anywhere() -> None:
     html = render("base.html", title="x")
     assert not re.findall(r"https?://|@import|url\(", html)
+
+
+def test_the_caption_of_a_mask_names_true_and_predicted_classes() -> None:
+    counts = np.array([[[5, 0, 2], [0, 2, 0], [1, 0, 0], [0, 0, 0]]])  # hits, false positives, false negatives
+    o = Outputs("masks", counts, np.array([0.6]), counts, counts, "x", class_names=["back", "cat", "dog", "cow"])
+    assert caption(o, 0) == ["IoU 40.0 %", "true: back, dog", "predicted: back, cat, dog"]
