@@ -122,11 +122,16 @@ def curve_charts(curves: dict[str, Curve]) -> list[Any]:
     for name in ("loss", *[name for name in HEADLINES if name in known][:1]):
         both = [(stage, *curves[f"{stage}/{name}"]) for stage in ("train", "val") if f"{stage}/{name}" in curves]
         if both and len(both[0][1]) > 1:
-            charts.append(chart(f"{NAMES.get(name, name)} per epoch", both, later_range(both)))
+            charts.append(chart(f"{NAMES.get(name, name)} per epoch{gap(both)}", both, later_range(both)))
     rates = [(name.removeprefix("lr-"), *curve) for name, curve in curves.items() if name.startswith("lr-")]
     different = {tuple(ys): (name, xs, ys) for name, xs, ys in rates if len(xs) > 1}
     lines = [(name if len(different) > 1 else "", xs, ys) for name, xs, ys in different.values()]
     return [*charts, chart("learning rate by step", lines)] if lines else charts
+
+
+def gap(both: list[tuple[str, list[int], list[float]]]) -> str:
+    """Return how far the validation value ends from the training value."""
+    return f"; val minus train ends at {both[1][2][-1] - both[0][2][-1]:+.3g}" if len(both) == 2 else ""
 
 
 def provenance_rows(entry: dict[str, Any], config: str) -> list[tuple[str, str]]:
