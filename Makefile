@@ -38,6 +38,9 @@ show: .venv/.stamp ## draw augmented training images of CONFIG: show.png
 schedule: .venv/.stamp ## draw the learning rate of CONFIG over the run: schedule.png
 	@$(PY) -m src.cli schedule --config $(CONFIG)
 
+tensorboard: .venv/.stamp ## show curves, pictures and settings of all runs in the browser
+	@$(PY) -m tensorboard.main --logdir runs
+
 benchmark: .venv/.stamp ## time the project against plain loops and stock Lightning
 	@$(PY) -m tools.benchmark --json benchmark.json
 
@@ -78,4 +81,4 @@ setup: $(filter .tools/bin/uv,$(UV)) ## install the dependencies into .venv
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help setup train test check check-all lint heavy newest format show schedule benchmark faults schema lock audit extras clean
+.PHONY: help setup train test check check-all lint heavy newest format show schedule tensorboard benchmark faults schema lock audit extras clean

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from src import UserError, require
 from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, compile_task, find_start
-from src.config.parser import parse, plain_config, to_yaml
+from src.config.parser import named_settings, parse, plain_config, to_yaml
 from src.engine.checkpoints import PublishedCheckpoint, validation_metrics
-from src.engine.progress import run_loggers
+from src.engine.progress import RunTensorBoardLogger, run_loggers
 from src.engine.signals import explain_end, reached_limit, restore_limits, tuned_names
 from src.protocols import ImageData, LoadsRuns
 from src.runs.checkpoint import AtomicCheckpointIO, epochs_done, left_out
@@ -168,6 +168,9 @@ def evaluate_best(x: Experiment, watch: list[Any]) -> dict[str, float]:
         for logger in loggers:
             logger.log_metrics(means, trainer.global_step or x.stored.get("global_step", 0))
             logger.save()
+    for logger in loggers:
+        if isinstance(logger, RunTensorBoardLogger):
+            logger.log_results(dict(named_settings(x.settings)), metrics)
     return metrics
 
 

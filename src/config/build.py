@@ -8,7 +8,6 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, callbacks, seed_everything
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -24,7 +23,8 @@ from src.engine.extra_state import ModuleValues
 from src.engine.launched import random_seed
 from src.engine.loss_weighting import LossWeighting
 from src.engine.patches import LowOverhead, NoOpProfiler, PlateauStep, repeat_draws
-from src.engine.progress import EpochLine, ProgressBar, own_monitor
+from src.engine.progress import EpochLine, own_monitor
+from src.engine.progress_bar import ProgressBar
 from src.engine.resume import Resume
 from src.engine.signals import Signals, disable_lightning_handlers
 from src.protocols import HasEpochMeans, ImageData, KnownClasses, LoadsRuns, Pretrained
@@ -125,8 +125,7 @@ def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves:
     if command == "fit" and not settings.fast_dev_run and settings.logger is not False:
         ours.append(callbacks.LearningRateMonitor())
     bar = any(isinstance(each, callbacks.ProgressBar) for each in own)
-    if not bar and sys.stdout.isatty() and settings.enable_progress_bar is not False:
-        bar = True
+    if not bar and (bar := sys.stdout.isatty() and settings.enable_progress_bar is not False):
         ours.append(ProgressBar())
     resume, *others = ours  # the first, to see the optimizers before other callbacks add parameter groups
     changes = {"callbacks": [resume, *own, *others], "enable_progress_bar": bar, "enable_checkpointing": saves}
@@ -151,7 +150,8 @@ def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves:
 def own_callbacks(settings: Namespace, command: str, fresh: bool) -> list[Callback]:
     """Return the callbacks of the config that a command uses; those that tune settings only before training starts."""
     own: Any = settings.callbacks or []
-    unused: tuple[type, ...] = () if command == "fit" and fresh else (BatchSizeFinder, LearningRateFinder)
+    tuners = (callbacks.BatchSizeFinder, callbacks.LearningRateFinder)
+    unused: tuple[type, ...] = () if command == "fit" and fresh else tuners
     if command != "fit":
         unused += callbacks.Checkpoint, callbacks.WeightAveraging
     used = [each for each in (own if isinstance(own, list) else [own]) if not isinstance(each, unused)]

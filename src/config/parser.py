@@ -3,6 +3,7 @@
 import argparse
 import re
 import warnings
+from collections.abc import Iterator
 from contextlib import nullcontext
 from enum import Enum
 from functools import partial
@@ -182,3 +183,13 @@ def leave_out(settings: dict[str, Any], keys: tuple[Any, ...]) -> None:
         holder = holder.get(key) if isinstance(holder, dict) else holder[key]
     if len(keys) > end + 1:
         holder.pop(keys[end + 1], None)
+
+
+def named_settings(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float | str]]:
+    """Yield the settings of a config by the names that a command line takes."""
+    for key, value in settings.items():
+        name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip(".")
+        if isinstance(value, dict):
+            yield from named_settings(value, name)
+        elif value is not None:
+            yield name, value if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""Progress: one line of text per epoch, throughput, the progress bar of a terminal, log files, the shown metric."""
+"""Progress: one line of text per epoch, throughput, log files, the shown metric."""
 
 import csv
 import re
@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -24,23 +23,6 @@ Mode = Literal["max", "min"]
 
 def of_epochs(trainer: Trainer) -> str:
     return f"/{trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
-
-
-class ProgressBar(RichProgressBar):
-    """Rich's bar, refreshed twice a second rather than every batch, which would cost as much as a small net's step."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=2)
-        self.refreshed = 0.0  # time in seconds
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        now = time.monotonic()
-        if now - self.refreshed > 0.5 or batch_idx + 1 == self.total_train_batches:
-            self.refreshed = now
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return f"epoch {current_epoch + 1}{of_epochs(self.trainer)}".ljust(len(self.validation_description))
 
 
 class EpochLine(Callback):
@@ -178,18 +160,38 @@ class ResumedCSVLogger(CSVLogger):
 
 
 class RunTensorBoardLogger(TensorBoardLogger):
-    """TensorBoard's logger, whose thread would print a traceback after the run folder is deleted."""
+    """TensorBoard's logger, which writes all numbers of a call as one event, a sixth of the time."""
 
     @rank_zero_only
-    def log_metrics(self, *args: Any, **kwargs: Any) -> None:
-        Path(self.log_dir).stat()
-        super().log_metrics(*args, **kwargs)
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary  # slow to import
+
+        Path(self.log_dir).stat()  # after the folder is deleted, the writer's thread would print a traceback
+        several = {name: value for name, value in metrics.items() if isinstance(value, dict)}
+        values = [Summary.Value(tag=name, simple_value=metrics[name]) for name in metrics if name not in several]
+        self.experiment._get_file_writer().add_summary(Summary(value=values), step)
+        super().log_metrics(several, step)  # type: ignore[arg-type]
+
+    @rank_zero_only
+    def log_results(self, settings: dict[str, float | str], results: dict[str, float]) -> None:
+        """Write settings and results for the tab HPARAMS, in a folder of its own: a resumed run replaces them."""
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        shutil.rmtree(folder := Path(self.log_dir, "hparams"), ignore_errors=True)
+        means = {name: results[name] for name in results if name.count("/") < 2}  # not those per class
+        with SummaryWriter(str(folder)) as writer:
+            for summary in hparams(settings, means):
+                writer._get_file_writer().add_summary(summary)
+            for name, value in means.items():
+                writer.add_scalar(name, value)
 
 
 def run_loggers(folder: Path, step: int = 0) -> list[Logger]:
     """Return the loggers of a run folder, for a run that starts or resumes at a step."""
     # TensorBoard first: modules log their images with self.logger.experiment.add_image
-    return [RunTensorBoardLogger(folder, name="", version="", purge_step=step or None), ResumedCSVLogger(folder, step)]
+    tensorboard = RunTensorBoardLogger(folder, name="", version="", default_hp_metric=False, purge_step=step or None)
+    return [tensorboard, ResumedCSVLogger(folder, step)]
 
 
 def own_monitor(module: LightningModule) -> tuple[str, Mode]:

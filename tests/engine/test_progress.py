@@ -1,17 +1,22 @@
-"""The line of each epoch, and the progress bar of a terminal."""
+"""The line of each epoch, the progress bar of a terminal, and what TensorBoard gets."""
 
+import json
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from src.cli import main
-from src.engine import progress
-from src.engine.progress import EpochLine, ProgressBar
+from src.engine import progress_bar
+from src.engine.progress import EpochLine
+from src.engine.progress_bar import ProgressBar
 from tests.conftest import FIT, rows
 
 RUN = "runs/digits/version_0"
@@ -24,7 +29,7 @@ def epoch_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_the_bar_is_refreshed_twice_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     refreshed: list[int] = []
     now = iter(range(100))
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 10 + next(now) / 10))
+    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: 10 + next(now) / 10))
     monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda _, *args: refreshed.append(args[-1]))
     monkeypatch.setattr(ProgressBar, "total_train_batches", 15)
     bar: Any = ProgressBar()
@@ -105,3 +110,25 @@ def test_a_short_run_logs_a_learning_rate_once_an_epoch(batches: int, logged: li
 def test_a_run_of_many_steps_logs_a_learning_rate_every_50_steps() -> None:
     main([*FIT, "--trainer.max_epochs=5"])  # of 21 steps
     assert [int(row["step"]) for row in rows(RUN) if row.get("lr-AdamW/pg1")] == [49, 99]
+
+
+def test_tensorboard_gets_all_metrics_and_the_settings_with_the_results() -> None:
+    main([*FIT, "--trainer.max_epochs=1"])
+    main(["fit", f"--run={RUN}", "--trainer.max_epochs=2"])
+    events = EventAccumulator(RUN)
+    events.Reload()
+    logged = {(name, e.step): e.value for name in events.Tags()["scalars"] for e in events.Scalars(name)}
+    expected = {(k, int(row["step"])): float(v) for row in rows(RUN) for k, v in row.items() if v and k != "step"}
+    assert logged == pytest.approx(expected, rel=1e-6)
+    (file,) = Path(RUN, "hparams").iterdir()  # the resumed run has replaced the first one's
+    results = EventAccumulator(str(file))
+    results.Reload()
+    stored = json.loads(Path(RUN, "results.json").read_text())
+    assert {name: results.Scalars(name)[0].value for name in ("val/loss", "val/accuracy")} == pytest.approx(
+        {name: stored[name] for name in ("val/loss", "val/accuracy")}
+    )
+    content = results.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    settings = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert settings["model.optimizer.lr"].number_value == 4e-3
+    assert settings["model.net"].string_value == "src.nets.SmallCNN"
+    assert settings["trainer.max_epochs"].number_value == 2
