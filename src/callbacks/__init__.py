@@ -4,4 +4,5 @@ from src.callbacks.averaging import EMA, SWA
 from src.callbacks.freeze import Freeze
 from src.callbacks.gradient_checkpointing import GradientCheckpointing
 from src.callbacks.micro_batches import MicroBatches
+from src.callbacks.monitor import Monitor
 from src.callbacks.noise import GradientNoise, WeightNoise
