@@ -6,3 +6,4 @@ from src.callbacks.gradient_checkpointing import GradientCheckpointing
 from src.callbacks.micro_batches import MicroBatches
 from src.callbacks.monitor import Monitor
 from src.callbacks.noise import GradientNoise, WeightNoise
+from src.callbacks.pictures import Pictures
