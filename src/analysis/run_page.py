@@ -20,6 +20,14 @@ from src.analysis.sections import (
 )
 
 HEADLINES = ("iou", "map", "mae", "accuracy", "f1")  # the curve of the first that the run has is drawn
+LAYER_VALUES = {  # of src.callbacks.Monitor
+    "activation_zeros": "share of zeros",
+    "activation_saturation": "saturation",
+    "gradient_norm": "gradient norm",
+    "weight_norm": "weight norm",
+    "update_ratio": "update / weight",
+}
+LAYERS = 60  # layers that the page shows
 NAMES = {"iou": "IoU", "f1": "F1", "mae": "mean absolute error", "map": "mAP", "recall_at_1": "recall at 1"}
 COMMANDS = {"test": "", "predict": " --images FILE", "fit": " --trainer.max_epochs=N"}
 COSTS = {  # of results.json: name on the page, unit
@@ -58,6 +66,7 @@ def run_page(folder: Path, outputs: Outputs) -> str:
         kind=kind,
         figures=[*figures, *(classes["figures"] if classes else [])],
         classes=classes,
+        monitor=monitor_section(folder, curves),
         data=data_rows(outputs),
         table=per_class_section(outputs) if kind in ("labels", "masks") else None,
         numbers=numbers_section(outputs) if kind == "numbers" else None,
@@ -113,6 +122,24 @@ def data_rows(o: Outputs) -> dict[str, Any]:
     for i in range(k) if 1 < k <= MATRIX else ():
         rows.append([name_of(o, i), *(f"{counts[i]:,}" if i < len(counts) else "0" for counts in o.splits.values())])
     return {"head": ["", *o.splits], "rows": rows if o.splits else []}
+
+
+def monitor_section(folder: Path, curves: dict[str, Curve]) -> dict[str, Any] | None:
+    """Return what ``src.callbacks.Monitor`` warned of, and the last values of each layer; None without a Monitor."""
+    layers = dict.fromkeys(key.split("/", 1)[1] for key in curves if key.split("/")[0] in LAYER_VALUES)
+    if not layers:
+        return None
+    rows = []
+    for layer in [*layers][:LAYERS]:
+        last = [curves.get(f"{kind}/{layer}", ([], []))[1][-1:] for kind in LAYER_VALUES]
+        rows.append([layer, *(f"{each[0]:.3g}" if each else "" for each in last)])
+    warnings = [str(each.get("text")) for each in read(folder / "monitor.json", []) if isinstance(each, dict)]
+    return {
+        "rows": rows,
+        "head": ["layer", *LAYER_VALUES.values()],
+        "warnings": warnings,
+        "left": len(layers) - len(rows),
+    }
 
 
 def curve_charts(curves: dict[str, Curve]) -> list[Any]:

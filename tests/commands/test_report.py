@@ -11,7 +11,7 @@ from scipy.stats import binomtest, t
 from src.analysis.comparison import short_names
 from src.analysis.outputs import FILE, Outputs
 from src.cli import main
-from tests.conftest import ROOT, SMALL, refused
+from tests.conftest import ROOT, SMALL, refused, rows
 
 PARENT = Path("runs/digits")
 FAST = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4"]
@@ -131,3 +131,15 @@ def test_a_run_without_predictions_says_what_to_type(three: list[str], capsys: p
     command = error.split("python -m src.cli ")[1].split()
     main(command)
     main(["report", three[0]])
+
+
+def test_the_page_shows_what_a_monitor_saw() -> None:
+    main(["fit", *SMALL, *FAST, "--config=configs/presets/monitor.yaml", "--trainer.callbacks.every_n_steps=2"])
+    run = PARENT / "version_0"
+    html = (run / "report.html").read_text()
+    assert "The monitor warned of nothing." in html
+    last = [row for row in rows(run) if row["gradient_norm/net.layers.1"]][-1]
+    assert f"{float(last['gradient_norm/net.layers.1']):.3g}" in html
+    (run / "monitor.json").write_text('[{"text": "epoch 1, net.0: dead <ReLU>"}]')
+    main(["report", str(run)])
+    assert "epoch 1, net.0: dead &lt;ReLU&gt;" in (run / "report.html").read_text()
