@@ -29,8 +29,10 @@ from src.runs.summary import print_rows
 
 def sample_names(x: Experiment, loader: FilesLoader | None, count: int) -> list[str]:
     """Return the names of as many samples: of image files, or their positions in the test split."""
-    found = loader.names if loader else x.data.files.get("test", []) if isinstance(x.data, ImageData) else []
-    return (found or [f"test/{i}" for i in range(count)])[:count]  # batches may be limited
+    if loader or not isinstance(x.data, ImageData):
+        return loader.names[:count] if loader else [f"test/{i}" for i in range(count)]
+    files, index = x.data.files.get("test"), x.data.splits["test"].index[:count].tolist()  # batches may be limited
+    return [files[i] if files else f"test/{i}" for i in index]
 
 
 def write_classes(

@@ -39,21 +39,30 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
         return x
     data.prepare_data()
     data.setup("fit")
+    columns = training_images(data, ROWS, COLUMNS)
+    count = len(columns[0][1])
+    figure = Figure(figsize=(COLUMNS + 2, count + 0.5), layout="constrained")
+    grid = figure.subplots(count, COLUMNS + 1, squeeze=False)
+    for cells, (title, images, targets) in zip(grid.T, columns, strict=True):
+        draw(cells, title, images, targets, data.class_names)
+    save_figure(figure, file)
+    print_rows([("images", f"{count}, each in {COLUMNS} epochs"), ("written to", str(file))])
+    return x
+
+
+def training_images(data: DataModule, rows: int, epochs: int) -> list[tuple[str, Tensor, Tensor | None]]:
+    """Return titles, images (N, C, H, W) in [0, 255] and labels: unchanged, then as augmented in each epoch."""
     loader, samples = data.loader("train", shuffle=True), data.splits["train"]
     transform: Any = loader.transform
-    index, pixels, targets = samples[next(iter(loader.sampler))[:ROWS]]
-    figure = Figure(figsize=(COLUMNS + 2, len(pixels) + 0.5), layout="constrained")
-    grid = figure.subplots(len(pixels), COLUMNS + 1, squeeze=False)
-    draw(grid[:, 0], "unchanged", pixels, targets, data.class_names)
-    for epoch, column in enumerate(grid.T[1:]):
+    index, pixels, *known = samples[next(iter(loader.sampler))[:rows]]
+    targets = known[0] if known else None
+    found = [("unchanged", pixels, targets)]
+    for epoch in range(epochs):
         torch.manual_seed(epoch)
-        images, mixed = transform(pixels, targets, index, epoch)
+        images, *mixed = transform(pixels, targets, index, epoch)
         shown = images * transform.normalize.std + transform.normalize.mean
-        labels = mixed if data.mix is not None else None
-        draw(column, str(epoch) if epoch else "epoch 0", shown, labels, data.class_names)
-    save_figure(figure, file)
-    print_rows([("images", f"{len(pixels)}, each in {COLUMNS} epochs"), ("written to", str(file))])
-    return x
+        found.append((str(epoch) if epoch else "epoch 0", shown, mixed[0] if data.mix is not None else None))
+    return found
 
 
 def first_batch(x: Experiment) -> Any:

@@ -8,12 +8,13 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 
 from src import UserError, require
+from src.data.loading.exclude import NamedSamples, kept, leave_out
 from src.data.loading.loader import BatchSampler, Sampling, TensorLoader
 from src.data.loading.splits import Samples, digest, has_classes, kfold_split, max_folds, move_to_device
 from src.data.loading.transform import BatchTransform, Normalize
 
 
-class DataModule(LightningDataModule):
+class DataModule(NamedSamples, LightningDataModule):
     """Images of one shape with their targets. Subclasses implement ``load`` and, for classes, set ``class_names``.
 
     ``fit`` and ``validate`` load only the training set: one fold of it is the validation split, the others are the
@@ -33,6 +34,8 @@ class DataModule(LightningDataModule):
         classes_per_batch: with ``balanced``, the number of classes in a batch, drawn for each; by default all.
         normalize: {mean: [...], std: [...]} of each channel, in pixel values [0, 255], as pretrained weights expect it;
             by default those of the training split.
+        exclude: a file of names to leave out of any split, one a line: a file below ``root``, or ``test/123``, split
+            and index in the data set. ``check --fix`` writes it. The folds stay the same.
     """
 
     class_names: list[str] | None = None  # None unless targets are classes
@@ -53,6 +56,7 @@ class DataModule(LightningDataModule):
         sampling: Sampling = "shuffled",
         classes_per_batch: int | None = None,
         normalize: dict[str, list[float]] | None = None,
+        exclude: str | None = None,
     ) -> None:
         super().__init__()
         require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
@@ -65,6 +69,7 @@ class DataModule(LightningDataModule):
         self.folds, self.fold, self.split_seed = folds, fold, split_seed
         self.splits: dict[str, Samples] = {}  # keys: train, val, test, predict
         self.files: dict[str, list[str]] = {}  # file name of each image in a split; empty if not read from image files
+        self.exclude = None if exclude is None else Path(exclude).expanduser()
         self.channel_stats = normalize or {}
         self.normalize: Normalize | None = None
         self.shape: tuple[int, ...] = ()  # of one image, (C, H, W)
@@ -94,7 +99,8 @@ class DataModule(LightningDataModule):
             self.split()
         if stage in ("test", "predict") and stage not in self.splits:
             images, targets = self.load(train=False)
-            self.splits |= {"test": Samples(images, targets), "predict": Samples(images, None)}
+            index = kept(self, "test", len(images)) if self.exclude else torch.arange(len(images))
+            self.splits |= {"test": Samples(images, targets, index), "predict": Samples(images, None, index)}
 
     def split(self) -> None:
         """Load the training set, split off validation data, and compute the normalization."""
@@ -109,6 +115,8 @@ class DataModule(LightningDataModule):
             train, val = kfold_split(images, targets, self.folds, self.fold, self.split_seed)
         else:
             train, val = Samples(images, targets), Samples(*separate)
+        if self.exclude:
+            leave_out(self, train, val)
         self.enforce_limit("batch_size", len(train), "number of training samples")
         self.splits |= {"train": train, "val": val}
         needs = "needs classes as targets, integers (N,)"
@@ -169,6 +177,7 @@ class DataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in ("class_names", "shape", "split_hash", "test_hash")}
+        state["test_hash"] += self.excluded_hash
         state["scale"] = self.scale and [*self.scale]
         scales = {} if self.normalize is None else vars(self.normalize)  # mean, std and more
         return state | {name: values.flatten().tolist() for name, values in scales.items()}
@@ -178,10 +187,11 @@ class DataModule(LightningDataModule):
         known = isinstance(state, dict) and {"class_names", "shape", "split_hash", "mean", "std"} <= state.keys()
         require(known, f"the checkpoint lacks the state of {type(self).__name__}: start a new run")
         changed = self.split_hash not in ("", state["split_hash"])
-        if changed or self.test_hash not in ("", state.get("test_hash", self.test_hash)):
+        test_hash = self.test_hash + self.excluded_hash
+        if changed or test_hash not in ("", state.get("test_hash", test_hash)):
             raise UserError(
                 "the checkpoint was trained on another split of the data: evaluation would include training images; "
-                "restore the data, folds, fold, split_seed and test_fraction, or start a new run"
+                "restore the data, folds, fold, split_seed, test_fraction and exclude, or start a new run"
             )
         self.class_names, self.shape, self.split_hash = state["class_names"], tuple(state["shape"]), state["split_hash"]
         self.scale = state.get("scale") and tuple(state["scale"])

@@ -14,6 +14,7 @@ from torch import Tensor
 from src import UserError, require
 from src.data.base import DataModule
 from src.data.loading import cache
+from src.data.loading.exclude import kept, undecodable
 from src.data.loading.image_files import ImageFiles, decode_all, scan
 from src.data.loading.report import Rows, Subset, describe
 from src.data.loading.splits import NAMES, Samples, digest, find_split, hold_out
@@ -81,7 +82,9 @@ class ImageFolder(DataModule):
         images, targets = self.read("train")
         train_index, test_index = hold_out(targets, self.test_fraction, self.folder("train"))
         self.test_hash = digest(self.files["train"], Samples(images, targets, test_index))
-        self.files["test"] = [self.files["train"][i] for i in test_index.tolist()]
+        self.files["test"], self.train_names = (
+            [self.files["train"][i] for i in index.tolist()] for index in (test_index, train_index)
+        )
         for split, index in {"train": train_index, "test": test_index}.items():
             self.subsets[split] = self.decoded["train"]["digests"][index], targets[index]
         index = train_index if train else test_index
@@ -105,7 +108,10 @@ class ImageFolder(DataModule):
         for split, (digests, targets) in subsets.items():
             index = self.splits[split].index
             subsets[split] = digests[index], targets[index]
-        subsets |= {"test": self.subsets["test"]} if "test" in self.subsets else {}
+        if "test" in self.subsets:
+            digests, targets = self.subsets["test"]
+            index = kept(self, "test", len(targets))
+            subsets["test"] = digests[index], targets[index]
         left_out, nested = (sum(counts.values(), Counter()) for counts in (self.left_out, self.nested))
         bad = [each for split in self.decoded.values() for each in split["bad"]]
         return describe(subsets, self.class_names or [], left_out, bad, nested) + super().describe_splits()
@@ -139,10 +145,12 @@ class ImageFolder(DataModule):
     def list_files(self, split: str) -> tuple[list[Path], Tensor]:
         classes = self.find_classes("train") if self.has("train") else self.class_names or self.find_classes(split)
         folder, names = self.folder(split), self.find_classes(split)
+        if self.tolerant and {*names} < {*classes}:
+            names = classes
         check_same_classes(names, classes, f"{folder} must have the classes of {self.folder('train')}")
         found, others = zip(*(scan(folder / name) for name in names), strict=True)
         for name, files in zip(names, found, strict=True):
-            require(files, f"class folder {folder / name} has no images: add some or remove it")
+            require(files or self.tolerant, f"class folder {folder / name} has no images: add some or remove it")
         loose = [file.suffix.lower() or "no suffix" for file in folder.iterdir() if file.is_file()]
         self.left_out[split] = sum(others, Counter()) + Counter(f"{kind} outside class folders" for kind in loose)
         inner = [file.relative_to(folder).parts for files in found for file in files]
@@ -157,14 +165,14 @@ class ImageFolder(DataModule):
         memory = sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")
         keep = len(paths) * math.prod(self.shape) < memory / 4 if self.in_memory is None else self.in_memory
         cached = self.decode_cached(split, paths, keep)
-        good, bad = cached["good"], cached["bad"]
-        if bad and not self.skip_bad:
+        good, bad = cached["good"], undecodable(self, paths, cached)
+        if bad and not (self.skip_bad or self.tolerant):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
-        if len(bad) > MAX_BAD * len(paths):
+        if len(bad) > MAX_BAD * len(paths) and not self.tolerant:
             limit = f"more than {MAX_BAD:.0%} of the images in {self.folder(split)}"
             raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded, {limit}; first: {bad[0]}")
-        if bad and split not in self.files:  # warn once
+        if bad and split not in self.files and not self.tolerant:  # warn once
             warnings.warn(f"skipped {len(bad)} of {len(paths)} images: {'; '.join(bad[:5])}", stacklevel=1)
         self.files[split] = [str(paths[i].relative_to(self.root)) for i in good.tolist()]
         self.scale = self.scale or (cached["scale"] and tuple(cached["scale"]))

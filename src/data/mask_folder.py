@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src import UserError, require
 from src.data.base import DataModule
+from src.data.loading.exclude import undecodable
 from src.data.loading.image_files import MAX_PIXELS, decode_all, formats, scan
 from src.data.loading.report import left_out_rows
 from src.data.loading.splits import Samples, digest, find_split, hold_out
@@ -70,7 +71,9 @@ class MaskFolder(DataModule):
         shared = next((path for path, name in zip(paths, names, strict=True) if counts[name] > 1), None)
         require(shared is None, f"{shared} has the same mask as another image: rename one of them")
         decoded = decode_all(paths, self.shape, scale=self.scale)
-        require(not decoded["bad"], f"{(decoded['bad'] or [''])[0]}; repair or remove it")
+        bad = undecodable(self, paths, decoded)
+        require(self.tolerant or not bad, f"{[*bad, ''][0]}; repair or remove it")
+        paths, names = ([each[i] for i in decoded["good"].tolist()] for each in (paths, names))
         self.scale = self.scale or (decoded["scale"] and tuple(decoded["scale"]))
         self.files[split] = [str(path.relative_to(self.root)) for path in paths]
         return decoded["images"], torch.stack([self.read_mask(*pair) for pair in zip(names, paths, strict=True)])

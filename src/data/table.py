@@ -76,7 +76,7 @@ class Table(DataModule):
         index = sets[0 if train else 1]
         values = np.array(columns, dtype=object).T
         self.test_hash = digest([names, columns, targets.tolist()], Samples(values, targets, sets[1]))
-        self.files["test"] = [f"row {[*rows][i]}" for i in sets[1].tolist()]
+        self.train_names, self.files["test"] = ([f"row {[*rows][i]}" for i in each.tolist()] for each in sets)
         if train:
             return values[index.numpy()], targets[index]
         try:

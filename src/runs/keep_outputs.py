@@ -105,7 +105,8 @@ def add_data(o: Outputs, data: Any, task: Any) -> None:
     split, n = data.splits["test"], len(o)
     o.class_names = [str(name) for name in data.class_names or ()]
     o.splits = {name: sizes(each) for name, each in data.splits.items() if name in ("train", "val", "test")}
-    o.names = [str(name) for name in data.files.get("test", ())][:n]
+    files = data.files.get("test")
+    o.names = [str(files[i]) for i in split.index[:n].tolist()] if files else []
     if not data.holds_images:
         return
     read = lambda index: data.splits["test"][torch.as_tensor(index)][1].cpu()  # noqa: E731
