@@ -1,24 +1,79 @@
-"""check: sanity tests of a run before it starts."""
+"""check: find what is wrong with data, or with a model, before training."""
 
-import sys
+import json
+from pathlib import Path
 
-from src import require
+from src import UserError, require
+from src.analysis import findings
+from src.analysis.page import render
+from src.commands.check_page import page_values
+from src.commands.check_summary import describe, summary
+from src.commands.checked_data import other_samples, own_samples
 from src.commands.fit_checks import check_fit
 from src.config.arguments import Options
-from src.config.build import Experiment
+from src.config.build import Experiment, build
+from src.config.parser import parse
+from src.data import DataModule
+from src.runs.summary import print_rows
 
 
-def run(options: Options, *, fit: bool = False) -> Experiment:
-    """Check a model before a long run; exit with code 1 if a check fails.
+def run(
+    options: Options, *, output: Path | None = None, fix: Path | None = None, loose: bool = False, fit: bool = False
+) -> Experiment:
+    """Find duplicates, conflicting and suspect labels, and broken files in data.
+
+    Looks at all splits, the test split too, and writes check.json and a page with pictures, check.html. Exits with
+    code 1 if something must be mended: undecodable files, exact duplicates in two splits, one picture with two labels,
+    or a class that a split lacks. Near duplicates, suspect labels and outliers are for you to look at.
 
     Args:
-        fit: check the model: its first loss, gradients, one batch, time and memory.
+        output: folder for the page; by default check/NAME.
+        fix: write the names of samples to leave out to this file, for data.exclude.
+        loose: list also near duplicates that are less alike, with more false alarms.
+        fit: check the model instead: its first loss, gradients, one batch, time and memory; code 1 if a check fails.
 
     Examples:
+        python -m src.cli check --config configs/digits.yaml
         python -m src.cli check --config configs/digits.yaml --fit
     """
-    require(fit, "check needs --fit")
-    x, results = check_fit(options)
-    if any(each.ok is False for each in results.values()):
-        sys.exit(1)
+    if fit:
+        require(not (output or fix or loose), "check --fit writes no files: leave out --output, --fix and --loose")
+        x, results = check_fit(options)
+        if any(each.ok is False for each in results.values()):
+            raise SystemExit(1)
+        return x
+    x = build(parse(options), "check")
+    folder = output or Path("check", x.config.name)
+    require(not folder.is_file(), f"--output must be a folder, got the file {folder}")
+    require(fix is None or not fix.is_dir(), f"--fix must be a file, got the folder {fix}")
+    return check_data(x, folder, fix, loose)
+
+
+def check_data(x: Experiment, folder: Path, fix: Path | None, loose: bool) -> Experiment:
+    own = isinstance(x.data, DataModule)
+    require(own or fix is None, "--fix needs a data module of this project, whose data.exclude takes the names")
+    samples = own_samples(x.data) if isinstance(x.data, DataModule) else other_samples(x)
+    found = findings.check(samples, loose)
+    report = describe(x.data, samples, found)
+    gone = [samples.names[i] for i in findings.to_leave_out(samples, found)]
+    gone = [*report["undecodable"], *gone]
+    page = render("check.html", **page_values(x, samples, found, report))
+    write(folder / "check.json", json.dumps(report, indent=1))
+    write(folder / "check.html", page)
+    print_rows([*summary(report), ("page", str(folder / "check.html"))])
+    if fix is not None:
+        before = sorted(getattr(x.data, "excluded", ()))
+        write(fix, "".join(f"{name}\n" for name in dict.fromkeys([*before, *gone])))
+        print_rows([("to leave out", f"{len(gone)} samples: add --data.exclude={fix}")])
+    if report["faults"]:
+        print_rows([("", ""), *(("mend" if i == 0 else "", each) for i, each in enumerate(report["faults"][:20]))])
+        raise SystemExit(1)
     return x
+
+
+def write(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror}; choose another place") from None

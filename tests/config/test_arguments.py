@@ -69,7 +69,8 @@ def test_a_command_is_described_by_its_docstring_and_arguments() -> None:
     assert command_names() == ["fit", "validate", "test", "predict", "check", "report", "schedule", "show"]
     doc, options = describe("fit")
     assert doc.splitlines()[0] == "Train, or resume a run; then test the best checkpoint."
-    assert options == {"resume": {"choices": ("auto", "never"), "default": None}}
+    assert options["resume"] == {"choices": ("auto", "never"), "default": None}
+    assert options["no_page"]["action"] == "store_true"
     _, options = describe("predict")
     assert options["images"] == {"type": Path, "nargs": "+", "default": None}
 

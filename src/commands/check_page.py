@@ -1,0 +1,82 @@
+"""The page of a check: its pictures with their names, and its numbers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.analysis.findings import Samples
+from src.analysis.page import picture
+from src.commands.show import caption, training_images
+from src.config.build import Experiment
+from src.data import DataModule
+
+PAIRS, SINGLES, ROWS, EPOCHS = 12, 12, 4, 5  # pictures of each kind, and of the sheet of augmented images
+MEANINGS = {
+    "exact": "Pictures with equal pixels. In two splits, they make results look better than they are.",
+    "conflicts": "One picture with two labels. At least one of them is wrong.",
+    "near": "Pictures that look the same, most similar first, pairs in two splits before others.",
+    "suspects": "Samples whose label is unlikely, given all others, most suspect first: a ranking to look through.",
+    "outliers": "Pictures and targets unlike the others. They may be right.",
+}
+
+
+def page_values(x: Experiment, samples: Samples, found: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """Return what the template check.html needs."""
+    splits = samples.splits
+    near = sorted(found["near"], key=lambda pair: splits[pair[0]] == splits[pair[1]])
+    sections = []
+    for key, title, pairs in (
+        ("conflicts", "Label conflicts", found["conflicts"]),
+        ("exact", "Exact duplicates", found["exact"]),
+        ("near", "Near duplicates", near),
+    ):
+        shown = [entry(samples, [i, j], f"similarity {score:.2f}") for i, j, score in pairs[:PAIRS]]
+        sections.append({"title": title, "count": len(pairs), "meaning": MEANINGS[key], "shown": shown})
+    for key, title in (("suspects", "Suspect labels"), ("outliers", "Outliers")):
+        lines = [(each[0], f"{each[1]}, rather {each[2]}" if key == "suspects" else each[1]) for each in found[key]]
+        shown = [entry(samples, [i], text) for i, text in lines[:SINGLES]]
+        sections.append({"title": title, "count": len(lines), "meaning": MEANINGS[key], "shown": shown})
+    names = [*dict.fromkeys(name for own in report["counts"].values() for name in own)]
+    rows = [[name, *(f"{own.get(name, 0):,}" for own in report["counts"].values())] for name in names[:100]]
+    facts = [(name, f"{count:,}") for key in ("sizes", "modes") for name, count in report.get(key, {}).items()][:20]
+    for name, values in report["targets"].items():
+        facts += [(f"{name}: {key}", f"{value:.4g}") for key, value in values.items()]
+    return {
+        "title": f"Data of {x.config.name}", "report": report, "sections": sections, "splits": [*report["counts"]],
+        "rows": rows, "facts": facts, "sheet": sheet(x.data, samples),
+    }  # fmt: skip
+
+
+def entry(samples: Samples, indices: list[int], text: str) -> dict[str, Any]:
+    """Return pictures and caption of one sample or of a pair."""
+    names = [samples.names[i] for i in indices]
+    labels = [label(samples, i) if len(indices) > 1 else "" for i in indices]
+    lines = [f"{name} {known}".strip() for name, known in zip(names, labels, strict=True)]
+    images = []
+    if samples.images is not None:
+        pixels = samples.images[torch.tensor(sorted(indices))]
+        images = [picture(shown(each), name) for each, name in zip(pixels, names, strict=True)]
+    return {"images": images, "lines": [*lines, text]}
+
+
+def label(samples: Samples, i: int) -> str:
+    classes, names = samples.classes, samples.class_names
+    return "" if classes is None else f"({names[int(classes[i])] if names else int(classes[i])})"
+
+
+def shown(image: Tensor) -> Any:
+    """Return an image (C, H, W) as one with 1 or 3 channels, uint8."""
+    return image[: 3 if len(image) >= 3 else 1].float().round().clamp(0, 255).byte().cpu().numpy()
+
+
+def sheet(data: Any, samples: Samples) -> list[list[dict[str, Any]]]:
+    """Return rows of a training image, unchanged and as augmented; none of a table or another project."""
+    if not isinstance(data, DataModule) or samples.images is None:
+        return []
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(ROWS)]
+    for title, images, targets in training_images(data, ROWS, EPOCHS):
+        for i, (row, image) in enumerate(zip(rows, images, strict=False)):
+            text = "" if targets is None else caption(targets[i], data.class_names)
+            row.append({"images": [picture(shown(image), f"{title}, image {i}")], "lines": [title, text]})
+    return [row for row in rows if row]
