@@ -9,10 +9,10 @@ import yaml
 
 from src import require
 from src.analysis.curves import Curve, finite, noise, read_curves
-from src.analysis.outputs import Outputs, headline, resampled
-from src.analysis.page import chart, later_range, render
-from src.analysis.run_page import HEADLINES, NAMES, interval, percent
-from src.analysis.statistics import Interval, bootstrap_mean, mcnemar, student
+from src.analysis.outputs import Outputs, difference, headline
+from src.analysis.page import NAMES, chart, interval, later_range, percent, render, signed
+from src.analysis.run_page import HEADLINES
+from src.analysis.statistics import holm, student
 
 IGNORED = {"name", "seed_everything", "trainer.default_root_dir"}  # settings that make no other kind of run
 
@@ -42,29 +42,6 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     groups = seeds(runs, [repr(sorted((k, str(v)) for k, v in own.items() if k not in IGNORED)) for own in settings])
     facts = {"metric": first.metric, "kind": first.kind, "samples": len(first), "runs": runs}
     return facts | {"settings": differ, "groups": groups, "p": "McNemar, Holm" if adjusted[:1] != [None] else None}
-
-
-def difference(a: Outputs, b: Outputs) -> tuple[float, Interval, float | None]:
-    """Return how much higher the second run's metric is, the paired 95 % interval, and McNemar's p-value, if any."""
-    if a.values.ndim > 1:
-        first, second = resampled([a, b])
-        low, high = np.quantile(second - first, [0.025, 0.975])
-        return headline(b)[0] - headline(a)[0], (float(low), float(high)), None
-    known = ~(np.isnan(a.values) | np.isnan(b.values))
-    x, y = a.values[known], b.values[known]
-    p = None if a.kind == "numbers" else mcnemar(int((x > y).sum()), int((y > x).sum()))
-    return float((y - x).mean()), bootstrap_mean(y - x), p
-
-
-def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Return p-values adjusted for their number; Holm, 1979."""
-    known = sorted((p, i) for i, p in enumerate(ps) if p is not None)
-    found: list[float | None] = [None] * len(ps)
-    highest = 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        found[i] = highest
-    return found
 
 
 def seeds(runs: list[dict[str, Any]], keys: list[str]) -> list[dict[str, Any]]:
@@ -145,10 +122,6 @@ def comparison_page(folders: Sequence[Path], facts: dict[str, Any]) -> str:
         charts=[c for name, series in lines.items() if (c := chart(f"{name} per epoch", series, later_range(series)))],
         says=says(facts["metric"], names, curves),
     )
-
-
-def signed(value: float, kind: str) -> str:
-    return f"{value:+.4g}" if kind == "numbers" else f"{100 * value:+.2f}"
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

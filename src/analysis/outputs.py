@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src import UserError
-from src.analysis.statistics import Interval, bootstrap_mean, wilson
+from src.analysis.statistics import Interval, bootstrap_mean, mcnemar, wilson
 
 Array = NDArray[Any]
 FILE = "test.npz"
@@ -171,3 +171,15 @@ def resampled(runs: list[Outputs], seed: int = 0) -> list[Array]:
     weights = draw.multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float32)
     sums = [weights @ o.values.reshape(n, -1).astype(np.float32) for o in runs]
     return [macro(s.reshape(DRAWS, *o.values.shape[1:]), o.kind) for s, o in zip(sums, runs, strict=True)]
+
+
+def difference(a: Outputs, b: Outputs) -> tuple[float, Interval, float | None]:
+    """Return how much higher the second run's metric is, the paired 95 % interval, and McNemar's p-value, if any."""
+    if a.values.ndim > 1:
+        first, second = resampled([a, b])
+        low, high = np.quantile(second - first, [0.025, 0.975])
+        return headline(b)[0] - headline(a)[0], (float(low), float(high)), None
+    known = ~(np.isnan(a.values) | np.isnan(b.values))
+    x, y = a.values[known], b.values[known]
+    p = None if a.kind == "numbers" else mcnemar(int((x > y).sum()), int((y > x).sum()))
+    return float((y - x).mean()), bootstrap_mean(y - x), p

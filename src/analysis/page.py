@@ -17,6 +17,7 @@ Series = tuple[str, Sequence[float], Sequence[float]]  # name, x and y
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 360, 220, 48, 12, 26
 COLORS, DASHES = 6, ("", "6 3", "2 3")
 LABEL = 18  # letters of the name of a line; of longer ones, the end
+NAMES = {"iou": "IoU", "f1": "F1", "mae": "mean absolute error", "map": "mAP", "recall_at_1": "recall at 1"}
 LARGEST = 96  # pixels of a picture's longer side
 
 
@@ -51,6 +52,18 @@ def picture(pixels: ArrayLike, alt: str) -> dict[str, Any]:
     image.save(file, "WEBP" if photo else "PNG", **({"quality": 80} if photo else {}))
     kind = "webp" if photo else "png"
     return {"uri": f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}", "alt": alt, "photo": photo}
+
+
+def percent(value: float, kind: str) -> str:
+    return f"{value:.4g}" if kind == "numbers" else f"{100 * value:.2f} %"
+
+
+def interval(low: float, high: float, kind: str) -> str:
+    return f"{low:.4g} to {high:.4g}" if kind == "numbers" else f"{100 * low:.2f} to {100 * high:.2f} %"
+
+
+def signed(value: float, kind: str) -> str:
+    return f"{value:+.4g}" if kind == "numbers" else f"{100 * value:+.2f}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:

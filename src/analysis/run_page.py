@@ -8,7 +8,7 @@ import yaml
 
 from src.analysis.curves import Curve, read_curves, sentences
 from src.analysis.outputs import Outputs, headline
-from src.analysis.page import chart, later_range, render
+from src.analysis.page import NAMES, chart, interval, later_range, percent, render
 from src.analysis.sections import (
     MATRIX,
     classes_section,
@@ -28,7 +28,6 @@ LAYER_VALUES = {  # of src.callbacks.Monitor
     "update_ratio": "update / weight",
 }
 LAYERS = 60  # layers that the page shows
-NAMES = {"iou": "IoU", "f1": "F1", "mae": "mean absolute error", "map": "mAP", "recall_at_1": "recall at 1"}
 COMMANDS = {"test": "", "predict": " --images FILE", "fit": " --trainer.max_epochs=N"}
 COSTS = {  # of results.json: name on the page, unit
     "seconds": ("time", " s"),
@@ -88,14 +87,6 @@ def read(file: Path, default: Any) -> Any:
     except (OSError, ValueError):
         return default
     return content if isinstance(content, type(default)) else default
-
-
-def percent(value: float, kind: str) -> str:
-    return f"{value:.4g}" if kind == "numbers" else f"{100 * value:.2f} %"
-
-
-def interval(low: float, high: float, kind: str) -> str:
-    return f"{low:.4g} to {high:.4g}" if kind == "numbers" else f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def reference_figure(results: dict[str, Any], o: Outputs) -> list[tuple[str, str, str]]:

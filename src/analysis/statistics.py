@@ -1,6 +1,7 @@
 """Intervals, paired tests and calibration of results on a finite test set."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +38,17 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
     n = first_only + second_only
     return min(1.0, 2 * float(bdtr(min(first_only, second_only), n, 0.5)))
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Return p-values adjusted for their number; Holm, 1979."""
+    known = sorted((p, i) for i, p in enumerate(ps) if p is not None)
+    found: list[float | None] = [None] * len(ps)
+    highest = 0.0
+    for rank, (p, i) in enumerate(known):
+        highest = max(highest, min(1.0, (len(known) - rank) * p))
+        found[i] = highest
+    return found
 
 
 def student(values: ArrayLike, confidence: float = 0.95) -> float:
