@@ -1,6 +1,7 @@
 """KeepOutputs: what a test predicts of each sample, with the pictures of the worst, for ``report``."""
 
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,7 @@ def add_data(o: Outputs, data: Any, task: Any) -> None:
     read = lambda index: data.splits["test"][torch.as_tensor(index)][1].cpu()  # noqa: E731
     traits = [image_traits(read(index)) for index in torch.arange(n).split(CHUNK)]
     o.traits = {key: np.concatenate([each[key] for each in traits]) for key in traits[0]}
+    o.traits |= size_trait([Path(getattr(data, "root", "."), name) for name in o.names])
     images = read(o.shown)
     o.pictures = {"image": images.numpy(), **o.pictures}
     if o.kind == "masks" and isinstance(task, DrawsPredictions):
@@ -124,6 +126,28 @@ def add_data(o: Outputs, data: Any, task: Any) -> None:
 def sizes(split: Any) -> Array:
     """Return the number of samples of each class, (K,), or of all, (1,)."""
     return np.array([len(split)]) if split.classes is None else split.classes.bincount().cpu().numpy()
+
+
+def size_trait(files: list[Path]) -> dict[str, Array]:
+    """Return the size of image files, the square root of their pixels, as a trait; none if they are all alike.
+
+    Some are read first: where these are alike, the others are not read.
+    """
+    from PIL import Image  # only image files need it
+
+    found: dict[str, Array] = {}
+    for some in (files[:: max(1, len(files) // 64)], files):
+        sizes = []
+        for file in some:
+            try:
+                with Image.open(file) as image:
+                    sizes.append((image.width * image.height) ** 0.5)
+            except (OSError, ValueError, Image.DecompressionBombError):
+                return {}
+        if len({*sizes}) < 2:
+            return {}
+        found = {"size": np.array(sizes)}
+    return found
 
 
 def image_traits(images: Tensor) -> dict[str, Array]:
