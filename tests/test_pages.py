@@ -173,6 +173,12 @@ def trained(config: str) -> Path:
     return file.resolve()
 
 
+def measured() -> Path:
+    file = trained("digits")
+    main(["report", str(file.parent), "--baselines", "--robust", "--samples=60"])
+    return file
+
+
 def compared(count: int) -> Path:
     folders = [Path(f"a run with a long name/version_{i}") for i in range(count)]
     for i, folder in enumerate(folders):
@@ -187,6 +193,7 @@ PAGES: dict[str, Callable[[], Path]] = {
         name: partial(trained, name)
         for name in ("digits", "digits_masks", "digits_rotation", "digits_multilabel", "digits_retrieval", "diabetes")
     },
+    "trivial models and robustness": measured,
     "two runs": partial(compared, 2),
     "eight runs": partial(compared, 8),
     "30 classes with long names": partial(page, names=LONG, samples=3000),

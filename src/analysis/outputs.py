@@ -1,6 +1,7 @@
 """Outputs: what a test predicted of each sample, kept in the run folder for reports and comparisons."""
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src import UserError
-from src.analysis.statistics import Interval, bootstrap_mean, mcnemar, wilson
+from src.analysis.statistics import Interval, bootstrap_mean, mcnemar, resampling, wilson
 
 Array = NDArray[Any]
 FILE = "test.npz"
@@ -58,6 +59,11 @@ class Outputs:
     @property
     def metric(self) -> str:
         return KINDS[self.kind]
+
+    @property
+    def identity(self) -> str:
+        """Tells predictions apart, so that what was measured of others is not shown with these."""
+        return sha256(self.test_set.encode() + np.ascontiguousarray(self.values).tobytes()).hexdigest()[:16]
 
     def save(self, file: Path) -> None:
         flat: Any = {key: value for key, value in vars(self).items() if not isinstance(value, dict)}
@@ -167,8 +173,8 @@ def headline(o: Outputs) -> tuple[float, Interval]:
 
 def resampled(runs: list[Outputs], seed: int = 0) -> list[Array]:
     """Return the macro metric of each run on the same resampled test sets, (DRAWS,) each."""
-    n, draw = len(runs[0]), np.random.default_rng(seed)
-    weights = draw.multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float32)
+    n = len(runs[0])
+    weights = resampling(n, DRAWS, seed)
     sums = [weights @ o.values.reshape(n, -1).astype(np.float32) for o in runs]
     return [macro(s.reshape(DRAWS, *o.values.shape[1:]), o.kind) for s, o in zip(sums, runs, strict=True)]
 

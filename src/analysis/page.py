@@ -62,8 +62,17 @@ def interval(low: float, high: float, kind: str) -> str:
     return f"{low:.4g} to {high:.4g}" if kind == "numbers" else f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
+def span(ends: Sequence[float], kind: str) -> str:
+    return interval(ends[0], ends[1], kind)
+
+
 def signed(value: float, kind: str) -> str:
     return f"{value:+.4g}" if kind == "numbers" else f"{100 * value:+.2f}"
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value; those below 0.0001 depend on the far tails of a distribution, and all mean the same."""
+    return "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -103,7 +112,8 @@ def chart(
     x_ticks = ticks(min(xs), max(xs))
     y_ticks = ticks(*(y_range or (min(0.0, *ys, ys[0]), max(ys))))
     x_ticks = [x for x in x_ticks if x % 1 == 0] if all(x % 1 == 0 for x in xs) else x_ticks  # no half epochs
-    right = WIDTH - 16 - round(6.5 * min(LABEL, max(len(name) for name, _ in finite)))
+    names = [name[-LABEL:] for name, _ in finite]
+    right = WIDTH - 16 - round(max(6.5 * len(name) + 3 * sum(map(str.isupper, name)) for name in names))
     x0, x1, y0, y1 = min(xs), max(max(xs), min(xs) + 1e-9), y_ticks[0], max(y_ticks[-1], y_ticks[0] + 1e-9)
     low = HEIGHT - BOTTOM
     title += " (zoomed in)" if min(ys) < y0 or max(ys) > y1 else ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from src.analysis import baselines, robust
 from src.analysis.curves import Curve, read_curves, sentences
 from src.analysis.outputs import Outputs, headline
 from src.analysis.page import NAMES, chart, interval, later_range, percent, render
@@ -18,6 +19,7 @@ from src.analysis.sections import (
     per_class_section,
     worst_section,
 )
+from src.analysis.slices import Columns, largest_gaps, slices, slices_section
 
 HEADLINES = ("iou", "map", "mae", "accuracy", "f1")  # the curve of the first that the run has is drawn
 LAYER_VALUES = {  # of src.callbacks.Monitor
@@ -39,30 +41,38 @@ COSTS = {  # of results.json: name on the page, unit
 }
 
 
-def run_facts(folder: Path, o: Outputs) -> dict[str, Any]:
+def run_facts(folder: Path, o: Outputs, columns: Columns | None = None) -> dict[str, Any]:
     """Return the numbers of a run's page, for other programs."""
     value, ends = headline(o)
     facts = {"run": str(folder), "samples": len(o), "metric": o.metric, "value": value, "interval": list(ends)}
     facts |= {"results": read(folder / "results.json", {})}
     if o.kind == "classes":
         facts |= {"class_names": o.class_names, "confusion": confusion(o).tolist()}
+    rows = slices(o, columns)
+    facts |= {"slices": rows, "largest_gaps": [text for text, _ in largest_gaps(o, rows)]}
+    for name, file in (("baselines", baselines.FILE), ("robust", robust.FILE)):
+        found = read(folder / file, {})
+        facts |= {name: found} if found.get("identity") == o.identity else {}
     return facts | {"says": [text for text, _ in sentences(read_curves(folder / "metrics.csv"))]}
 
 
-def run_page(folder: Path, outputs: Outputs) -> str:
-    """Return the HTML of a run's page."""
+def run_page(folder: Path, outputs: Outputs, columns: Columns | None = None) -> str:
+    """Return the HTML of a run's page; ``columns`` also divide the test samples."""
     results, entries = read(folder / "results.json", {}), read(folder / "provenance.json", [])
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     curves = read_curves(folder / "metrics.csv")
     (value, (low, high)), kind = headline(outputs), outputs.kind
     name = f"test {NAMES.get(outputs.metric, outputs.metric)}"
-    figures = [(name, percent(value, kind), interval(low, high, kind)), *reference_figure(results, outputs)]
+    trivial = baselines.baselines_section(read(folder / baselines.FILE, {}), outputs)
+    figures = [(name, percent(value, kind), interval(low, high, kind))]
+    figures += trivial["figures"] if trivial else reference_figure(results, outputs)
     classes = classes_section(outputs) if kind == "classes" else None
     return render(
         "report.html",
         title="/".join(folder.resolve().parts[-2:]),
         samples=len(outputs),
         kind=kind,
+        metric=NAMES.get(outputs.metric, outputs.metric),
         figures=[*figures, *(classes["figures"] if classes else [])],
         classes=classes,
         monitor=monitor_section(folder, curves),
@@ -70,13 +80,19 @@ def run_page(folder: Path, outputs: Outputs) -> str:
         table=per_class_section(outputs) if kind in ("labels", "masks") else None,
         numbers=numbers_section(outputs) if kind == "numbers" else None,
         worst=worst_section(outputs),
+        baselines=trivial,
+        slices=slices_section(outputs, columns),
+        robust=robust.robust_section(read(folder / robust.FILE, {}), outputs),
         metrics=metric_rows(results),
         cost=[(name, f"{results[key]:,}{unit}") for key, (name, unit) in COSTS.items() if key in results],
         charts=[c for c in curve_charts(curves) if c],
         says=sentences(curves),
         config=config,
         provenance=provenance_rows(entries[-1] if entries else {}, config),
-        commands=[f"python -m src.cli {each} --run {folder}{more}" for each, more in COMMANDS.items()],
+        commands=[
+            *(f"python -m src.cli {each} --run {folder}{more}" for each, more in COMMANDS.items()),
+            f"python -m src.cli report {folder} --baselines --robust",
+        ],
     )
 
 

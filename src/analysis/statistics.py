@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +41,33 @@ def mcnemar(first_only: int, second_only: int) -> float:
     return min(1.0, 2 * float(bdtr(min(first_only, second_only), n, 0.5)))
 
 
+def fisher(a: int, n: int, b: int, m: int) -> float:
+    """Return the p-value of Fisher's exact test, two-sided, that a of n and b of m are equally frequent."""
+    from scipy.special import gammaln  # slow to import
+
+    def log_choose(total: int, count: ArrayLike) -> Any:
+        return gammaln(total + 1) - gammaln(np.add(count, 1)) - gammaln(np.subtract(total, count) + 1)
+
+    possible = np.arange(max(0, a + b - m), min(n, a + b) + 1)  # successes among the n, given a + b in all
+    p = np.exp(log_choose(n, possible) + log_choose(m, a + b - possible) - log_choose(n + m, a + b))
+    return min(1.0, float(p[p <= p[a - possible[0]] * (1 + 1e-7)].sum()))
+
+
+def welch(x: ArrayLike, y: ArrayLike) -> float | None:
+    """Return the p-value of Welch's t-test that two means are equal; None if a sample has fewer than two values."""
+    from scipy.special import stdtr  # slow to import
+
+    a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if min(len(a), len(b)) < 2:
+        return None
+    u, v = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    gap = abs(a.mean() - b.mean())
+    if u + v == 0:
+        return float(gap == 0)
+    freedom = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
+    return 2 * float(stdtr(freedom, -gap / (u + v) ** 0.5))
+
+
 def holm(ps: Sequence[float | None]) -> list[float | None]:
     """Return p-values adjusted for their number; Holm, 1979."""
     known = sorted((p, i) for i, p in enumerate(ps) if p is not None)
@@ -75,6 +103,13 @@ def bootstrap_mean(values: ArrayLike, confidence: float = 0.95, draws: int = DRA
         means = np.array([x[draw.integers(len(x), size=len(x))].mean() for _ in range(draws)])
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
+
+
+def resampling(n: int, draws: int, seed: int = 0) -> NDArray[np.float32]:
+    """Return how often each of n samples is in each bootstrap sample, (draws, n)."""
+    draw = np.random.default_rng(seed)
+    counts = [np.bincount(draw.integers(n, size=n), minlength=n) for _ in range(draws)]  # faster than a multinomial
+    return np.array(counts, dtype=np.float32)
 
 
 def class_intervals(confusion: ArrayLike, draws: int = DRAWS, seed: int = 0) -> dict[str, NDArray[np.float64]]:

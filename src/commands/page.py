@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from src.analysis.outputs import FILE, Outputs, headline
 from src.analysis.run_page import run_page
@@ -30,8 +31,8 @@ def outputs_rows(o: Outputs) -> Rows:
     return [*rows, *(("confused" if not i else "", f"    {text}") for i, text in enumerate(texts))]
 
 
-def write_page(run: Run, outputs: Outputs, output: Path | None = None) -> None:
+def write_page(run: Run, outputs: Outputs, output: Path | None = None, columns: Any = None) -> None:
     """Write the page of a run, by default in its folder, and print where it is."""
     file = output or run.path / PAGE
-    write_atomically(file, run_page(run.path, outputs))
+    write_atomically(file, run_page(run.path, outputs, columns))
     print_rows([("report", str(file))])

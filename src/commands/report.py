@@ -8,13 +8,24 @@ from src import require
 from src.analysis.comparison import compare, comparison_page
 from src.analysis.outputs import Outputs
 from src.analysis.run_page import run_facts
+from src.analysis.slices import Columns, match
 from src.commands.page import write_page
 from src.config.arguments import Options
 from src.runs.folder import Run, write_atomically
 from src.runs.summary import Rows, echo, print_rows
 
 
-def run(options: Options, *, output: Path | None = None, json: bool = False) -> Any:
+def run(
+    options: Options,
+    *,
+    output: Path | None = None,
+    json: bool = False,
+    baselines: bool = False,
+    slices: Path | None = None,
+    robust: bool = False,
+    eps: list[float] | None = None,
+    samples: int = 2000,
+) -> Any:
     """Write a page on a run, or compare several.
 
     It has results with intervals, learning curves, errors and the worst pictures; several runs are compared sample by
@@ -23,21 +34,41 @@ def run(options: Options, *, output: Path | None = None, json: bool = False) -> 
     Args:
         output: the page; by default report.html in the folder of the run, or comparison.html here.
         json: print the numbers as JSON, and write no page.
+        baselines: measure what trivial models reach on the same test samples, for this page and later ones.
+        slices: a CSV file whose columns also divide the test samples; names of the samples are in its column file, or
+            in the first.
+        robust: measure the metric on noisy, blurred, faded, compressed, turned and adversarial images, also for later.
+        eps: with robust, the largest changes of a pixel by FGSM and PGD, in pixel values; by default 2 4 8.
+        samples: with robust, the number of test samples.
 
     Examples:
         python -m src.cli report runs/digits/version_0
         python -m src.cli report runs/digits/version_0 runs/digits/version_1
+        python -m src.cli report runs/digits/version_0 --baselines --robust
     """
     folders = [each.run for each in (options, *options.others) if each.run]
     require(folders, "report needs run folders: python -m src.cli report runs/digits/version_0")
     typed = [*options.settings, *options.config[1:]]
     require(not typed, f"report takes run folders and no settings, got {' '.join(map(str, typed))[:80]}")
+    require(eps is None or robust, "--eps is an option of --robust: add that")
+    for each in eps or ():
+        require(0 < each <= 255, f"--eps must be in (0, 255], in pixel values, got {each:g}")
+    require(samples >= 2, f"--samples must be at least 2, got {samples}")
     if len(folders) == 1:
-        outputs = Outputs.load(folders[0])
-        facts = run_facts(folders[0], outputs)
+        outputs, say = Outputs.load(folders[0]), (lambda _: None) if json else print_rows
+        columns = read_columns(outputs, slices) if slices else None
+        if baselines or robust:
+            from src.commands.measure import measure_baselines, measure_robustness  # imports torch
+        if baselines:
+            measure_baselines(options, folders[0], outputs, say)
+        if robust:
+            measure_robustness(options, folders[0], outputs, samples, eps or [2.0, 4.0, 8.0], say)
+        facts = run_facts(folders[0], outputs, columns)
         if not json:
-            write_page(Run(folders[0]), outputs, output)
+            write_page(Run(folders[0]), outputs, output, columns)
     else:
+        one = not (baselines or slices or robust)
+        require(one, f"--baselines, --slices and --robust are of one run, got {len(folders)}")
         facts = compare(folders)
         file = output or Path("comparison.html")
         if not json:
@@ -47,6 +78,14 @@ def run(options: Options, *, output: Path | None = None, json: bool = False) -> 
     if json:
         echo(json_module.dumps(facts, indent=2, default=str))
     return facts
+
+
+def read_columns(outputs: Outputs, file: Path) -> Columns:
+    """Return the columns of a table of metadata in the order of the test samples."""
+    from src.data.loading.csv_file import is_missing, read_csv  # imports torch
+
+    rows = [{k: "" if is_missing(v) else v for k, v in row.items()} for row in read_csv(file).values()]
+    return match(outputs, rows, str(file))
 
 
 def comparison_rows(facts: dict[str, Any]) -> Rows:

@@ -44,6 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {  # annotation -> argparse
     "float": {"type": float},
     "str | None": {},
     "Path | None": {"type": Path},
+    "list[float] | None": {"type": float, "nargs": "+"},
     "list[Path] | None": {"type": Path, "nargs": "+"},
 }
 
