@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.analysis.comparison import compare, comparison_page
 from src.analysis.outputs import FILE, Outputs, score
 from src.analysis.page import render
-from src.analysis.run_page import run_page
+from src.analysis.report.comparison import compare, comparison_page
+from src.analysis.report.run_page import run_page
 from src.cli import main
 from tests.browser import AXE, PROGRAM, Browser
 

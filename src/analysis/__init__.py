@@ -1,1 +1,1 @@
-"""What stands behind `check` and `report`: statistics, duplicates, suspect labels, checks of a model, and pages."""
+"""Behind `check` and `report`: statistics, pages, and what is found in data, a model, its training and its runs."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src import require
-from src.analysis.layers import IMAGES, History, Measured, find_layers, memory_mib, output_statistics
+from src.analysis.training.layers import IMAGES, History, Measured, find_layers, memory_mib, output_statistics
 
 NAMES = {
     "dead": "dead units",

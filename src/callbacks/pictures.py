@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from src import require
-from src.analysis.layers import find_layers
+from src.analysis.training.layers import find_layers
 from src.callbacks.seen import Seen
 
 

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from src.analysis.layers import find_layers
-from src.analysis.predictions import Predictions
-from src.analysis.sheets import draw_filters, draw_maps
+from src.analysis.training.layers import find_layers
+from src.analysis.training.predictions import Predictions
+from src.analysis.training.sheets import draw_filters, draw_maps
 from src.protocols import ImageData
 
 SAMPLES = 5000  # whose predictions are kept, evenly spread over the split

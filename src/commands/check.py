@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from src import UserError, require
-from src.analysis import findings
+from src.analysis.data import findings
 from src.analysis.page import render
 from src.commands.check_page import page_values
 from src.commands.check_summary import describe, summary
@@ -20,7 +20,7 @@ from src.runs.summary import print_rows
 def run(
     options: Options, *, output: Path | None = None, fix: Path | None = None, loose: bool = False, fit: bool = False
 ) -> Experiment:
-    """Find duplicates, conflicting and suspect labels, and broken files in data.
+    """Find duplicates, suspect labels and broken files in data.
 
     Looks at all splits, the test split too, and writes check.json and a page with pictures, check.html. Exits with
     code 1 if something must be mended: undecodable files, exact duplicates in two splits, one picture with two labels,

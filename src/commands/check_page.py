@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.analysis.findings import Samples
+from src.analysis.data.findings import Samples
 from src.analysis.page import picture
 from src.commands.show import caption, training_images
 from src.config.build import Experiment

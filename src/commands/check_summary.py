@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from src.analysis import findings, images
+from src.analysis.data import findings, images
 from src.commands.checked_data import constant_columns, file_facts
 from src.data import DataModule
 from src.runs.summary import Rows

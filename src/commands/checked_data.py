@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from src import require
-from src.analysis.findings import Samples
+from src.analysis.data.findings import Samples
 from src.commands.show import leaves
 from src.config.build import Experiment
 from src.data import DataModule, Table

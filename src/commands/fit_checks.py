@@ -12,11 +12,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from src import require
-from src.analysis import forward_checks, model_checks
-from src.analysis.cost import MEBI, clock, free_memory, memory_by_batch, seconds_per_step
-from src.analysis.label_check import inputs_and_labels, labels_depend_on_inputs
-from src.analysis.spies import Spy
-from src.analysis.subject import Check, Subject, find_calls, pick, samples
+from src.analysis.model import forward_checks, model_checks
+from src.analysis.model.cost import MEBI, clock, free_memory, memory_by_batch, seconds_per_step
+from src.analysis.model.label_check import inputs_and_labels, labels_depend_on_inputs
+from src.analysis.model.spies import Spy
+from src.analysis.model.subject import Check, Subject, find_calls, pick, samples
 from src.config.arguments import Options
 from src.config.build import Experiment, build
 from src.config.checks import check_training

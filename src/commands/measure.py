@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
 from src import UserError, require
-from src.analysis import baselines, robust
 from src.analysis.outputs import Outputs, headline
+from src.analysis.report import baselines, robust
 from src.commands.test import start
 from src.config.arguments import Options
 from src.config.build import Experiment

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from src.analysis.outputs import FILE, Outputs, headline
-from src.analysis.run_page import run_page
-from src.analysis.sections import confused
+from src.analysis.report.run_page import run_page
+from src.analysis.report.sections import confused
 from src.runs.folder import Run, write_atomically
 from src.runs.summary import Rows, echo, print_rows
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from src import require
-from src.analysis.comparison import compare, comparison_page
 from src.analysis.outputs import Outputs
-from src.analysis.run_page import run_facts
-from src.analysis.slices import Columns, match
+from src.analysis.report.comparison import compare, comparison_page
+from src.analysis.report.run_page import run_facts
+from src.analysis.report.slices import Columns, match
 from src.commands.page import write_page
 from src.config.arguments import Options
 from src.runs.folder import Run, write_atomically

@@ -33,9 +33,10 @@ def evaluate(options: Options, greedy: bool = False, soup: bool = False) -> Expe
     evaluation, keep = getattr(x.trainer, options.command), KeepOutputs()
     x.trainer.callbacks.append(keep)  # type: ignore[attr-defined]
     results = evaluation(x.task, datamodule=x.data, ckpt_path=x.config.ckpt_path, verbose=False)
-    best = x.run is not None and Path(str(x.config.ckpt_path)) == x.run.path / "checkpoints/best.ckpt"
-    if x.run is not None and best and keep.outputs and not options.settings and options.config[1:] == []:
-        keep.outputs.save(x.run.path / FILE)  # for report
+    if x.run is not None and keep.outputs and not (options.settings or options.config[1:]):
+        best, file = x.run.path / "checkpoints/best.ckpt", x.run.path / FILE
+        if Path(str(x.config.ckpt_path)) == best and not file.exists():
+            keep.outputs.save(file)  # for report
     if x.trainer.is_global_zero and results:
         if options.others:
             print_rows(comparison(x.task, [str(each.run) for each in (options, *options.others)], soup))

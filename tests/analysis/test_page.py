@@ -10,7 +10,7 @@ from PIL import Image
 
 from src.analysis.outputs import Outputs
 from src.analysis.page import WIDTH, chart, environment, picture, render, shades, ticks
-from src.analysis.sections import caption
+from src.analysis.report.sections import caption
 
 
 def parts(call: str, **values: object) -> str:

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from src import UserError
-from src.analysis.predictions import Figures, Predictions
+from src.analysis.training.predictions import Figures, Predictions
 from src.callbacks import Pictures
 from src.cli import main
 from tests.conftest import SMALL, PlainModule, same, weights
@@ -116,7 +116,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_a_run(monkeypatch: pytest.M
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("no\nclasses")
 
-    monkeypatch.setattr("src.analysis.pictures.draw_recall", fail)
+    monkeypatch.setattr("src.analysis.training.pictures.draw_recall", fail)
     with pytest.warns(UserWarning, match="Pictures cannot draw classes: no classes"):
         main(["fit", *SMALL, ON, "--trainer.max_epochs=1", "--test=false"])
     assert kinds(RUN, "best") == CLASSES - {"classes"}

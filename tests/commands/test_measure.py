@@ -23,7 +23,7 @@ FAST = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4"]
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure two corruptions, once each."""
-    monkeypatch.setattr("src.analysis.robust.AMOUNTS", {"noise": (60,), "rotation": (30,)})
+    monkeypatch.setattr("src.analysis.report.robust.AMOUNTS", {"noise": (60,), "rotation": (30,)})
 
 
 def read(run: str, name: str) -> dict[str, Any]:

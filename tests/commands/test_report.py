@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest, t
 
-from src.analysis.comparison import short_names
 from src.analysis.outputs import FILE, Outputs
+from src.analysis.report.comparison import short_names
 from src.cli import main
 from tests.conftest import ROOT, SMALL, refused, rows
 

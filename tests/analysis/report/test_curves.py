@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.analysis.curves import noise, read_curves, sentences
+from src.analysis.report.curves import noise, read_curves, sentences
 
 EPOCHS = list(range(1, 21))
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-
-from src.analysis.images import measure, odd_sizes, outliers
 from tests.analysis.test_duplicates import blobs
+
+from src.analysis.data.images import measure, odd_sizes, outliers
 
 
 def test_values_of_a_picture_are_those_of_numpy():

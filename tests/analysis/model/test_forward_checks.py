@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.analysis.forward_checks import deterministic, independent, train_and_eval
-from src.analysis.spies import PROBABILITIES, Spy, problem_of
-from src.analysis.subject import Subject, find_calls, pick
+from src.analysis.model.forward_checks import deterministic, independent, train_and_eval
+from src.analysis.model.spies import PROBABILITIES, Spy, problem_of
+from src.analysis.model.subject import Subject, find_calls, pick
 from tests.own_code import Pair
 
 

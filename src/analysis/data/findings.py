@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.analysis import duplicates, images, labels
+from src.analysis.data import duplicates, images, labels
 
 SAME = 0.85  # score of near duplicates that are one picture, so that two labels are a conflict
 ALMOST = 0.97  # score of near duplicates whose files are compared in full size

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate, pad
 
-from src.analysis.duplicates import correlation, exact_pairs, near_pairs, same_pixels, structure
+from src.analysis.data.duplicates import correlation, exact_pairs, near_pairs, same_pixels, structure
 
 
 def blobs(count: int, seed: int = 0) -> torch.Tensor:

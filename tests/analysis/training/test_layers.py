@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from src import UserError
-from src.analysis.layers import History, Measured, find_layers, output_statistics
+from src.analysis.training.layers import History, Measured, find_layers, output_statistics
 
 NET = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(nn.BatchNorm2d(2), nn.ReLU()), nn.Flatten(), nn.Dropout())
 

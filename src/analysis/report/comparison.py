@@ -8,10 +8,10 @@ import numpy as np
 import yaml
 
 from src import require
-from src.analysis.curves import Curve, finite, noise, read_curves
 from src.analysis.outputs import Outputs, difference, headline
 from src.analysis.page import NAMES, chart, interval, later_range, percent, render, signed
-from src.analysis.run_page import HEADLINES
+from src.analysis.report.curves import Curve, finite, noise, read_curves
+from src.analysis.report.run_page import HEADLINES
 from src.analysis.statistics import holm, student
 
 IGNORED = {"name", "seed_everything", "trainer.default_root_dir"}  # settings that make no other kind of run

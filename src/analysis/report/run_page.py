@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml
 
-from src.analysis import baselines, robust
-from src.analysis.curves import Curve, read_curves, sentences
 from src.analysis.outputs import Outputs, headline
 from src.analysis.page import NAMES, chart, interval, later_range, percent, render
-from src.analysis.sections import (
+from src.analysis.report import baselines, robust
+from src.analysis.report.curves import Curve, read_curves, sentences
+from src.analysis.report.sections import (
     MATRIX,
     classes_section,
     confusion,
@@ -19,7 +19,7 @@ from src.analysis.sections import (
     per_class_section,
     worst_section,
 )
-from src.analysis.slices import Columns, largest_gaps, slices, slices_section
+from src.analysis.report.slices import Columns, largest_gaps, slices, slices_section
 
 HEADLINES = ("iou", "map", "mae", "accuracy", "f1")  # the curve of the first that the run has is drawn
 LAYER_VALUES = {  # of src.callbacks.Monitor

@@ -3,7 +3,7 @@
 import torch
 from sklearn.linear_model import Ridge
 
-from src.analysis.labels import out_of_sample, picture_features, rank_classes, rank_numbers
+from src.analysis.data.labels import out_of_sample, picture_features, rank_classes, rank_numbers
 from src.data import Digits
 
 

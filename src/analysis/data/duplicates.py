@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cosine_similarity, normalize
 
-from src.analysis.images import pooled, principal_axes
+from src.analysis.data.images import pooled, principal_axes
 
 STRICT, LOOSE = 0.78, 0.575  # scores of near duplicates; docs/check.md says what each finds
 GAP = 0.35  # a duplicate's score exceeds by this what the picture shares with others that resemble it

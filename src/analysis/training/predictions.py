@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from src.analysis import pictures
-from src.analysis.pictures import Array, short
-from src.analysis.sheets import Sample, draw_samples
+from src.analysis.training import pictures
+from src.analysis.training.pictures import Array, short
+from src.analysis.training.sheets import Sample, draw_samples
 
 COLUMNS = 8  # samples in a row
 Figures = Iterator[tuple[str, Callable[[], Any]]]  # names, and functions that draw

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.analysis.spies import Spy
-from src.analysis.subject import Call, Check, Subject, replaced_output
+from src.analysis.model.spies import Spy
+from src.analysis.model.subject import Call, Check, Subject, replaced_output
 
 MAX_START = 2.0  # of the loss that outputs of 0 have
 DEAD_SHARE = 0.5  # of the units of a layer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from src.analysis.spies import hookable
+from src.analysis.model.spies import hookable
 
 
 @dataclass

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from src.analysis.subject import Check
+from src.analysis.model.subject import Check
 
 NEIGHBORS, SHUFFLES = 5, 50
 FEWEST = 100  # samples that can tell; 320 photos of CIFAR-10 have a score of 13

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.analysis.label_check import inputs_and_labels, labels_depend_on_inputs
+from src.analysis.model.label_check import inputs_and_labels, labels_depend_on_inputs
 
 N = 200
 

@@ -7,8 +7,8 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from src.analysis.spies import Random
-from src.analysis.subject import Call, Check, Subject, pick, samples, tensors
+from src.analysis.model.spies import Random
+from src.analysis.model.subject import Call, Check, Subject, pick, samples, tensors
 
 BY_DESIGN = re.compile("Drop|Norm|Stochastic|RReLU")  # names of layers that differ between train and eval
 

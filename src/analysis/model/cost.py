@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from src.analysis.spies import SavedBytes
-from src.analysis.subject import Subject, pick, samples, tensors
+from src.analysis.model.spies import SavedBytes
+from src.analysis.model.subject import Subject, pick, samples, tensors
 
 MEBI = 2**20
 TEMPORARY = 0.1  # of what is kept for backward; see docs/check.md for measured peaks

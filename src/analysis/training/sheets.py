@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from src.analysis.pictures import Array, figure
+from src.analysis.training.pictures import Array, figure
 
 RIGHT, WRONG = "#17713a", "#b3261e"
 

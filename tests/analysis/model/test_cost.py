@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from src.analysis.cost import clock, memory_by_batch
-from src.analysis.spies import SavedBytes
-from src.analysis.subject import Subject
+from src.analysis.model.cost import clock, memory_by_batch
+from src.analysis.model.spies import SavedBytes
+from src.analysis.model.subject import Subject
 
 
 def test_saved_bytes_are_those_that_backward_needs() -> None:

@@ -9,10 +9,10 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_score, recall_score
 
-from src.analysis.pictures import count_confusion, draw_calibration, draw_embedding, principal_axes
-from src.analysis.predictions import Predictions
-from src.analysis.sheets import draw_filters, draw_maps
 from src.analysis.statistics import wilson
+from src.analysis.training.pictures import count_confusion, draw_calibration, draw_embedding, principal_axes
+from src.analysis.training.predictions import Predictions
+from src.analysis.training.sheets import draw_filters, draw_maps
 
 RNG = np.random.default_rng(0)
 

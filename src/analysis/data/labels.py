@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, normalize, one_hot, pixel_unshuffle, relu, unfold
 
-from src.analysis.images import pooled, principal_axes
+from src.analysis.data.images import pooled, principal_axes
 
 FILTERS, HIDDEN, COMPONENTS, FOLDS, FEW = 128, 512, 64, 5, 50  # FEW: samples below which nothing is predicted
 FEATURES = 2.5e8  # numbers that are kept at once

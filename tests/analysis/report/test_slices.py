@@ -6,7 +6,7 @@ from scipy.stats import fisher_exact, ttest_ind
 
 from src import UserError
 from src.analysis.outputs import Outputs, score
-from src.analysis.slices import by_column, largest_gaps, match, quarters, slices, slices_section
+from src.analysis.report.slices import by_column, largest_gaps, match, quarters, slices, slices_section
 from src.analysis.statistics import fisher, welch, wilson
 
 DRAW = np.random.default_rng(0)

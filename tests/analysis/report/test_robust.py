@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from src.analysis.robust import AMOUNTS, attack, corrupt
+from src.analysis.report.robust import AMOUNTS, attack, corrupt
 
 DRAW = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(256, (6, 3, 24, 20), dtype=torch.uint8, generator=DRAW)

@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from src import UserError
-from src.analysis import baselines
-from src.analysis.baselines import baselines_section, measure_baselines
 from src.analysis.outputs import Outputs, score
+from src.analysis.report import baselines
+from src.analysis.report.baselines import baselines_section, measure_baselines
 from src.data import Digits
 from src.data.loading.splits import Samples
 from tests.analysis.test_outputs import outputs
