@@ -165,7 +165,7 @@ def curve_charts(curves: dict[str, Curve]) -> list[Any]:
 
 def gap(both: list[tuple[str, list[int], list[float]]]) -> str:
     """Return how far the validation value ends from the training value."""
-    return f"; val minus train ends at {both[1][2][-1] - both[0][2][-1]:+.3g}" if len(both) == 2 else ""
+    return f"; gap {both[1][2][-1] - both[0][2][-1]:+.3g}" if len(both) == 2 else ""
 
 
 def provenance_rows(entry: dict[str, Any], config: str) -> list[tuple[str, str]]:
