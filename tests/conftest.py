@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +85,12 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(_trained: Path) -> Path:
     """Copy a run of one epoch with the settings SMALL, trained once a session, to runs/digits/version_0."""
     return shutil.copytree(_trained, Path("runs/digits/version_0"))
+
+
+def heavy(values: Iterable[Any], *names: str) -> list[Any]:
+    """Return the values of a parameter; those whose text contains one of the names are left out of ``make test``."""
+    slow = [value for value in values if any(name in str(value) for name in names)]
+    return [pytest.param(value, marks=pytest.mark.heavy) if value in slow else value for value in values]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src import data as datasets
 from src.cli import main
+from tests.conftest import heavy
 
 ROOT = Path(__file__).parents[1]
 REAL_MNIST = ROOT.parent / "shared/data/mnist"
@@ -56,7 +57,7 @@ def replace_download(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getattr(datasets, name), "load", load)
 
 
-@every_config
+@pytest.mark.parametrize("file", heavy(CONFIGS, "cifar10_96", "cifar100", "cifar10.yaml"), ids=lambda file: file.stem)
 def test_a_config_trains_and_tests_two_batches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = yaml.safe_load(file.read_text())
     name, args = settings["data"]["class_path"].rsplit(".", 1)[1], []

@@ -9,7 +9,7 @@ import torch
 
 from src.cli import main
 from src.nets import SmallCNN
-from tests.conftest import ROOT
+from tests.conftest import ROOT, heavy
 
 TEXT = (ROOT / "docs/recipes.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
@@ -19,7 +19,7 @@ def title(block: str) -> str:
     return " ".join(re.findall(r"[\w.]+", block)[3:6])
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=title)
+@pytest.mark.parametrize("block", heavy(BLOCKS, "src.data.RandomFlip", "ProgressiveResize"), ids=title)
 def test_a_recipe_trains_validates_and_tests(block: str) -> None:
     if "kornia" in block.lower():
         pytest.importorskip("kornia")

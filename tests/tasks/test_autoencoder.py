@@ -26,6 +26,7 @@ class Bare(Digits):
         return super().load(train)[0], None
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("size", [2, 50])
 def test_images_without_targets_are_restored(size: int) -> None:
     main([*FIT, "--data=tests.tasks.test_autoencoder.Bare", f"--data.batch_size={size}"])

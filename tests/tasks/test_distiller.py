@@ -112,6 +112,7 @@ def test_the_teacher_has_the_precision_of_the_student(precision: str, taught: st
 
 
 @pytest.mark.usefixtures("trained")
+@pytest.mark.heavy
 def test_only_training_needs_the_teacher(capsys: pytest.CaptureFixture[str]) -> None:
     main([*FIT, "--last.every_n_steps=9", "--trainer.max_epochs=2", "--trainer.max_steps=30"])
     shutil.move(TEACHER, "elsewhere")
@@ -126,6 +127,7 @@ def test_only_training_needs_the_teacher(capsys: pytest.CaptureFixture[str]) -> 
     )
 
 
+@pytest.mark.heavy
 def test_a_teacher_of_foreign_code_needs_trust(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

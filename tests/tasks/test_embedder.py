@@ -57,6 +57,7 @@ def test_nothing_to_search_is_no_number(count: int) -> None:
     assert all(value.isnan() for value in metric.compute().values())
 
 
+@pytest.mark.heavy
 def test_classes_never_seen_are_searched_among_each_other() -> None:
     main(FIT)
     task, data = load_run(RUN)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.cli import main
-from tests.conftest import same, weights
+from tests.conftest import heavy, same, weights
 
 SMALL = {  # settings that make a run short; the step at which it is cut
     "diabetes": (["--model.schedule=null"], 13),
@@ -20,7 +20,7 @@ SMALL = {  # settings that make a run short; the step at which it is cut
 
 
 @pytest.mark.usefixtures("trained")  # the teacher of digits_distill
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", heavy(SMALL, "digits_distill"))
 def test_a_cut_run_of_each_task_resumes_to_the_bit(name: str) -> None:
     settings, cut = SMALL[name]
     fit = ["fit", f"--config=configs/{name}.yaml", "--trainer.max_epochs=2", "--test=false", *settings]
@@ -35,7 +35,7 @@ def test_a_cut_run_of_each_task_resumes_to_the_bit(name: str) -> None:
 
 
 @pytest.mark.usefixtures("trained")
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", heavy(SMALL, "digits_masks"))
 def test_all_commands_use_a_run_of_each_task(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     settings, _ = SMALL[name]
     main(["fit", f"--config=configs/{name}.yaml", "--trainer.max_epochs=1", *settings])

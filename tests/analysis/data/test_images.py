@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.analysis.test_duplicates import blobs
 
 from src.analysis.data.images import measure, odd_sizes, outliers
+from tests.analysis.data.test_duplicates import blobs
 
 
 def test_values_of_a_picture_are_those_of_numpy():
