@@ -89,16 +89,19 @@ class Outputs:
             hint = f"run: python -m src.cli test --run {folder}"
             raise UserError(f"{folder} has no predictions of its test split: {hint}") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
-            raise UserError(f"cannot read {folder / FILE} ({str(error)[:80]}): run test --run {folder} again") from None
+            again = f"delete it, then run: python -m src.cli test --run {folder}"
+            raise UserError(f"cannot read {folder / FILE} ({str(error)[:80]}): {again}") from None
 
 
 def kind_of(preds: Array, targets: Array) -> str | None:
     """Return what predictions and targets of a test are, by their shapes and types; None if they are something else."""
     whole = targets.dtype.kind in "iub"
     if targets.ndim == 1 and preds.ndim == 2 and whole:
-        sums = preds.astype(np.float64).sum(1)
-        return "classes" if (preds >= 0).all() and np.abs(sums - 1).max(initial=0) < 0.02 else "embeddings"
-    if targets.ndim == 2 and preds.shape == targets.shape and whole:
+        p = preds.astype(np.float64)
+        sums, squares = (np.abs(each.sum(1) - 1).max(initial=0) for each in (p, p**2))
+        return "classes" if sums < 0.02 and (p >= 0).all() else "embeddings" if squares < 0.05 else None
+    fractions = preds.ndim == 2 and ((preds >= 0) & (preds <= 1)).all() and np.isin(targets, (0, 1)).all()
+    if targets.ndim == 2 and preds.shape == targets.shape and (whole or fractions):  # the losses of labels take floats
         return "labels"
     if targets.ndim <= 2 and preds.size == targets.size and targets.dtype.kind == "f":
         return "numbers"

@@ -1,8 +1,11 @@
 """report: one page on a run, or a comparison of several."""
 
 import json as json_module
+from math import isfinite
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from src import require
 from src.analysis.outputs import Outputs
@@ -46,6 +49,9 @@ def run(
         python -m src.cli report runs/digits/version_0 runs/digits/version_1
         python -m src.cli report runs/digits/version_0 --baselines --robust
     """
+    if {"-h", "--help", "--help-all"} & {*options.settings}:  # there are no settings to explain
+        echo(f"usage: python -m src.cli report DIR [DIR ...] [options]\n\n{options.description}")
+        raise SystemExit(0)
     folders = [each.run for each in (options, *options.others) if each.run]
     require(folders, "report needs run folders: python -m src.cli report runs/digits/version_0")
     typed = [*options.settings, *options.config[1:]]
@@ -76,7 +82,7 @@ def run(
             write_atomically(file, comparison_page(folders, facts))
             print_rows([("report", str(file))])
     if json:
-        echo(json_module.dumps(facts, indent=2, default=str))
+        echo(json_module.dumps(plain(facts), indent=2, allow_nan=False))
     return facts
 
 
@@ -86,6 +92,18 @@ def read_columns(outputs: Outputs, file: Path) -> Columns:
 
     rows = [{k: "" if is_missing(v) else v for k, v in row.items()} for row in read_csv(file).values()]
     return match(outputs, rows, str(file))
+
+
+def plain(value: Any) -> Any:
+    """Return values that JSON can hold: None for NaN and infinity, texts for what is no number, list or dictionary."""
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def comparison_rows(facts: dict[str, Any]) -> Rows:

@@ -7,69 +7,97 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback
-from numpy.typing import NDArray
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from src.analysis.outputs import Outputs, kind_of, score
+from src import require
+from src.analysis.outputs import Array, Outputs, kind_of, score
 from src.protocols import DrawsPredictions, ImageData
 
 WORST = 24  # samples whose pictures are kept
 CHUNK = 512  # images to read at once
-Array = NDArray[Any]
 
 
 class KeepOutputs(Callback):
     """Collect ``outputs`` of a test whose steps return {"preds": ..., "targets": ...}; None if they do not.
 
-    Of several processes, the first gets the samples of all.
+    Of several processes, the first gets the samples of all. A test never fails because its outputs cannot be kept.
     """
 
     def __init__(self) -> None:
         self.outputs: Outputs | None = None
         self.parts: list[dict[str, Array]] = []  # of each batch
-        self.valid = True
+        self.problem: str | None = None  # why there will be no outputs; empty if none were returned
 
     def on_test_batch_end(  # type: ignore[override]
         self, trainer: Any, module: Any, outputs: Any, _batch: Any, batch_idx: int, dataloader_idx: int = 0, /
     ) -> None:
-        given = isinstance(outputs, dict) and all(
-            isinstance(outputs.get(name), Tensor) for name in ("preds", "targets")
-        )
-        start = first_position(trainer, batch_idx, sum(len(part["loss"]) for part in self.parts))
-        self.valid = self.valid and given and not dataloader_idx
-        if not self.valid or start is None:
-            self.valid = False
+        if self.problem is not None:
             return
-        preds, targets = (outputs[name].detach().cpu() for name in ("preds", "targets"))
-        arrays = (preds.float() if preds.is_floating_point() else preds).numpy(), targets.numpy()
-        part = {"index": start + np.arange(len(targets)), "preds": arrays[0], "targets": arrays[1]}
-        part["loss"] = np.zeros(len(targets))
-        if kind_of(*arrays) == "masks":  # which are too large to keep all
-            part["values"], part["loss"] = score("masks", *arrays, module.num_classes)
-            worst = np.argsort(-part["loss"], kind="stable")[:WORST]
-            part |= {"preds": arrays[0][worst].astype(np.uint8), "targets": arrays[1][worst].astype(np.uint8)}
-            part["kept"] = part["index"][worst]
-        self.parts.append(part)
+        pair: list[Any] = [outputs.get(name) for name in ("preds", "targets")] if isinstance(outputs, dict) else []
+        if not pair or not all(isinstance(each, Tensor) for each in pair):
+            self.problem = ""
+            return
+        try:
+            require(not dataloader_idx, "there are several test dataloaders")
+            start = first_position(trainer, batch_idx, sum(len(part["loss"]) for part in self.parts))
+            self.parts.append(batch_part(as_array(pair[0]), as_array(pair[1]), start, module))
+        except Exception as error:  # whatever a module returns
+            self.problem = one_line(error)
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.world_size > 1:
             gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, self.parts if self.valid else None)
-            self.valid = all(each is not None for each in gathered)
-            self.parts = [part for each in gathered for part in each or ()]
-        if self.valid and self.parts and trainer.is_global_zero:
-            joined = {key: np.concatenate([part[key] for part in self.parts]) for key in self.parts[0]}
-            self.outputs = complete(joined, trainer, pl_module)
+            torch.distributed.all_gather_object(gathered, (self.problem, self.parts))
+            self.problem = next((problem for problem, _ in gathered if problem is not None), None)
+            self.parts = [part for _, parts in gathered for part in parts]
+        if self.problem is None and self.parts and trainer.is_global_zero:
+            try:
+                joined = {key: np.concatenate([part[key] for part in self.parts]) for key in self.parts[0]}
+                self.outputs = complete(joined, trainer, pl_module)
+            except Exception as error:
+                self.problem = one_line(error)
         self.parts = []
+        if self.problem:
+            rank_zero_warn(f"there will be no report, because the predictions cannot be kept: {self.problem}")
 
 
-def first_position(trainer: Any, batch_idx: int, seen: int) -> int | None:
-    """Return the position in the test split of the first sample of a batch; None if it is not known."""
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def are_classes(x: Array, k: int) -> bool:
+    return bool(((x >= 0) & (x < k)).all())
+
+
+def as_array(x: Tensor) -> Array:
+    x = x.detach().cpu()
+    return (x.float() if x.is_floating_point() else x).numpy()
+
+
+def batch_part(preds: Array, targets: Array, start: int, module: Any) -> dict[str, Array]:
+    """Return what is kept of a batch whose first sample has the position ``start`` in the test split."""
+    aligned = preds.ndim and targets.ndim and len(preds) == len(targets)
+    require(aligned, f"preds {preds.shape} and targets {targets.shape} must have an entry for each sample")
+    require(np.isfinite(preds).all(), "predictions are not finite")
+    index = start + np.arange(len(targets))
+    if kind_of(preds, targets) != "masks":
+        return {"index": index, "preds": preds, "targets": targets, "loss": np.zeros(len(targets))}
+    k: Any = getattr(module, "num_classes", None)
+    require(isinstance(k, int), f"of masks, {type(module).__name__} must have num_classes")
+    require(are_classes(preds, k) and are_classes(targets, k), f"classes of masks must be in [0, {k})")
+    values, loss = score("masks", preds, targets, k)
+    worst = np.argsort(-loss, kind="stable")[:WORST]  # masks are too large to keep all
+    kept = {name: each[worst].astype(np.uint8) for name, each in (("preds", preds), ("targets", targets))}
+    return {"index": index, "values": values, "loss": loss, "kept": index[worst], **kept}
+
+
+def first_position(trainer: Any, batch_idx: int, seen: int) -> int:
+    """Return the position in the test split of the first sample of a batch."""
     if trainer.world_size == 1:
         return seen
     sampler: Any = getattr(trainer.test_dataloaders, "sampler", None)
-    if not hasattr(sampler, "place"):
-        return None
+    require(hasattr(sampler, "place"), f"{type(sampler).__name__} does not tell which samples a process gets")
     share, longer = divmod(sampler.num_samples, sampler.num_batches)
     return batch_idx * share + min(batch_idx, longer) + sampler.place(batch_idx)[0]
 
@@ -80,8 +108,12 @@ def complete(found: dict[str, Array], trainer: Any, task: Any) -> Outputs | None
     masks = "values" in found
     targets = found["targets"] if masks else found["targets"][order]
     preds = found["preds"] if masks else found["preds"][order]
-    if (kind := "masks" if masks else kind_of(preds, targets)) is None or not len(order):
+    if (kind := "masks" if masks else kind_of(preds, targets)) is None:
+        vectors = (preds.ndim, targets.ndim, targets.dtype.kind) in ((2, 1, "i"), (2, 1, "u"))
+        require(not vectors, "preds (N, K) of classes must be probabilities, or embeddings of length 1")
         return None
+    k = preds.shape[-1]
+    require(kind != "classes" or are_classes(targets, k), f"classes must be in [0, {k})")
     values, loss = (found["values"], found["loss"]) if masks else score(kind, preds, targets, 0)
     values, loss = (values[order], loss[order]) if masks else (values, loss)
     shown = np.argsort(-loss, kind="stable")[:WORST]

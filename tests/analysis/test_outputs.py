@@ -28,7 +28,10 @@ def probabilities(n: int = 200, k: int = 3) -> tuple[np.ndarray, np.ndarray]:
 def test_kinds_are_told_by_shape_and_type() -> None:
     preds, classes = probabilities()
     assert kind_of(preds, classes) == "classes"
-    assert kind_of(preds - 0.5, classes) == "embeddings"
+    unit = (preds - 0.5) / np.linalg.norm(preds - 0.5, axis=1, keepdims=True)
+    assert kind_of(unit, classes) == "embeddings"
+    assert kind_of(preds - 0.5, classes) is None  # logits
+    assert kind_of(preds, (preds > 0.5).astype(np.float32)) == "labels"
     assert kind_of(preds, (preds > 0.5).astype(int)) == "labels"
     assert kind_of(preds, preds) == "numbers"
     assert kind_of(preds[:, :1], preds[:, 0]) == "numbers"

@@ -11,6 +11,7 @@ from scipy.stats import binomtest, t
 from src.analysis.outputs import FILE, Outputs
 from src.analysis.report.comparison import short_names
 from src.cli import main
+from src.commands.report import plain
 from tests.conftest import ROOT, SMALL, refused, rows
 
 PARENT = Path("runs/digits")
@@ -144,3 +145,15 @@ def test_the_page_shows_what_a_monitor_saw() -> None:
     (run / "monitor.json").write_text('[{"text": "epoch 1, net.0: dead <ReLU>"}]')
     main(["report", str(run)])
     assert "epoch 1, net.0: dead &lt;ReLU&gt;" in (run / "report.html").read_text()
+
+
+def test_help_explains_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["report", "--help"])
+    assert stop.value.code == 0
+    assert "\n    eps: with robust" in capsys.readouterr().out
+
+
+def test_numbers_for_programs_are_valid_json() -> None:
+    found = plain({"a": [float("nan"), 1.5, (None, True)], 3: Path("x"), "b": float("inf")})
+    assert found == {"a": [None, 1.5, [None, True]], "3": "x", "b": None}

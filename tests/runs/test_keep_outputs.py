@@ -101,3 +101,33 @@ def test_traits_are_those_of_a_loop() -> None:
         assert found["brightness"][i] == pytest.approx(gray[i].mean(), rel=1e-5)
         assert found["contrast"][i] == pytest.approx(gray[i].std(), rel=1e-4)
         assert found["sharpness"][i] == pytest.approx((down + right) / 2, rel=1e-5)
+
+
+class ReturnsOdd(PlainModule):
+    """Return what cannot be kept."""
+
+    kind = ""
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        super().test_step(batch, batch_idx)
+        logits, targets = self(batch[0]), batch[1]
+        kinds = {"logits": logits, "short": logits[:-1].softmax(1), "nan": logits * torch.nan, "scalar": logits.sum()}
+        return {"preds": kinds[ReturnsOdd.kind], "targets": targets}
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("logits", "must be probabilities"),
+        ("short", "an entry for each"),
+        ("nan", "not finite"),
+        ("scalar", "an entry"),
+    ],
+)
+def test_what_cannot_be_kept_is_told_and_fails_no_test(kind: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReturnsOdd, "kind", kind)
+    model = "--model=tests.runs.test_keep_outputs.ReturnsOdd"
+    with pytest.warns(UserWarning, match=f"there will be no report, .*{why}"):
+        x = main(["fit", "--trust", "--config=configs/digits.yaml", model, *FAST])
+    assert x.outputs is None
+    assert (x.run.path / "results.json").exists()

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 
@@ -18,15 +19,18 @@ def read_curves(file: Path) -> dict[str, Curve]:
         return found
     with file.open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
-            for name, text in row.items():
+            for name in filter(None, row):  # None if a line is too long
+                text = row[name]
                 axis = "step" if name.startswith("lr-") else "epoch"
                 if not (text and row.get(axis)) or name in ("epoch", "step", "train/loss_step"):
                     continue
-                places, values = found.setdefault(name, ([], []))
-                if places[-1:] != [place := int(float(row[axis])) + 1]:
-                    places.append(place)
-                    values.append(0.0)
-                values[-1] = float(text)  # the last one of an epoch
+                with suppress(ValueError, TypeError):  # of a line that is being written
+                    place, value = int(float(row[axis])) + 1, float(text)
+                    places, values = found.setdefault(name, ([], []))
+                    if places[-1:] != [place]:
+                        places.append(place)
+                        values.append(0.0)
+                    values[-1] = value  # the last one of an epoch
     return found
 
 
@@ -40,11 +44,25 @@ def sentences(curves: dict[str, Curve]) -> list[tuple[str, str]]:
     """Return what the losses of a run show, with the rule behind each sentence; nothing where no rule holds."""
     epochs, val = finite(curves.get("val/loss"))
     train_epochs, train = finite(curves.get("train/loss"))
+    if lost := diverges(curves):
+        return lost
     found = [*jumps(train_epochs, train), *hardly_learns(train)]
     if len(val) >= ENOUGH and len(train) >= ENOUGH:
-        overfit = overfits(epochs, val, train)
-        found += overfit or still_falls(val)
+        both = dict(zip(train_epochs, train, strict=True))  # there may be a validation every few epochs only
+        found += overfits(epochs, val, [both.get(epoch, np.nan) for epoch in epochs]) or still_falls(val)
     return found
+
+
+def diverges(curves: dict[str, Curve]) -> list[tuple[str, str]]:
+    """Tell from which epoch on a loss is not finite until the end."""
+    for name in ("train/loss", "val/loss"):
+        epochs, values = curves.get(name, ([], []))
+        lost = len(values) - next((i for i, value in enumerate(reversed(values)) if isfinite(value)), len(values))
+        if lost < len(values):
+            return [
+                (f"Diverges: from epoch {epochs[lost]} on, {name} is not finite.", "It is NaN or infinite to the end.")
+            ]
+    return []
 
 
 def finite(curve: Curve | None) -> Curve:
@@ -57,7 +75,9 @@ def overfits(epochs: list[int], val: list[float], train: list[float]) -> list[tu
     best, n = int(np.argmin(val)), max(3, len(val) // 5)
     last, lowest = val[-n:], min(np.convolve(val, np.ones(n) / n, "valid"))
     rise, spread = np.mean(last) - lowest, noise(val[best:]) * (2 / n) ** 0.5
-    if best >= len(val) - n or rise <= max(0.1 * lowest, 4 * spread) or train[-1] >= train[best]:
+    if best >= len(val) - n or rise <= max(0.1 * abs(lowest), 4 * spread):
+        return []
+    if not train[-1] < train[best]:  # it may be NaN
         return []
     text = (
         f"Overfits from epoch {epochs[best]} on: there val/loss was lowest, {val[best]:.4g}; over the last {len(last)}"
@@ -72,7 +92,7 @@ def still_falls(val: list[float]) -> list[tuple[str, str]]:
     n = max(2, len(val) // 5)
     before, last = float(np.mean(val[-2 * n : -n])), float(np.mean(val[-n:]))
     spread = noise(val[-2 * n :]) * (2 / n) ** 0.5
-    if before - last <= max(0.05 * before, 3 * spread):
+    if before - last <= max(0.05 * abs(before), 3 * spread):
         return []
     text = f"Still falling: val/loss is {last:.4g} over the last {n} epochs, {before:.4g} over the {n} before them."
     return [
@@ -88,7 +108,7 @@ def jumps(epochs: list[int], train: list[float]) -> list[tuple[str, str]]:
     lowest = np.minimum.accumulate(train) if train else np.zeros(0)
     for i in range(1, len(train)):
         rise = train[i] - lowest[i - 1]
-        if rise > lowest[i - 1] and rise > 0.1 * train[0]:
+        if rise > lowest[i - 1] > 0 and rise > 0.1 * train[0]:
             text = (
                 f"The learning rate may be too high: train/loss rose from {lowest[i - 1]:.4g} to {train[i]:.4g}"
                 f" in epoch {epochs[i]}."

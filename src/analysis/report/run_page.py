@@ -164,8 +164,10 @@ def curve_charts(curves: dict[str, Curve]) -> list[Any]:
 
 
 def gap(both: list[tuple[str, list[int], list[float]]]) -> str:
-    """Return how far the validation value ends from the training value."""
-    return f"; gap {both[1][2][-1] - both[0][2][-1]:+.3g}" if len(both) == 2 else ""
+    """Return how far the validation value is from the training value in the last epoch that has both."""
+    train, val = (dict(zip(xs, ys, strict=True)) for _, xs, ys in both) if len(both) == 2 else ({}, {})
+    last = max(train.keys() & val.keys(), default=None)
+    return "" if last is None else f"; gap {val[last] - train[last]:+.3g}"
 
 
 def provenance_rows(entry: dict[str, Any], config: str) -> list[tuple[str, str]]:

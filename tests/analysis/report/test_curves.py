@@ -68,7 +68,6 @@ def test_a_loss_that_never_falls_is_told() -> None:
 def test_short_runs_and_missing_losses_say_nothing() -> None:
     assert sentences({}) == []
     assert sentences({"val/loss": ([1, 2], [1.0, 2.0]), "train/loss": ([1, 2], [1.0, 0.5])}) == []
-    assert sentences({"val/loss": (EPOCHS, [float("nan")] * 20), "train/loss": (EPOCHS, [float("nan")] * 20)}) == []
 
 
 def test_noise_is_the_deviation_from_a_trend() -> None:
@@ -83,3 +82,29 @@ def test_curves_have_the_last_value_of_each_epoch(tmp_path: Path) -> None:
     found = read_curves(file)
     assert found == {"lr-SGD": ([10], [0.1]), "val/loss": ([1, 2], [1.5, 1.0]), "train/loss": ([1], [2.5])}
     assert read_curves(tmp_path / "none.csv") == {}
+
+
+def test_a_loss_that_becomes_nan_is_told_and_nothing_else() -> None:
+    train = [2.0, 1.0, 0.5, *[float("nan")] * 17]
+    assert said(falling(), train) == ["Diverges: from epoch 4 on, train/loss is not finite."]
+
+
+def test_losses_below_0_are_no_alarm() -> None:
+    line = -5 - np.linspace(0, 0.001, 20)
+    assert said(line, line) == []
+    assert not [text for text in said(-falling(), -falling()) if "Overfits" in text or "rate" in text]
+
+
+def test_epochs_without_validation_are_compared_by_their_number() -> None:
+    epochs = list(range(2, 41, 2))
+    val = falling()
+    val[8:] += 0.05 * np.arange(12)
+    curves = {"val/loss": (epochs, val.tolist()), "train/loss": (list(range(1, 41)), np.linspace(2, 0.1, 40).tolist())}
+    ((text, _),) = sentences(curves)
+    assert text.startswith(f"Overfits from epoch {epochs[int(val.argmin())]} on")
+    assert f"from {np.linspace(2, 0.1, 40)[epochs[int(val.argmin())] - 1]:.4g} to 0.1" in text
+
+
+def test_a_line_that_is_being_written_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,9,1.5\n1,19,0.5\n2,29,1e\n3,3")
+    assert read_curves(tmp_path / "metrics.csv") == {"train/loss": ([1, 2], [1.5, 0.5])}
