@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from src.analysis.outputs import kind_of
 from src.analysis.training import pictures
 from src.analysis.training.pictures import Array, short
 from src.analysis.training.sheets import Sample, draw_samples
@@ -32,18 +33,18 @@ class Predictions:
     def figures(self) -> Figures:
         """Yield the names of figures and functions that draw them."""
         p, t = self.predicted, self.targets
-        numeric = t.dtype.kind == "f"
-        if p.ndim == 3 and p.shape == t.shape and p.dtype.kind != "f":
+        kind = kind_of(p, t)
+        if kind == "masks":
             yield from self.of_masks()
-        elif p.ndim == 2 and t.ndim == 1 and not numeric and (p >= 0).all() and np.allclose(p.sum(1), 1, atol=1e-2):
+        elif kind == "classes":
             yield from self.of_classes()
-        elif p.ndim == 2 and t.ndim == 1 and not numeric and np.allclose((p**2).sum(1), 1, atol=1e-2):
+        elif kind == "embeddings":
             yield from self.embedding(p, self.class_names(int(t.max()) + 1))
             yield from self.sheet("neighbors", self.neighbors)
-        elif p.shape == t.shape and p.ndim == 2 and not numeric:
+        elif kind == "labels":
             yield from self.of_labels()
-        elif p.shape == t.shape and p.ndim in (1, 2) and numeric:
-            yield "residuals", partial(pictures.draw_residuals, p, t)
+        elif kind == "numbers":
+            yield "residuals", partial(pictures.draw_residuals, p.reshape(t.shape), t)
             yield from self.sheet("samples", self.numbers)
             yield from self.embedding(self.features)
 
