@@ -86,7 +86,7 @@ class Outputs:
             found |= nested | {key: str(found[key]) for key in ("kind", "test_set")}
             return cls(**found | {key: [str(each) for each in found[key]] for key in ("class_names", "names")})
         except FileNotFoundError:
-            hint = f"run: python -m src.cli test --run {folder}"
+            hint = f"run: python -m src.cli test --run {folder} (whose test_step must return them, see docs/report.md)"
             raise UserError(f"{folder} has no predictions of its test split: {hint}") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
             again = f"delete it, then run: python -m src.cli test --run {folder}"

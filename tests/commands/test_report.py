@@ -129,7 +129,7 @@ def test_what_is_no_run_is_refused(
 def test_a_run_without_predictions_says_what_to_type(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     (Path(three[0]) / FILE).unlink()
     error = refused(capsys, "report", three[0])
-    command = error.split("python -m src.cli ")[1].split()
+    command = error.split("python -m src.cli ")[1].split(" (")[0].split()
     main(command)
     main(["report", three[0]])
 
