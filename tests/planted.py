@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from src.data import Digits
-from tests.own_code import Loaders, digits
+from tests.own_code import Loaders, Plain, digits
 
 
 class Sound(nn.Module):
@@ -67,6 +67,21 @@ class Doubled(Sound):
         return super().forward(images) * (2 if self.training else 1)
 
 
+class Bounded(Sound):
+    """Ends with a sigmoid, whose outputs do not sum to 1."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).sigmoid()
+
+
+class Still(Sound):
+    """Batch norm whose statistics for eval never move."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.norm.momentum = 0.0
+
+
 class BrokenBackward(torch.autograd.Function):
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:
@@ -80,6 +95,24 @@ class BrokenBackward(torch.autograd.Function):
 def wrong_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean squared distance to one-hot targets, with a backward of its own that is wrong."""
     return BrokenBackward.apply(outputs - nn.functional.one_hot(targets, outputs.shape[1])).mean()
+
+
+def negative(outputs: Tensor, targets: Tensor) -> Tensor:
+    return -nn.functional.cross_entropy(outputs, targets)
+
+
+class Part(Plain):
+    """Trains its last layer only, although no other one is frozen."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net[-1].parameters(), lr=0.1)
+
+
+class Broadcast(Plain):
+    """Compares outputs (N, 1) with targets (N,), so each one with each other."""
+
+    def step(self, batch: Any) -> Tensor:
+        return nn.functional.mse_loss(self(batch[0])[:, :1], batch[1].float())
 
 
 class ShuffledDigits(Digits):

@@ -36,6 +36,9 @@ def failures(*args: str) -> list[str]:
         ("--data=tests.planted.ShuffledDigits", "labels"),
         ("--model.net=tests.planted.Dead", "dead units"),
         pytest.param("--model.net=tests.planted.Noisy", "deterministic", marks=SLOW),
+        pytest.param("--model.net=tests.planted.Bounded", "outputs", marks=SLOW),
+        pytest.param("--model.net=tests.planted.Still", "train and eval", marks=SLOW),
+        pytest.param("--model.loss=tests.planted.negative", "loss at start", marks=SLOW),
         ("--model.net=tests.planted.Mixed", "samples"),
         pytest.param("--model.net=tests.planted.Doubled", "train and eval", marks=SLOW),
         pytest.param("--model.loss=tests.planted.wrong_gradient", "loss gradient", marks=SLOW),
@@ -115,6 +118,12 @@ def test_shuffled_labels_in_batches_of_another_project_are_found() -> None:
     given = [f"--model={OWN}.Plain", "--trainer.max_epochs=2"]
     assert failures(*given, "--data=tests.planted.ManyDigits") == []
     assert failures(*given, "--data=tests.planted.ManyDigits", "--data.shuffled=true") == ["labels"]
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize(("bug", "name"), [("Part", "gradients"), ("Broadcast", "outputs")])
+def test_a_bug_of_a_module_of_another_project_is_found(bug: str, name: str) -> None:
+    assert failures(f"--model=tests.planted.{bug}", f"--data={OWN}.Loaders", "--trainer.max_epochs=2") == [name]
 
 
 def test_several_processes_are_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,18 +38,27 @@ def loss_at_start(s: Subject, calls: list[Call], loss: Tensor | None, comparable
     zero = float("nan") if again is None else float(again.detach())
     classes = call.output.shape[1] if call.output.ndim > 1 else 1
     reference = f"ln {classes} = {zero:.4g}" if abs(zero - log(classes)) < 1e-3 else f"outputs of 0 have {zero:.4g}"
+    if abs(zero + log(classes)) < 1e-3 and classes > 1:
+        return Check(False, f"{start:.4g}; outputs of 0 have -ln {classes}", "look for a loss with the wrong sign")
     if not comparable or not isfinite(zero):
         return Check(None, f"{start:.4g}; {reference}")
     advice = "initial outputs are too large: scale the last layer or its inputs down"
     return Check(start <= MAX_START * abs(zero) + 0.1, f"{start:.4g}; {reference}", advice)
 
 
+ADVICE = {
+    "expects logits": "remove the softmax or sigmoid of the net",
+    "log-probabilities": "call log_softmax before it",
+    "": "each output is compared with each target: squeeze or unsqueeze one of them",
+}
+
+
 def kind_of_outputs(spy: Spy) -> Check:
     """Tell whether the losses of torch get what they expect."""
     if not spy.losses:
-        return Check(None, "no loss of torch that expects logits")
+        return Check(None, "no loss of torch that can tell")
     name, problem = next((each for each in spy.losses if each[1]), spy.losses[0])
-    advice = "remove the softmax or sigmoid of the net" if "logits" in problem else "call log_softmax before it"
+    advice = next(text for word, text in ADVICE.items() if word in problem)
     return Check(not problem, f"{name} gets {problem or 'what it expects'}", advice)
 
 
@@ -73,7 +82,12 @@ PROBLEMS = {
 def gradients(s: Subject, dead: bool) -> Check:
     """Take up to five steps: behind a layer of zeros, gradients arrive only once that has moved."""
     optimized = {id(p) for each in s.optimizers for group in each.param_groups for p in group["params"]}
-    names = {p: name for name, p in s.module.named_parameters() if p.requires_grad and id(p) in optimized}
+    names = {p: name for name, p in s.module.named_parameters() if p.requires_grad}
+    if lost := [name for p, name in names.items() if id(p) not in optimized]:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        return Check(
+            False, f"no optimizer has {lost[0]}{more}", "pass all to it, or freeze them: requires_grad_(False)"
+        )
     seen: dict[str, set[str]] = {name: set() for name in names.values()}
     handles = [p.register_hook(lambda grad, name=name: seen[name].add(kind(grad))) for p, name in names.items()]
     with s.unchanged():
@@ -88,7 +102,8 @@ def gradients(s: Subject, dead: bool) -> Check:
         if found and not (problem == "zero" and dead):  # which is why it is 0
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             return Check(False, text.format(found[0] + more), advice)
-    return Check(True, f"reach all {len(names)} parameters")
+    frozen = len([*s.module.parameters()]) - len(names)
+    return Check(True, f"reach all {len(names)} parameters" + (f"; {frozen} others are frozen" if frozen else ""))
 
 
 def kind(gradient: Tensor) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+DISTANCES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 LOSSES = ("cross_entropy", "log_softmax", "nll_loss", "binary_cross_entropy_with_logits")
 UNITS = ("relu", "relu_", "hardtanh", "gelu", "silu", "hardswish")  # torch's functions; relu6 is a hardtanh
 SHAPING = ("ToCopy", "View", "UnsafeView", "Squeeze", "Unsqueeze", "Alias", "Reshape")  # nodes that keep the numbers
@@ -63,6 +64,9 @@ class Spy(TorchFunctionMode):
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None) if name == "log_softmax" else 1
             dim = dim if isinstance(dim, int) else -1
             self.losses.append((name, problem_of(name, given, dim)))
+        if name in DISTANCES and isinstance(given, Tensor):
+            shapes = [tuple(each.shape) for each in (given, args[1] if len(args) > 1 else kwargs["target"])]
+            self.losses.append((name, f"outputs {shapes[0]} for targets {shapes[1]}" if shapes[0] != shapes[1] else ""))
         output = func(*args, **kwargs)
         if name in UNITS and output.ndim > 1:
             axis = 2 if output.ndim == 3 else 1  # (N, L, C), but (N, C) and (N, C, H, W)
@@ -74,11 +78,13 @@ class Spy(TorchFunctionMode):
 
 def problem_of(name: str, given: Tensor, dim: int) -> str:
     """Return what is wrong with the input of a loss, logits or log-probabilities of classes at ``dim``."""
-    if name == "binary_cross_entropy_with_logits":  # by its history, because small logits may all be in (0, 1)
-        node: Any = given.grad_fn
-        while node is not None and node.name().rstrip("0123456789").removesuffix("Backward") in SHAPING:
-            node = node.next_functions[0][0]
-        return PROBABILITIES if node is not None and node.name().startswith(("Sigmoid", "Softmax")) else ""
+    node: Any = given.grad_fn
+    while node is not None and node.name().rstrip("0123456789").removesuffix("Backward") in SHAPING:
+        node = node.next_functions[0][0]
+    if node is not None and node.name().startswith(("Sigmoid", "Softmax")) and name != "nll_loss":
+        return PROBABILITIES
+    if name == "binary_cross_entropy_with_logits":  # small logits may all be in (0, 1)
+        return ""
     values = given.detach().float()
     if values.ndim < 2 or values.shape[dim] < 2 or not values.numel():
         return ""
