@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from src.analysis.outputs import FILE, Outputs, score
 from src.analysis.page import render
@@ -179,6 +180,20 @@ def measured() -> Path:
     return file
 
 
+def checked() -> Path:
+    for i, label in enumerate([*"aaaabbbb"] * 6):
+        folder = Path("photos", ("train", "test")[i % 3 // 2], label * 30 + "<b>")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(256, size=(9, 9, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 64)).save(folder / f"{'long name ' * 5}{i}.png")
+    for name in (f"test/{'a' * 30}<b>/copy.png", f"train/{'b' * 30}<b>/copy.png"):
+        Image.fromarray(pixels).resize((64, 64)).save(Path("photos", name))
+    Path("photos/train", "a" * 30 + "<b>", "bad.png").touch()
+    with pytest.raises(SystemExit):
+        main(["check", "--config=configs/folder.yaml", "--data.root=photos", "--data.batch_size=8", "--output=found"])
+    return Path("found/check.html").resolve()
+
+
 def compared(count: int) -> Path:
     folders = [Path(f"a run with a long name/version_{i}") for i in range(count)]
     for i, folder in enumerate(folders):
@@ -194,6 +209,7 @@ PAGES: dict[str, Callable[[], Path]] = {
         for name in ("digits", "digits_masks", "digits_rotation", "digits_multilabel", "digits_retrieval", "diabetes")
     },
     "trivial models and robustness": measured,
+    "a check of data": checked,
     "two runs": partial(compared, 2),
     "eight runs": partial(compared, 8),
     "30 classes with long names": partial(page, names=LONG, samples=3000),
