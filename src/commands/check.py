@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from src import UserError, require
 from src.analysis.data import findings
@@ -46,6 +47,8 @@ def run(
     folder = output or Path("check", x.config.name)
     require(not folder.is_file(), f"--output must be a folder, got the file {folder}")
     require(fix is None or not fix.is_dir(), f"--fix must be a file, got the folder {fix}")
+    for each in (folder, *([fix.parent] if fix else [])):
+        make_folder(each)
     return check_data(x, folder, fix, loose)
 
 
@@ -58,12 +61,13 @@ def check_data(x: Experiment, folder: Path, fix: Path | None, loose: bool) -> Ex
     gone = [samples.names[i] for i in findings.to_leave_out(samples, found)]
     gone = [*report["undecodable"], *gone]
     page = render("check.html", **page_values(x, samples, found, report))
-    write(folder / "check.json", json.dumps(report, indent=1))
-    write(folder / "check.html", page)
+    (folder / "check.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    (folder / "check.html").write_text(page, encoding="utf-8")
     print_rows([*summary(report), ("page", str(folder / "check.html"))])
     if fix is not None:
         before = sorted(getattr(x.data, "excluded", ()))
-        write(fix, "".join(f"{name}\n" for name in dict.fromkeys([*before, *gone])))
+        lines = [f"{name}\n" for name in dict.fromkeys([*before, *gone])]
+        fix.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         print_rows([("to leave out", f"{len(gone)} samples: add --data.exclude={fix}")])
     if report["faults"]:
         print_rows([("", ""), *(("mend" if i == 0 else "", each) for i, each in enumerate(report["faults"][:20]))])
@@ -71,9 +75,10 @@ def check_data(x: Experiment, folder: Path, fix: Path | None, loose: bool) -> Ex
     return x
 
 
-def write(file: Path, text: str) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder for results before any work, and make sure that files can be written there."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; choose another place") from None
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another place") from None

@@ -36,7 +36,7 @@ def describe(data: Any, samples: findings.Samples, found: dict[str, Any]) -> dic
     across = [(i, j) for i, j, _ in found["exact"] if samples.splits[i] != samples.splits[j]]
     faults = [f"{name} cannot be decoded" for name in undecodable]
     faults += [f"{each[0]} ({each[2]}) and {each[1]} ({each[3]}) are one picture" for each in report["label_conflicts"]]
-    faults += [f"{names[i]} and {names[j]} are copies in two splits" for i, j in across]
+    faults += [f"{names[i]} ({samples.splits[i]}) and {names[j]} ({samples.splits[j]}) are copies" for i, j in across]
     report["faults"] = faults + (missing_classes(report["counts"]) if samples.class_names or not own else [])
     report["notes"] = [] if found["complete"] else ["near duplicates within train: too many pictures to compare"]
     if not own:

@@ -169,7 +169,7 @@ class ImageFolder(DataModule):
         if bad and not (self.skip_bad or self.tolerant):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
             raise UserError(f"{bad[0]}{more}; repair or remove it, or skip it with --data.on_bad_image=skip")
-        if len(bad) > MAX_BAD * len(paths) and not self.tolerant:
+        if len(bad) > MAX_BAD * len(paths) and not (self.tolerant and (len(good) or split != "train")):
             limit = f"more than {MAX_BAD:.0%} of the images in {self.folder(split)}"
             raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded, {limit}; first: {bad[0]}")
         if bad and split not in self.files and not self.tolerant:  # warn once

@@ -98,6 +98,30 @@ def test_planted_faults_are_named_by_path_and_mended_by_fix(photos: Path, capsys
     main(["fit", *FOLDER, "--data.exclude=out.txt", "--trainer.fast_dev_run=true"])
 
 
+def test_copies_of_a_picture_with_two_labels_are_all_left_out(photos: Path) -> None:
+    for copy in ("train/cat/a.png", "test/dog/a.png"):
+        shutil.copy(photos / "train/cat/05.png", photos / copy)
+    check("--fix=out.txt", code=1)
+    assert Path("out.txt").read_text().split() == ["train/cat/05.png", "train/cat/a.png", "test/dog/a.png"]
+
+
+def test_drawings_with_many_equal_pixels_have_no_near_duplicates(photos: Path) -> None:
+    draw = np.random.default_rng(0)
+    for file in photos.rglob("*.png"):
+        image = Image.new("L", (64, 64), 255)
+        for x, y in draw.integers(4, 56, (20, 2)).tolist():
+            image.paste(0, (x, y, x + 2, y + 2))
+        image.save(file)
+    found = check("--data.size=64")
+    assert found["near_duplicates"] == found["label_conflicts"] == []
+
+
+def test_a_set_without_a_readable_picture_is_one_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in photos.rglob("*.png"):
+        file.write_text("no picture")
+    assert "36 of 36 images cannot be decoded" in refused(capsys, "check", *FOLDER)
+
+
 def test_a_class_that_a_split_lacks_is_named(photos: Path) -> None:
     shutil.rmtree(photos / "val/eel")
     found = check(code=1)
@@ -175,7 +199,12 @@ def test_the_page_has_its_pictures_inside_and_is_small(photos: Path) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("--output=photos/train/cat/00.png", "must be a folder"), ("--fix=photos", "--fix must be a file")],
+    [
+        ("--output=photos/train/cat/00.png", "must be a folder"),
+        ("--output=photos/train/cat/00.png/x", "cannot write to"),
+        ("--fix=photos", "--fix must be a file"),
+        ("--fix=photos/train/cat/00.png/x", "cannot write to"),
+    ],
 )
 @pytest.mark.usefixtures("photos")
 def test_places_that_cannot_be_written_are_one_line(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from src.analysis.data import duplicates, images, labels
 
-SAME = 0.85  # score of near duplicates that are one picture, so that two labels are a conflict
+SAME = 0.95  # score of near duplicates that are one picture, so that two labels are a conflict
 ALMOST = 0.97  # score of near duplicates whose files are compared in full size
 MOST_SUSPECTS = 0.05  # fraction of the samples in the ranking, but at least 1,000
 
@@ -63,7 +63,7 @@ def check_pictures(samples: Samples, loose: bool) -> dict[str, Any]:
     exact = [pair for pair in duplicates.exact_pairs(seen.digests) if seen.values["std"][pair[0]] > 0]  # of one color
     near, complete = duplicates.near_pairs(seen.small, groups, loose)
     same = [seen.digests[i] == seen.digests[j] for i, j, _ in near]
-    near = [pair for pair, equal in zip(near, same, strict=True) if not equal]
+    near = [pair for pair, equal in zip(near, same, strict=True) if not equal and seen.values["std"][pair[0]] > 0]
     if samples.root is not None:  # files of other formats and sizes
         files = [samples.root / name for name in samples.names]
         equal = {(i, j) for i, j, s in near if s >= ALMOST and duplicates.same_pixels(files[i], files[j])}
@@ -134,6 +134,7 @@ def to_leave_out(samples: Samples, found: dict[str, Any]) -> list[int]:
     order = {"train": 0, "val": 1, "test": 2}
     ranks = [order[split] for split in samples.splits]
     gone = {i for pair in found["conflicts"] for i in pair[:2]}
+    gone |= {j for i, j, _ in found["exact"] if i in gone}
     groups: dict[int, list[int]] = {}
     for i, j, _ in found["exact"]:
         groups.setdefault(i, [i]).append(j)

@@ -66,8 +66,9 @@ def principal_axes(small: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     pixels = torch.cat([pooled(batch) for batch in small[:: -(-len(small) // 20_000)].split(1000)])
     mean = pixels.mean(0)
     pixels -= mean
-    variances, axes = torch.linalg.eigh(pixels.T @ pixels / len(pixels))
-    return mean, variances[-count:], axes[:, -count:]
+    covariance = (pixels.T @ pixels / len(pixels)).double()  # many equal pixels: single precision may not converge
+    variances, axes = torch.linalg.eigh(covariance)
+    return mean, variances[-count:].float(), axes[:, -count:].float()
 
 
 def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,7 +25,7 @@ def picture_features(small: Tensor) -> Tensor:
     patches = unfold(sample, side, stride=side // 2).transpose(1, 2).flatten(0, 1)
     patches = patches[torch.randperm(len(patches), generator=draw)[:50_000]]
     patches -= patches.mean(1, keepdim=True)
-    variances, axes = torch.linalg.eigh(patches.T @ patches / len(patches))
+    variances, axes = (each.float() for each in torch.linalg.eigh((patches.T @ patches / len(patches)).double()))
     whiten = axes / (variances.clamp(min=0) + 0.1 * variances.mean() + 1e-9).sqrt() @ axes.T
     filters = normalize(patches[:count] @ whiten, dim=1) @ whiten
     filters = (filters - filters.mean(1, keepdim=True)).view(-1, small.shape[1], side, side)

@@ -30,7 +30,7 @@ class NamedSamples:
         if self.exclude is None:
             return frozenset()
         try:
-            lines = self.exclude.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            lines = self.exclude.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
         except OSError as error:
             reason = f"cannot read {self.exclude}: {error.strerror}"
             raise UserError(f"data.exclude: {reason}; write it with check --fix") from None
@@ -69,6 +69,7 @@ def leave_out(data: Any, train: Samples, val: Samples) -> None:
     more = f", and {len(unknown) - 1} others" if len(unknown) > 1 else ""
     example = next(iter(data.sample_names("train", 1)))
     require(not unknown, f"data.exclude: {[*unknown, ''][0]}{more} in {data.exclude} must name samples, as {example}")
+    require(not known or known - data.excluded, f"data.exclude: {data.exclude} leaves no test samples")
     counts["test"] = len(data.excluded & known)
     listed = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
     data.notes += [("left out", f"{listed} samples, named in {data.exclude}")] if listed else []

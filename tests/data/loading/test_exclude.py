@@ -32,6 +32,17 @@ def test_named_samples_leave_their_splits_and_the_folds_stay_the_same():
     ]
 
 
+def test_a_list_from_windows_is_read():
+    Path("out.txt").write_bytes(b"\xef\xbb\xbftrain/3\r\n train/700 \r\n")
+    assert Digits(exclude="out.txt").excluded == {"train/3", "train/700"}
+
+
+def test_a_list_of_all_test_samples_is_refused_before_training():
+    names = [f"test/{i}" for i in range(360)]
+    with pytest.raises(UserError, match="leaves no test samples"):
+        Digits(exclude=exclude(*names)).setup("fit")
+
+
 def test_other_exclusions_have_other_hashes():
     states = [
         ready(Digits(exclude=each and exclude(each))).state_dict() for each in (None, "train/3", "test/5", "test/6")
