@@ -25,6 +25,24 @@ class Tokens(nn.Module):
         return {"logits": self.head(x + x.mean(self.over, keepdim=True)), "past": None}
 
 
+class NormAct(nn.BatchNorm1d):
+    """Batch norm with an activation as its child, as in timm."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+class Auxiliary(nn.Linear):
+    """Returns a second output in train mode, as GoogLeNet does."""
+
+    def forward(self, x: Tensor) -> Any:
+        return (super().forward(x), x) if self.training else super().forward(x)
+
+
 class Attention(nn.Module):
     """Dropout within a function, which reads ``self.training`` by design."""
 
@@ -47,6 +65,17 @@ def test_samples_of_integers_are_independent_unless_the_batch_is_averaged() -> N
 
 def test_equal_samples_cannot_tell_whether_they_are_independent() -> None:
     assert independent(*subject(Tokens(), torch.ones(6, 5, dtype=torch.long))).ok is None
+
+
+def test_batch_norm_with_children_is_no_alarm() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), NormAct(4))
+    assert train_and_eval(*subject(net, torch.rand(8, 3))).figure == "differ by 1 NormAct alone"
+
+
+def test_outputs_of_train_mode_alone_are_no_alarm() -> None:
+    result = train_and_eval(*subject(Auxiliary(3, 3), torch.rand(8, 3)))
+    assert result.ok is None
+    assert result.figure == "Auxiliary returns 2 tensors in train mode, 1 in eval"
 
 
 def test_batch_norm_is_no_alarm() -> None:
