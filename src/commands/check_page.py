@@ -7,6 +7,7 @@ from torch import Tensor
 
 from src.analysis.data.findings import Samples
 from src.analysis.page import picture
+from src.commands.check_summary import class_label
 from src.commands.show import caption, training_images
 from src.config.build import Experiment
 from src.data import DataModule
@@ -51,18 +52,13 @@ def page_values(x: Experiment, samples: Samples, found: dict[str, Any], report: 
 def entry(samples: Samples, indices: list[int], text: str) -> dict[str, Any]:
     """Return pictures and caption of one sample or of a pair."""
     names = [samples.names[i] for i in indices]
-    labels = [label(samples, i) if len(indices) > 1 else "" for i in indices]
-    lines = [f"{name} {known}".strip() for name, known in zip(names, labels, strict=True)]
+    labels = [class_label(samples)(i) if len(indices) > 1 else "" for i in indices]
+    lines = [f"{name} ({known})" if known else name for name, known in zip(names, labels, strict=True)]
     images = []
     if samples.images is not None:
         pixels = samples.images[torch.tensor(sorted(indices))]
         images = [picture(shown(each), name) for each, name in zip(pixels, names, strict=True)]
     return {"images": images, "lines": [*lines, text]}
-
-
-def label(samples: Samples, i: int) -> str:
-    classes, names = samples.classes, samples.class_names
-    return "" if classes is None else f"({names[int(classes[i])] if names else int(classes[i])})"
 
 
 def shown(image: Tensor) -> Any:
