@@ -112,38 +112,30 @@ def resampling(n: int, draws: int, seed: int = 0) -> NDArray[np.float32]:
     return np.array(counts, dtype=np.float32)
 
 
-def class_intervals(confusion: ArrayLike, draws: int = DRAWS, seed: int = 0) -> dict[str, NDArray[np.float64]]:
-    """Return precision, recall and F1 of each class with 95 % bootstrap intervals: (K, 3) of value, low and high.
+def f1_intervals(counts: NDArray[np.int64], n: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:
+    """Return F1 of each class with its 95 % bootstrap interval: (K, 3) of value, low and high; NaN if not defined.
 
     Resampling the samples is drawing, for each class, its true positives, false negatives and false positives from a
-    multinomial distribution: what the other cells of the confusion matrix hold does not matter, and memory grows with
-    K, not K^2. NaN where a metric is not defined, such as the precision of a class that is never predicted.
+    multinomial distribution: what the other cells of the confusion matrix hold does not matter.
 
     Args:
-        confusion: counts (K, K); rows are true classes, columns are predicted ones.
+        counts: true positives, false negatives and false positives of each class, (K, 3).
+        n: number of samples.
         draws: number of bootstrap samples.
         seed: of the draws.
     """
-    counts = np.asarray(confusion)
-    n, hits = int(counts.sum()), np.diagonal(counts)
-    known = np.stack([hits, counts.sum(1) - hits, counts.sum(0) - hits], 1)
-    cells = np.concatenate([known, n - known.sum(1, keepdims=True)], 1)
+    cells = np.concatenate([counts, n - counts.sum(1, keepdims=True)], 1)
     drawn = np.random.default_rng(seed).multinomial(n, cells / n, size=(draws, len(cells)))
-    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of columns that are all NaN
-        values, resampled = rates(known), rates(drawn)
-        ends = {name: np.nanquantile(each, [0.025, 0.975], axis=0) for name, each in resampled.items()}
-    return {name: np.stack([values[name], *ends[name]], axis=1) for name in values}
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of columns that are all NaN
+        ends = np.nanquantile(f1(drawn), [0.025, 0.975], axis=0)
+    return np.stack([f1(counts), *ends], axis=1)
 
 
-def rates(counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Return metrics of true positives, false negatives and false positives, (..., 3) or more: (...) each."""
+def f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return F1 of true positives, false negatives and false positives, (..., 3) or more: (...); NaN without any."""
     hit, missed, wrong = np.moveaxis(counts, -1, 0)[:3]
-    return {
-        "precision": hit / (hit + wrong),
-        "recall": hit / (hit + missed),
-        "f1": 2 * hit / (2 * hit + missed + wrong),
-    }
+    with np.errstate(invalid="ignore"):
+        return 2 * hit / (2 * hit + missed + wrong)
 
 
 def calibration(confidence: ArrayLike, right: ArrayLike) -> tuple[float, NDArray[np.float64]]:

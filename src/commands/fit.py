@@ -181,14 +181,14 @@ def finish(x: Experiment, metrics: dict[str, float], seconds: float) -> None:
     stats |= x.progress.speed(x.trainer.strategy.root_device)
     previous = x.run.previous_results() if x.run else ({}, "")
     rows = metrics_table(metrics, x.best)
+    saved = x.run is not None and not x.config.trainer.fast_dev_run
+    if x.run is not None and saved:
+        x.run.write_results({**metrics, **stats})
     if x.outputs:
         from src.commands.page import finish_page, outputs_rows  # only a page needs them
 
         rows += outputs_rows(x.outputs)
     print_rows([("", ""), *rows, ("", ""), *run_stats_table(stats, *previous)])
-    saved = x.run is not None and not x.config.trainer.fast_dev_run
-    if x.run is not None and saved:
-        x.run.write_results({**metrics, **stats})
     if x.run is not None and x.run.has_checkpoint():
         limit = reached_limit(x.trainer, *done(x))
         print_rows(next_commands(x.run.path, x.run_options(), limit, *x.usable()))

@@ -1,5 +1,6 @@
 """test: evaluate a checkpoint on the test split."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from src.config.build import Experiment, build, find_start
 from src.config.parser import parse
 from src.protocols import ImageData
 from src.runs.keep_outputs import KeepOutputs
-from src.runs.summary import Rows, cell, merge_dataloaders, metrics_table, per_class_table, print_rows
+from src.runs.summary import Rows, cell, echo, merge_dataloaders, metrics_table, per_class_table, print_rows
 
 
 def run(options: Options, *, greedy: bool = False, soup: bool = False) -> Experiment:
@@ -30,13 +31,17 @@ def run(options: Options, *, greedy: bool = False, soup: bool = False) -> Experi
 def evaluate(options: Options, greedy: bool = False, soup: bool = False) -> Experiment:
     """Print the metrics of a checkpoint, in the table of validate or test."""
     x = start(options, greedy, soup)
-    evaluation, keep = getattr(x.trainer, options.command), KeepOutputs()
-    x.trainer.callbacks.append(keep)  # type: ignore[attr-defined]
+    evaluation, keep, run = getattr(x.trainer, options.command), KeepOutputs(), x.run
+    as_trained = run is not None and options.command == "test" and not (options.settings or options.config[1:])
+    best = run is not None and Path(str(x.config.ckpt_path)) == run.path / "checkpoints/best.ckpt"
+    if run is not None and as_trained and best and not (run.path / FILE).exists():
+        x.trainer.callbacks.append(keep)  # type: ignore[attr-defined]
     results = evaluation(x.task, datamodule=x.data, ckpt_path=x.config.ckpt_path, verbose=False)
-    if x.run is not None and keep.outputs and not (options.settings or options.config[1:]):
-        best, file = x.run.path / "checkpoints/best.ckpt", x.run.path / FILE
-        if Path(str(x.config.ckpt_path)) == best and not file.exists():
-            keep.outputs.save(file)  # for report
+    if run is not None and keep.outputs:
+        try:
+            keep.outputs.save(run.path / FILE)  # for report
+        except OSError as error:  # such as a folder that may only be read
+            echo(f"warning: predictions are not kept: {error}", sys.stderr)
     if x.trainer.is_global_zero and results:
         if options.others:
             print_rows(comparison(x.task, [str(each.run) for each in (options, *options.others)], soup))

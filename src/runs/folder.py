@@ -7,6 +7,7 @@ import re
 import shutil
 from contextlib import suppress
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ class Run:
             back_up(self.path / name)
 
     def write_results(self, results: dict[str, float]) -> None:
-        """Write results.json, with null for NaN."""
-        numbers = {name: None if value != value else value for name, value in results.items()}
+        """Write results.json, with null for NaN and infinite ones."""
+        numbers = {name: value if isfinite(value) else None for name, value in results.items()}
         write_atomically(self.path / "results.json", json.dumps(numbers, indent=2) + "\n")
 
     def previous_results(self) -> tuple[dict[str, float], str]:

@@ -116,6 +116,7 @@ def complete(found: dict[str, Array], trainer: Any, task: Any) -> Outputs | None
     require(kind != "classes" or are_classes(targets, k), f"classes must be in [0, {k})")
     values, loss = (found["values"], found["loss"]) if masks else score(kind, preds, targets, 0)
     values, loss = (values[order], loss[order]) if masks else (values, loss)
+    require(not np.isnan(values).all(), "no two samples are of one class")
     shown = np.argsort(-loss, kind="stable")[:WORST]
     data = trainer.datamodule
     known = isinstance(data, ImageData) and "test" in data.splits

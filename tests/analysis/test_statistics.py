@@ -7,7 +7,7 @@ from scipy import stats
 from sklearn.metrics import precision_recall_fscore_support
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from src.analysis.statistics import bootstrap_mean, calibration, class_intervals, mcnemar, student, wilson
+from src.analysis.statistics import bootstrap_mean, calibration, f1_intervals, mcnemar, student, wilson
 
 # Of statsmodels 0.15: proportion_confint(k, n, method="wilson") and mcnemar(..., exact=True).
 WILSON = {(0, 10): (0.0, 0.27753279986288926), (9913, 10000): (0.9892817752639147, 0.9929409079370584)}
@@ -55,25 +55,23 @@ def test_intervals_of_classes_are_those_of_resampled_predictions() -> None:
     draw = np.random.default_rng(0)
     true = draw.integers(4, size=2000)
     predicted = np.where(draw.random(2000) < 0.8, true, draw.integers(4, size=2000))
-    confusion = np.zeros((4, 4), dtype=int)
-    np.add.at(confusion, (true, predicted), 1)
-    found = class_intervals(confusion)
+    pairs = [((true == k), (predicted == k)) for k in range(4)]
+    counts = np.array([[(a & b).sum(), (a & ~b).sum(), (~a & b).sum()] for a, b in pairs])
+    found = f1_intervals(counts, 2000)
     values = precision_recall_fscore_support(true, predicted)
     resampled = []
     for _ in range(1000):
         rows = draw.integers(2000, size=2000)
         resampled.append(precision_recall_fscore_support(true[rows], predicted[rows])[:3])
     ends = np.quantile(resampled, [0.025, 0.975], axis=0)
-    for i, name in enumerate(("precision", "recall", "f1")):
-        assert found[name][:, 0] == pytest.approx(values[i], abs=1e-12)
-        assert found[name][:, 1:] == pytest.approx(ends[:, i].T, abs=0.006)
+    assert found[:, 0] == pytest.approx(values[2], abs=1e-12)
+    assert found[:, 1:] == pytest.approx(ends[:, 2].T, abs=0.006)
 
 
-def test_a_class_that_is_never_predicted_has_no_precision() -> None:
-    found = class_intervals([[5, 0], [3, 0]])
-    assert np.isnan(found["precision"][1]).all()
-    assert found["recall"][0, 0] == 1
-    assert found["f1"][1, 0] == 0
+def test_a_class_without_samples_and_predictions_has_no_f1() -> None:
+    found = f1_intervals(np.array([[5, 0, 3], [0, 3, 0], [0, 0, 0]]), 8)
+    assert found[:2, 0].tolist() == pytest.approx([10 / 13, 0])
+    assert np.isnan(found[2]).all()
 
 
 def test_the_calibration_error_is_that_of_torchmetrics() -> None:

@@ -5,11 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest, t
 
 from src.analysis.outputs import FILE, Outputs
 from src.analysis.report.comparison import short_names
+from src.analysis.report.sections import classes_section, confused
 from src.cli import main
 from src.commands.report import plain
 from tests.conftest import ROOT, SMALL, refused, rows
@@ -157,3 +159,21 @@ def test_help_explains_the_options(capsys: pytest.CaptureFixture[str]) -> None:
 def test_numbers_for_programs_are_valid_json() -> None:
     found = plain({"a": [float("nan"), 1.5, (None, True)], 3: Path("x"), "b": float("inf")})
     assert found == {"a": [None, 1.5, [None, True]], "3": "x", "b": None}
+
+
+def test_commands_on_the_page_can_be_copied_to_a_shell(three: list[str]) -> None:
+    run = Path(three[0]).rename("a run")
+    main(["report", str(run)])
+    assert "--run &#39;a run&#39;" in (run / "report.html").read_text()
+
+
+def test_many_classes_need_no_matrix() -> None:
+    k, targets = 200_000, np.array([5, 5, 7, 199_999])
+    preds = np.zeros((4, k), dtype=np.float32)
+    preds[range(4), [5, 6, 6, 6]] = 1
+    o = Outputs("classes", (preds.argmax(1) == targets).astype(float), np.zeros(4), preds, targets, "")
+    assert confused(o, 2) == [("5", "6", 1, 2), ("7", "6", 1, 1)]
+    page = classes_section(o)
+    assert page["rows"][0][:3] == ["6", "0", ""]
+    assert len(page["rows"]) == 100
+    assert page["matrix"] is None

@@ -17,7 +17,7 @@ def read_curves(file: Path) -> dict[str, Curve]:
     found: dict[str, Curve] = {}
     if not file.is_file():
         return found
-    with file.open(newline="", encoding="utf-8") as stream:
+    with file.open(newline="", encoding="utf-8", errors="replace") as stream:
         for row in csv.DictReader(stream):
             for name in filter(None, row):  # None if a line is too long
                 text = row[name]

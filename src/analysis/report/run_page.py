@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shlex import join, quote
 from typing import Any
 
 import yaml
@@ -29,6 +30,7 @@ LAYER_VALUES = {  # of src.callbacks.Monitor
     "weight_norm": "weight norm",
     "update_ratio": "update / weight",
 }
+MOST = 1000  # classes up to which programs get the confusion matrix
 LAYERS = 60  # layers that the page shows
 COMMANDS = {"test": "", "predict": " --images FILE", "fit": " --trainer.max_epochs=N"}
 COSTS = {  # of results.json: name on the page, unit
@@ -47,7 +49,8 @@ def run_facts(folder: Path, o: Outputs, columns: Columns | None = None) -> dict[
     facts = {"run": str(folder), "samples": len(o), "metric": o.metric, "value": value, "interval": list(ends)}
     facts |= {"results": read(folder / "results.json", {})}
     if o.kind == "classes":
-        facts |= {"class_names": o.class_names, "confusion": confusion(o).tolist()}
+        matrix = confusion(o).tolist() if o.preds.shape[1] <= MOST else None
+        facts |= {"class_names": o.class_names, "confusion": matrix}
     rows = slices(o, columns)
     facts |= {"slices": rows, "largest_gaps": [text for text, _ in largest_gaps(o, rows)]}
     for name, file in (("baselines", baselines.FILE), ("robust", robust.FILE)):
@@ -90,8 +93,8 @@ def run_page(folder: Path, outputs: Outputs, columns: Columns | None = None) -> 
         config=config,
         provenance=provenance_rows(entries[-1] if entries else {}, config),
         commands=[
-            *(f"python -m src.cli {each} --run {folder}{more}" for each, more in COMMANDS.items()),
-            f"python -m src.cli report {folder} --baselines --robust",
+            *(f"python -m src.cli {each} --run {quote(str(folder))}{more}" for each, more in COMMANDS.items()),
+            f"python -m src.cli report {quote(str(folder))} --baselines --robust",
         ],
     )
 
@@ -119,7 +122,10 @@ def metric_rows(results: dict[str, Any]) -> list[list[str]]:
     """Return name, validation, test and reference value of each metric."""
     names = list(dict.fromkeys(key.split("/")[1] for key in results if key.count("/") == 1))
     values = {name: [results.get(f"{stage}/{name}") for stage in ("val", "test", "reference")] for name in names}
-    return [[name, *("" if value is None else f"{value:.4f}" for value in row)] for name, row in values.items()]
+    return [
+        [name, *(f"{value:.4f}" if isinstance(value, int | float) else "" for value in row)]
+        for name, row in values.items()
+    ]
 
 
 def data_rows(o: Outputs) -> dict[str, Any]:
@@ -174,7 +180,7 @@ def provenance_rows(entry: dict[str, Any], config: str) -> list[tuple[str, str]]
     """Return where the run comes from."""
     settings, hardware = yaml.safe_load(config) or {}, entry.get("hardware") or {}
     commit = str(entry.get("git_commit") or "")[:12] + (" with uncommitted changes" if entry.get("git_dirty") else "")
-    command = " ".join(map(str, entry.get("command") or []))
+    command = join(map(str, entry.get("command") or []))
     rows = [
         ("started", entry.get("time")), ("command", command), ("commit", commit), ("data split", entry.get("split")),
         ("seed", settings.get("seed_everything")), ("machine", hardware.get("cpu") or hardware.get("machine")),

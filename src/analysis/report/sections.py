@@ -6,7 +6,7 @@ import numpy as np
 
 from src.analysis.outputs import Array, Outputs, macro
 from src.analysis.page import chart, picture, shades
-from src.analysis.statistics import bootstrap_mean, calibration, class_intervals, wilson
+from src.analysis.statistics import bootstrap_mean, calibration, f1, f1_intervals, wilson
 
 MATRIX = 30  # classes up to which the confusion matrix is shown; beyond, its largest errors
 LARGEST = 15  # errors in that list
@@ -27,28 +27,32 @@ def confusion(o: Outputs) -> Array:
     return np.bincount(o.targets.astype(np.int64) * k + o.preds.argmax(1), minlength=k * k).reshape(k, k)
 
 
-def confused(o: Outputs, count: int) -> list[tuple[str, str, int, int]]:
+def confused(o: Outputs, count: int) -> list[tuple[Any, ...]]:
     """Return the most frequent errors: true class, predicted class, their number, and the samples of the class."""
-    counts = confusion(o)
-    errors = counts - np.diag(np.diag(counts))
-    order = np.argsort(-errors, axis=None, kind="stable")[:count]
-    pairs = [divmod(int(i), len(counts)) for i in order]
-    totals = counts.sum(1)
-    return [(name_of(o, i), name_of(o, j), int(errors[i, j]), int(totals[i])) for i, j in pairs if errors[i, j]]
+    pairs = np.stack([o.targets, o.preds.argmax(1)], 1)[o.values == 0]  # no matrix, which may not fit into memory
+    pairs, counts = np.unique(pairs, axis=0, return_counts=True)
+    order, totals = np.argsort(-counts, kind="stable")[:count], np.bincount(o.targets)
+    return [(*(name_of(o, k) for k in pairs[i]), int(counts[i]), int(totals[pairs[i, 0]])) for i in order]
+
+
+def class_counts(o: Outputs) -> Array:
+    """Return true positives, false negatives and false positives of each class, (K, 3)."""
+    k, right = o.preds.shape[1], o.values > 0
+    errors = (o.targets[right], o.targets[~right], o.preds.argmax(1)[~right])
+    return np.stack([np.bincount(each, minlength=k) for each in errors], 1)
 
 
 def classes_section(o: Outputs) -> dict[str, Any]:
     """Return confusion matrix or list, metrics per class with intervals, and calibration."""
-    counts = confusion(o)
-    names, found = [name_of(o, k) for k in range(len(counts))], class_intervals(counts)
-    rows = []
-    for k, name in enumerate(names):
-        low, high = wilson(counts[k, k], counts[k].sum())
-        cells = [name, str(counts[k].sum()), value(found["recall"][k, 0]), share(low, high)]
-        predicted = counts[:, k].sum()
-        cells += [value(found["precision"][k, 0]), share(*wilson(counts[k, k], predicted)) if predicted else ""]
-        f1, low, high = found["f1"][k]
-        rows.append([*cells, value(f1), share(low, high) if high > low else ""])  # no error: nothing to resample
+    counts, rows = class_counts(o), []
+    k = len(counts)
+    shown = np.arange(k) if k <= ROWS else np.argsort(f1(counts), kind="stable")[:ROWS]
+    found = f1_intervals(counts[shown], len(o))
+    for i, (hit, missed, wrong), (score, low, high) in zip(shown, counts[shown], found, strict=True):
+        cells = [name_of(o, i), str(hit + missed)]
+        for total in (hit + missed, hit + wrong):
+            cells += [value(hit / total), share(*wilson(hit, total))] if total else ["", ""]
+        rows.append([*cells, value(score), share(low, high) if high > low else ""])  # no error: nothing to resample
     confidence, right = o.preds.max(1), o.values > 0
     error, bins = calibration(confidence, right)
     curve = chart(
@@ -57,18 +61,22 @@ def classes_section(o: Outputs) -> dict[str, Any]:
         y_range=(0, 1),
         sizes=[None, (1.5 + 6 * np.sqrt(bins[:, 2] / len(o))).round(1).tolist()],
     )
-    k, lowest = len(counts), np.argsort(found["f1"][:, 0], kind="stable")[:ROWS]
     return {
         "figures": [
             ("errors", f"{int((~right).sum()):,}", f"of {len(o):,} samples"),
             ("calibration error", f"{error:.4f}", f"mean confidence {100 * confidence.mean():.1f} %"),
         ],
-        "matrix": {"counts": counts.tolist(), "shades": shades(counts), "names": names} if k <= MATRIX else None,
+        "matrix": matrix(o) if k <= MATRIX else None,
         "confused": [[a, b, str(n), f"{100 * n / total:.1f} %"] for a, b, n, total in confused(o, LARGEST)],
-        "rows": rows if k <= ROWS else [rows[i] for i in lowest],
+        "rows": rows,
         "note": "" if k <= ROWS else f" Shown are the {ROWS} of the {k:,} classes with the lowest F1.",
         "calibration": curve,
     }
+
+
+def matrix(o: Outputs) -> dict[str, Any]:
+    counts = confusion(o)
+    return {"counts": counts.tolist(), "shades": shades(counts), "names": [name_of(o, k) for k in range(len(counts))]}
 
 
 def value(number: float) -> str:
@@ -83,7 +91,7 @@ def per_class_section(o: Outputs) -> dict[str, Any]:
     unit = "pixels" if o.kind == "masks" else "samples"
     head = ["class", {"f1": "F1", "iou": "IoU"}[o.metric]]
     head += [f"{kind} {unit}" for kind in ("true positive", "false positive", "false negative")]
-    return {"head": head, "rows": rows, "bars": [(name_of(o, k), each[k], value(each[k])) for k in range(len(sums))]}
+    return {"head": head, "rows": rows}
 
 
 def numbers_section(o: Outputs) -> dict[str, Any]:
