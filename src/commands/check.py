@@ -70,7 +70,8 @@ def check_data(x: Experiment, folder: Path, fix: Path | None, loose: bool) -> Ex
         fix.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         print_rows([("to leave out", f"{len(gone)} samples: add --data.exclude={fix}")])
     if report["faults"]:
-        print_rows([("", ""), *(("mend" if i == 0 else "", each) for i, each in enumerate(report["faults"][:20]))])
+        more = [f"and {len(report['faults']) - 20} others, in check.json"] if len(report["faults"]) > 20 else []
+        print_rows([("", ""), *(("" if i else "mend", each) for i, each in enumerate(report["faults"][:20] + more))])
         raise SystemExit(1)
     return x
 

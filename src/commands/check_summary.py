@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from src.analysis.data import findings, images
-from src.commands.checked_data import constant_columns, file_facts
+from src.commands.checked_data import SPLITS, constant_columns, file_facts
 from src.data import DataModule
 from src.runs.summary import Rows
 
@@ -16,7 +16,7 @@ def describe(data: Any, samples: findings.Samples, found: dict[str, Any]) -> dic
     """Return the content of check.json, with names instead of indices."""
     names, own = samples.names, isinstance(data, DataModule)
     undecodable = [name for name in getattr(data, "bad", {}) if name not in data.excluded]
-    report: dict[str, Any] = {"counts": counts(samples), "undecodable": undecodable}
+    report: dict[str, Any] = {"counts": counts(samples, own), "undecodable": undecodable}
     for key, pairs in (("exact_duplicates", found["exact"]), ("near_duplicates", found["near"])):
         report[key] = [[names[i], names[j], score] for i, j, score in pairs]
     label = class_label(samples)
@@ -49,11 +49,11 @@ def class_label(samples: findings.Samples) -> Any:
     return lambda i: "" if classes is None else names[int(classes[i])] if names else str(int(classes[i]))
 
 
-def counts(samples: findings.Samples) -> dict[str, Any]:
-    """Return the number of samples per split, by class if there are classes, or that have each of several labels."""
+def counts(samples: findings.Samples, own: bool) -> dict[str, Any]:
+    """Return the number of samples per split, by class if there are classes; of own data, also of an empty split."""
     found: dict[str, Any] = {}
-    for split in dict.fromkeys(samples.splits):
-        index = torch.tensor([i for i, each in enumerate(samples.splits) if each == split])
+    for split in [each for each in SPLITS if own or each in samples.splits]:
+        index = torch.tensor([i for i, each in enumerate(samples.splits) if each == split], dtype=torch.long)
         classes = samples.classes
         if classes is None:
             found[split] = {"all": len(index)}

@@ -121,6 +121,17 @@ def test_a_set_without_a_readable_picture_is_one_line(photos: Path, capsys: pyte
     assert "36 of 36 images cannot be decoded" in refused(capsys, "check", *FOLDER)
 
 
+def test_a_split_without_a_readable_picture_is_counted(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = sorted((photos / "val").rglob("*.png")) + sorted((photos / "test").rglob("0[0-2].png"))
+    for file in bad:
+        file.write_text("no picture")
+    found = check(code=1)
+    assert found["counts"]["val"] == dict.fromkeys(CLASSES, 0)
+    assert {*found["undecodable"]} == {str(file.relative_to(photos)) for file in bad}
+    assert found["faults"][-3:] == [f"val has no {name}" for name in CLASSES]
+    assert capsys.readouterr().out.splitlines()[-1].strip() == "and 7 others, in check.json"
+
+
 def test_a_class_that_a_split_lacks_is_named(photos: Path) -> None:
     shutil.rmtree(photos / "val/eel")
     found = check(code=1)
