@@ -59,8 +59,12 @@ def leave_out(data: Any, train: Samples, val: Samples) -> None:
         names = data.sample_names(source, len(samples.images))
         keep = torch.tensor([names[i] not in data.excluded for i in samples.index.tolist()], dtype=torch.bool)
         found |= {*names}
+        before = samples.classes
         counts[split], samples.index = int((~keep).sum()), samples.index[keep]
         require(len(samples), f"data.exclude: {data.exclude} leaves no {split} samples")
+        lost = [] if before is None else sorted({*before.tolist()} - {*samples.classes.tolist()})  # type: ignore[union-attr]
+        classes = ", ".join(data.class_names[k] if data.class_names else str(k) for k in lost[:5])
+        data.notes += [("note", f"{split} has no samples left of {len(lost)} classes: {classes}")] if lost else []
     known = {*data.files.get("test", ())}
     if data.excluded - found - known:  # only now, because it must be loaded
         data.setup("test")

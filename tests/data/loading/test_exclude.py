@@ -43,6 +43,15 @@ def test_a_list_of_all_test_samples_is_refused_before_training():
         Digits(exclude=exclude(*names)).setup("fit")
 
 
+@pytest.mark.parametrize(("first", "notes"), [(0, ["train", "val"]), (20, [])])
+def test_a_class_without_samples_after_exclusion_is_noted(first: int, notes: list[str]):
+    targets = Digits().load(train=True)[1]
+    data = Digits(exclude=exclude(*[f"train/{i}" for i in (targets == 3).nonzero()[first:, 0].tolist()]))
+    data.setup("fit")
+    lines = [f"{split} has no samples left of 1 classes: 3" for split in notes]
+    assert [text for name, text in data.describe_splits() if name == "note"] == lines
+
+
 def test_other_exclusions_have_other_hashes():
     states = [
         ready(Digits(exclude=each and exclude(each))).state_dict() for each in (None, "train/3", "test/5", "test/6")
