@@ -73,7 +73,7 @@ def independent(s: Subject, calls: list[Call]) -> Check:
 def train_and_eval(s: Subject, calls: list[Call]) -> Check:
     """Compare both modes with dropout, normalization and the like in eval mode: nothing else may differ."""
     for name, each in s.module.named_modules():
-        if getattr(each, "running_mean", None) is not None and each.momentum == 0 and each.training:
+        if getattr(each, "running_mean", None) is not None and getattr(each, "momentum", 1) == 0 and each.training:
             return Check(False, f"{name} has momentum 0, so its statistics for eval never change", "set it to 0.1")
     layers = [each for each in s.module.modules() if differs_by_design(each)]
     differ = False

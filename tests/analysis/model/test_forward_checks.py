@@ -88,6 +88,13 @@ def test_batch_norm_is_no_alarm() -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def test_batch_norm_without_a_momentum_is_no_alarm() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Module())
+    net[1].register_buffer("running_mean", torch.zeros(4))  # as the frozen one of torchvision
+    net[1].forward = lambda x: x - net[1].running_mean
+    assert train_and_eval(*subject(net, torch.rand(8, 3))).ok is True
+
+
 def test_dropout_of_a_function_is_no_alarm() -> None:
     result = train_and_eval(*subject(nn.Sequential(nn.Linear(3, 4), Attention()), torch.rand(8, 3)))
     assert (result.ok, result.figure) == (True, "differ by random numbers alone")
