@@ -119,6 +119,7 @@ def test_an_interrupt_while_torch_is_imported_ends_the_process() -> None:  # an 
     subprocess.run([sys.executable, "-c", code, "fit", "--config=configs/digits.yaml"], cwd=ROOT, check=True)
 
 
+@pytest.mark.heavy
 def test_a_run_needs_no_open_output() -> None:
     command = f"{sys.executable} -m src.cli {' '.join(FIT)} --trainer.fast_dev_run=1 >&- 2>&-"
     assert subprocess.run(command, shell=True, env=ENVIRONMENT, check=False).returncode == 0

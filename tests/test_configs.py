@@ -57,7 +57,9 @@ def replace_download(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getattr(datasets, name), "load", load)
 
 
-@pytest.mark.parametrize("file", heavy(CONFIGS, "cifar10_96", "cifar100", "cifar10.yaml"), ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", heavy(CONFIGS, "cifar10_96", "cifar100", "cifar10.yaml", "mnist_"), ids=lambda file: file.stem
+)
 def test_a_config_trains_and_tests_two_batches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = yaml.safe_load(file.read_text())
     name, args = settings["data"]["class_path"].rsplit(".", 1)[1], []
@@ -78,6 +80,7 @@ def test_a_config_trains_and_tests_two_batches(file: Path, monkeypatch: pytest.M
     assert experiment.trainer.global_step == 2
 
 
+@pytest.mark.heavy
 def test_a_few_photos_per_class_are_enough_for_the_folder_config(capsys: pytest.CaptureFixture[str]) -> None:
     for name, count in (("cat", 7), ("dog", 4), ("eel", 3)):
         Path("photos", name).mkdir(parents=True)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from src.cli import main
+from tests.conftest import heavy
 from tests.test_docs import PAGES, ROOT, commands, copy, run, section, table
 
 README = PAGES["README.md"]
@@ -57,7 +58,10 @@ def write_photos() -> None:
                 Image.new("L", (12, 10), 10 * i).save(f"photos/{split}/{name}/{i}.png")
 
 
-@pytest.mark.parametrize("command", [each for each in commands(README, "src.cli") if "mine.yaml" not in each])
+COMMANDS = [each for each in commands(README, "src.cli") if "mine.yaml" not in each]
+
+
+@pytest.mark.parametrize("command", heavy(COMMANDS, "configs/folder.yaml", "src.cli show"))
 @pytest.mark.usefixtures("trained")
 def test_a_command_of_the_readme_runs(command: str) -> None:
     write_photos()

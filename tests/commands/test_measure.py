@@ -72,11 +72,12 @@ SETTINGS = {
     "digits_rotation": ["--model.net.width=4"],
 }
 
-HEAVY = ("digits_masks", "digits_multilabel", "digits_retrieval", "digits_rotation")
+OTHERS = ("digits_masks", "digits_multilabel", "digits_retrieval", "digits_rotation")
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("name", ["digits", *(pytest.param(each, marks=pytest.mark.heavy) for each in HEAVY)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["digits", *OTHERS])
 def test_robustness_starts_from_the_metric_of_the_test(name: str) -> None:
     run = f"runs/{name}/version_0"
     main(["fit", f"--config=configs/{name}.yaml", *FAST, *SETTINGS[name]])

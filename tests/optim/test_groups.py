@@ -21,6 +21,7 @@ from src.data import Digits
 from src.nets import SmallCNN
 from src.optim import Cosine, Linear, MuonSGD, build_optimizer, param_groups, with_warmup
 from src.optim.groups import check_settings, no_decay_params
+from tests.conftest import heavy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
 LR = 0.2
@@ -278,7 +279,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", heavy(OPTIMIZERS, "SGD", "Adam", "RMSprop", "Ada"))
 def test_every_optimizer_learns_digits(name):
     torch.manual_seed(0)
     images, targets = Digits().load(train=True)

@@ -86,6 +86,7 @@ def test_a_student_equal_to_its_teacher_has_only_the_plain_loss() -> None:
     assert task.eval().evaluate((logits, targets))[0].item() == pytest.approx(cross_entropy(logits, targets).item())
 
 
+@pytest.mark.heavy
 def test_a_teacher_without_weight_changes_nothing(trained: Path) -> None:
     runs = [main([*STEPS, f"--model.teacher_weight={weight}"]) for weight in (0, 1e-12)]
     alone, taught = (x.task for x in runs)
@@ -189,6 +190,7 @@ def test_a_teacher_of_other_data_is_refused(
     assert f"its data differs in {name}, {value} instead of " in refused(capsys, *FIT)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["Embedder", "Autoencoder"])
 def test_a_teacher_that_is_no_classifier_is_refused(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = [f"--model=src.tasks.{kind}"]

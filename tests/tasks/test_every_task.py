@@ -20,7 +20,7 @@ SMALL = {  # settings that make a run short; the step at which it is cut
 
 
 @pytest.mark.usefixtures("trained")  # the teacher of digits_distill
-@pytest.mark.parametrize("name", heavy(SMALL, "digits_distill"))
+@pytest.mark.parametrize("name", heavy(SMALL, "digits_distill", "digits_masks", "digits_retrieval"))
 def test_a_cut_run_of_each_task_resumes_to_the_bit(name: str) -> None:
     settings, cut = SMALL[name]
     fit = ["fit", f"--config=configs/{name}.yaml", "--trainer.max_epochs=2", "--test=false", *settings]
@@ -35,7 +35,7 @@ def test_a_cut_run_of_each_task_resumes_to_the_bit(name: str) -> None:
 
 
 @pytest.mark.usefixtures("trained")
-@pytest.mark.parametrize("name", heavy(SMALL, "digits_masks"))
+@pytest.mark.parametrize("name", heavy(SMALL, "digits_masks", "digits_retrieval", "digits_multilabel"))
 def test_all_commands_use_a_run_of_each_task(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     settings, _ = SMALL[name]
     main(["fit", f"--config=configs/{name}.yaml", "--trainer.max_epochs=1", *settings])
