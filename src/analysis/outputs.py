@@ -166,7 +166,8 @@ def headline(o: Outputs) -> tuple[float, Interval]:
     """Return the headline metric and its 95 % interval: Wilson's of a proportion, else that of the bootstrap."""
     if o.kind in ("classes", "embeddings"):
         known = o.values[~np.isnan(o.values)]
-        return float(known.mean()), wilson(float(known.sum()), len(known))
+        value = float(known.mean()) if len(known) else float("nan")  # each sample may be alone in its class
+        return value, wilson(float(known.sum()), len(known))
     if o.kind == "numbers":
         return float(o.values.mean()), bootstrap_mean(o.values)
     drawn = resampled([o])[0]

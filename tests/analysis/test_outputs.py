@@ -128,3 +128,9 @@ def test_damaged_outputs_are_refused_in_one_line(tmp_path: Path, content: bytes)
     np.savez(tmp_path / FILE, values=np.zeros(3))
     with pytest.raises(UserError, match=r"cannot read .*test\.npz"):
         Outputs.load(tmp_path)
+
+
+def test_samples_that_are_all_alone_in_their_class_have_no_recall() -> None:
+    value, ends = headline(outputs("embeddings", DRAW.normal(size=(5, 3)), np.arange(5)))
+    assert np.isnan(value)
+    assert ends == (0, 1)

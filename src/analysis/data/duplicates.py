@@ -121,7 +121,7 @@ def correlation(local: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def resemblance(features: Tensor, local: Tensor, index: Tensor) -> Tensor:
-    """Return the score (M,) of pictures with one of those that are most similar to them, but are no copies.
+    """Return the score (M,) of pictures with similar ones that are no copies.
 
     This is the 6th of 3,000 and the 5th of fewer, because more copies of a picture are rare; -1 of too few pictures.
     """

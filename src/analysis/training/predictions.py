@@ -92,7 +92,7 @@ class Predictions:
         yield from self.sheet("samples", self.labels)
 
     def choose(self, score: Array, count: int = COLUMNS) -> dict[str, Array]:
-        """Return the samples of the highest scores (N,), and those nearest to the median; of those with an image."""
+        """Return the samples with an image that have the highest scores (N,), and the ones nearest to the median."""
         known = np.array([*self.images])
         order = {"worst": -score[known], "typical": np.abs(score[known] - np.median(score[known]))}
         return {name: known[np.argsort(each, kind="stable")[:count]] for name, each in order.items()}

@@ -80,7 +80,7 @@ def leave_out(data: Any, train: Samples, val: Samples) -> None:
 
 
 def undecodable(data: Any, paths: Sequence[Path], decoded: dict[str, Any]) -> list[str]:
-    """Note the files that ``decode_all`` could not decode in ``data.bad``; return errors of those not excluded."""
+    """Note in ``data.bad`` what ``decode_all`` could not decode; return the errors of files that are not excluded."""
     good = {*decoded["good"].tolist()}
     names = [str(path.relative_to(data.root)) for i, path in enumerate(paths) if i not in good]
     found = dict(zip(names, decoded["bad"], strict=True))

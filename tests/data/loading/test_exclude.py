@@ -59,7 +59,7 @@ def test_other_exclusions_have_other_hashes():
     assert len({state["split_hash"] for state in states}) == 2
     assert states[0]["test_hash"] == states[1]["test_hash"] == ""
     assert len({state["test_hash"] for state in states}) == 3
-    for order in (("fit", "test"), ("test", "fit")):  # whatever is loaded first
+    for order in (("fit", "test"), ("test", "fit")):  # in either order
         data = Digits(exclude=exclude("test/6"))
         for stage in order:
             data.setup(stage)
