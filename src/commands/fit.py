@@ -62,7 +62,7 @@ def run(options: Options, *, resume: Literal["auto", "never"] | None = None, no_
     before = x.run.snapshot() if x.run else {}
     if not config.trainer.fast_dev_run:
         open_run(x)
-    x.trainer.callbacks.append(TrainingStart(x))  # type: ignore[attr-defined]
+    x.trainer.callbacks += [*options.callbacks, TrainingStart(x)]  # type: ignore[attr-defined]
     try:
         if not complete:  # else the run was interrupted between training and evaluation
             with x.signals.handled(x.trainer, install=options.owns_process):

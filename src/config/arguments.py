@@ -62,6 +62,8 @@ class Options:
     description: str = ""  # the docstring of the command, for --help
     resumed: bool = False  # whether --resume chose the run
     needs_trust: bool = False  # whether its run will need --trust, because something untrusted was typed
+    chosen: list[str] = field(default_factory=list)  # those of the settings that a config chose, not the user
+    callbacks: list[Any] = field(default_factory=list)  # to add to those of the config
     owns_process: bool = False  # whether this is ``python -m src.cli``, which may handle signals
 
 
@@ -131,7 +133,7 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     options, *options.others = [use_run(options, path) for path in known.run] or [options]
     for each in (options, *options.others):
         for i, file in enumerate(each.config):
-            check_yaml(Path(file), each.config[:i])
+            check_yaml(Path(file), each.config[:i], options.command)
     restarts = [os.environ.get(name, "0") for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")]
     resumes = own.get("resume") == "auto" or restarts != ["0", "0"]
     if resumes and options.run is None and own.get("resume", "never") != "never":

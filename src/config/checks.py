@@ -31,7 +31,7 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "", cutoff: floa
     return f", did you mean {prefix}{names[close[0]]}?" if close else ""
 
 
-def check_yaml(file: Path, earlier: Sequence[str] = ()) -> None:
+def check_yaml(file: Path, earlier: Sequence[str] = (), command: str = "fit") -> None:
     """Refuse a config, layered over earlier ones, that is no valid YAML, repeats a key or has an unknown section."""
     if not file.is_file():
         known = {f.stem: f for f in sorted(Path("configs").glob("**/*.yaml"))}
@@ -54,7 +54,9 @@ def check_yaml(file: Path, earlier: Sequence[str] = ()) -> None:
     check_keys(file, tree, [LARGEST])
     for key, value in tree.value:
         where, name = f"config {file}, line {key.start_mark.line + 1}", key.value
-        if name not in (*SETTINGS, "ckpt_path"):
+        if name == "search" and command != "search":
+            raise UserError(f"{where}: search is for another command: type python -m src.cli search --config ...")
+        if name not in (*SETTINGS, "ckpt_path", "search"):
             hint = import_module("src.config.help").hint_at_top([*earlier, str(file)], name)
             raise UserError(f"{where}: unknown setting {name}{hint}")
         if name in ("trainer", "best", "last") and not isinstance(value, yaml.MappingNode):

@@ -76,9 +76,12 @@ def parse(options: Options) -> Namespace:
     """Return all settings: what is typed wins over the configs, a later config over an earlier one."""
     parser = make_parser(run_name(options))
     parser.prog, parser.description = f"python -m src.cli {options.command}", options.description
+    if options.command == "search":
+        parser.add_argument("--search", type=dict, default={})  # read and checked by src.commands.studies.plan
     trust = Trust(options)
     asks = {"-h", "--help"} & {*options.settings}
     typed = ["--help" if each == "--help-all" else each for each in options.settings if each not in asks]
+    typed = [each for each in typed if not (options.command == "search" and each.startswith("--search."))]
     try:
         with imports_checked(trust.check_import), required_optional() if asks else nullcontext():
             config = parser.parse_args([*(f"--config={file}" for file in options.config), *typed])
@@ -86,6 +89,7 @@ def parse(options: Options) -> Namespace:
         refused = next((text for path, text in trust.refused.items() if path in error.message), None)
         known = import_module("src.config.help").settings_without
         raise UserError(refused or explain(error.message, partial(known, options, trust))) from None
+    config.pop("search", None)
     trust.check_values(config)
     if asks:
         import_module("src.config.help").print_help(options, config)

@@ -50,7 +50,7 @@ class Trust:
     """The rules for the configs of a command; what was typed may name and write anything."""
 
     def __init__(self, options: Options) -> None:
-        self.options = options
+        self.options, self.typed = options, [each for each in options.settings if each not in options.chosen]
         self.files = {file: Path(file).absolute() for file in options.config}  # the parser changes the folder
         self.refused: dict[str, str] = {}  # path -> error message
 
@@ -88,12 +88,12 @@ class Trust:
 
     def require_typed(self, key: str, text: str, rule: str) -> None:
         short = key.replace(".init_args", "")
-        if not self.allows(text) and not any(each.split("=")[0] == f"--{short}" for each in self.options.settings):
+        if not self.allows(text) and not any(each.split("=")[0] == f"--{short}" for each in self.typed):
             raise UserError(f"{self.place(text)}{short} {rule}, got {text!r}; type --{short}=..., or {HOW}")
 
     def allows(self, text: str) -> bool:
         """Tell whether a text is typed, or everything is trusted; note that the run needs ``--trust`` from now on."""
-        typed = text and re.search(rf"(?<![\w./-]){re.escape(text)}(?![\w./-])", "\n".join(self.options.settings))
+        typed = text and re.search(rf"(?<![\w./-]){re.escape(text)}(?![\w./-])", "\n".join(self.typed))
         allowed = self.options.trust or bool(typed)
         self.options.needs_trust |= allowed
         return allowed

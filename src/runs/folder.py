@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import weakref
 from contextlib import suppress
 from hashlib import sha256
 from math import isfinite
@@ -135,6 +136,7 @@ class Run:
             held = os.open(self.path / ".lock", os.O_CREAT | os.O_WRONLY)
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path.absolute()}: {error.strerror}") from None
+        weakref.finalize(self, os.close, held)
         try:
             import fcntl
 

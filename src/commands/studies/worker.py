@@ -1,0 +1,193 @@
+"""What a worker of a study does: claim a trial, train its runs in this process, store the result."""
+
+import gc
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+from optuna.trial import FrozenTrial, Trial
+
+from src import UserError, require
+from src.commands import fit
+from src.commands.studies.plan import typed
+from src.commands.studies.record import Record, Study
+from src.commands.studies.sampling import suggest
+from src.commands.studies.storage import Storage
+from src.config.arguments import Options, read
+from src.config.errors import as_user_error
+from src.runs.folder import Run, read_json
+
+RENEW = 50  # runs of one process
+AGAIN = 75  # exit code that asks for a fresh process: EX_TEMPFAIL of sysexits.h
+
+
+class Report(Callback):
+    """Report the metric of each epoch to the pruner, and stop the run if the pruner says so."""
+
+    def __init__(self, trial: Trial, monitor: str, stored: FrozenTrial) -> None:
+        self.trial, self.monitor = trial, monitor
+        self.known, self.pruned = {*stored.intermediate_values}, "pruned" in stored.user_attrs  # by an interrupted run
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        trainer.should_stop = self.pruned
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        value, epoch = float(trainer.callback_metrics.get(self.monitor, math.nan)), trainer.current_epoch + 1
+        if trainer.is_global_zero and epoch not in self.known and math.isfinite(value):
+            self.trial.report(value, epoch)
+            if self.trial.should_prune():
+                self.trial.set_user_attr("pruned", True)
+                trainer.should_stop = True
+
+
+class Worker:
+    """Runs the trials of a study until all have ended."""
+
+    def __init__(self, options: Options, study: Study) -> None:
+        self.options, self.study, self.plan = options, study, study.plan
+        self.monitor = study.content["monitor"]
+        self.storage = Storage(study)
+        self.renews = "SEARCH_WORKER" in os.environ  # set by the process that starts workers
+        self.trained = 0  # runs in this process
+
+    def work(self) -> None:
+        while not self.study.is_done():
+            record = self.claim_trial()
+            if record is None:
+                time.sleep(1)  # another worker may be killed, and its trial left to this one
+            else:
+                self.run_trial(record)
+        while unconfirmed := self.study.unconfirmed():
+            record = next((each for each in unconfirmed if each.claim.take()), None)
+            if record is None:
+                time.sleep(1)
+            else:
+                self.confirm(record)
+
+    def claim_trial(self) -> Record | None:
+        """Claim a trial that nobody works on, a killed worker's first; None if others work on all that are left."""
+        known = self.storage.count()
+        for number in range(min(known, self.plan.total)):
+            record = self.study.record(number)
+            if record.is_finished:
+                self.storage.tell(number, record.state, record.mean())  # a worker may have been killed before it did
+            elif record.claim.take():
+                return record
+        if known >= self.plan.total:
+            return None
+        record = self.study.record(self.storage.ask())  # another worker may be faster, or there are enough already
+        return record if record.number < self.plan.total and record.claim.take() else None
+
+    def run_trial(self, record: Record) -> None:
+        try:
+            record.reload()
+            if not record.is_finished:
+                self.train(record)
+        except Exception as error:
+            self.fail(record, error)
+        finally:
+            record.claim.release()
+        if self.renews and self.trained >= RENEW:
+            sys.exit(AGAIN)
+
+    def train(self, record: Record) -> None:
+        trial, stored = self.storage.trial(record.number), self.storage.stored(record.number)
+        settings = suggest(self.plan.space, trial)
+        attempts = record.start(settings)
+        require(attempts <= self.plan.attempts, f"ended {attempts - 1} times without a new checkpoint, see log.txt")
+        callback = None if self.plan.prune == "none" else Report(trial, self.monitor, stored)
+        for name, run_settings in self.study.runs():
+            value = self.run(record, name, run_settings, callback)
+            record.write(values=record.values() | {name: value})
+            callback = None  # other runs of the trial are not compared
+            if "pruned" in self.storage.stored(record.number).user_attrs:
+                self.finish(record, "pruned")
+                return
+        self.finish(record, "complete")
+
+    def finish(self, record: Record, state: str, **more: Any) -> None:
+        record.write(state=state, seconds=record.seconds(), **more)
+        self.storage.tell(record.number, state, record.mean())
+
+    def fail(self, record: Record, error: Exception) -> None:
+        """Store the error of a trial as one line; stop the search at a bug, and at a mistake that all trials share."""
+        known = as_user_error(error)
+        if known is None:
+            with (record.folder / "log.txt").open("a", encoding="utf-8") as log:
+                traceback.print_exception(error, file=log)
+            if self.renews:
+                sys.exit(AGAIN)
+            raise error
+        memory = "out of memory" in str(known)
+        if not memory and not any(each.is_finished for each in self.study.records()):
+            self.study.discard()
+            raise known
+        self.finish(record, "failed", error=str(known))
+
+    def confirm(self, record: Record) -> None:
+        try:
+            record.reload()
+            for name, run_settings in self.study.runs(confirm=True):
+                value = self.run(record, name, run_settings)
+                record.write(confirmed=record.values(confirmed=True) | {name: value})
+        except UserError as error:
+            record.write(confirm_error=str(error))
+        finally:
+            record.claim.release()
+
+    def run(self, record: Record, name: str, settings: list[str], callback: Callback | None = None) -> float:
+        """Train a run, or what is left of it, and return its metric."""
+        parent = record.folder / name
+        results = next(iter(sorted(parent.glob("version_*/results.json"))), None)
+        if results is None:
+            for path in parent.glob("version_*"):
+                Run(path).discard()  # of a worker that was killed before the first checkpoint
+            results = self.fit(record, name, settings, callback)
+        metrics = read_json(results, {})
+        known = ", ".join(key for key in metrics if key.startswith("val"))
+        require(self.monitor in metrics, f"search.monitor {self.monitor} is not logged; choose from {known}")
+        require(metrics[self.monitor] is not None, f"{self.monitor} is not finite")
+        return float(metrics[self.monitor])
+
+    def fit(self, record: Record, name: str, settings: list[str], callback: Callback | None) -> Path:
+        run = Run.newest(record.folder / name)
+        chosen = typed(record.settings)
+        args = [f"--config={self.study.folder / 'base.yaml'}", *chosen, *settings]
+        args += [f"--name={name}", f"--trainer.default_root_dir={record.folder}"]
+        args = ["fit", *(["--run", str(run.path)] if run else args), *(["--trust"] if self.options.needs_trust else [])]
+        self.trained += 1
+        with output_to(record.folder / "log.txt"), command_line(args):
+            options, own = read(args)
+            options.owns_process, options.chosen = self.options.owns_process, chosen
+            options.callbacks = [callback] if callback else []
+            x = fit.run(options, **own | {"no_page": True})
+        results, several = x.run.path / "results.json", x.trainer.world_size > 1  # type: ignore[union-attr]
+        del x
+        gc.collect()  # memory, and the lock of the run folder
+        if several and self.renews:  # this process belongs to a group that has ended
+            sys.exit(AGAIN)
+        return results
+
+
+@contextmanager
+def output_to(file: Path) -> Iterator[None]:
+    with file.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        yield
+
+
+@contextmanager
+def command_line(args: list[str]) -> Iterator[None]:
+    """Show Lightning the command of the run, which it repeats to start the other processes of a run."""
+    before = sys.argv
+    sys.argv = [before[0], *args]
+    try:
+        yield
+    finally:
+        sys.argv = before
