@@ -22,6 +22,7 @@ from tools.interruptions import asked, asked_ranks, killed, own, ranks
 from tools.mutations import edited, mutated, redrawn
 from tools.steps import memory, numbers
 from tools.storage import damage, disk, saving, together
+from tools.studies import searched
 
 ALL = 999  # more than there are: each is tried once
 PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str]]]] = {
@@ -36,6 +37,7 @@ PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str
     "memory": (20, memory),
     "ranks": (20, ranks),
     "asked_ranks": (50, asked_ranks),
+    "searched": (50, searched),
     "inputs": (ALL, inputs),
     "pictures": (ALL, pictures),
     "doors": (ALL, doors),

@@ -4,10 +4,12 @@ import fcntl
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -74,6 +76,7 @@ class Storage:
         if owner is None:
             self.rebuild(study)
         elif owner != study.content["id"]:
+            self.close()
             others = f"the storage {where} has a study {name} of another folder"
             raise UserError(
                 f"{others}: all machines must share {study.folder}, or start another study with --name=NAME"
@@ -115,6 +118,14 @@ class Storage:
         """Store how a trial ended; another worker may have done so before it was killed."""
         self.study.tell(number, value if state == "complete" else None, STATES[state], skip_if_finished=True)
 
+    def close(self) -> None:
+        """Close the connections to a database."""
+        if isinstance(self.backend, RDBStorage):
+            self.backend.remove_session()
+            self.backend.engine.dispose()
+        elif isinstance(self.backend, GrpcStorageProxy):
+            self.backend.close()
+
 
 def open_backend(folder: Path, url: str | None) -> Any:
     if url is None:
@@ -126,4 +137,5 @@ def open_backend(folder: Path, url: str | None) -> Any:
         return RDBStorage(url, {"pool_pre_ping": True})
     host, _, port = url.removeprefix("grpc://").partition(":")
     require(port.isdecimal(), f"--storage must be {known}, got {url}")
-    return GrpcStorageProxy(host=host, port=int(port))
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        return GrpcStorageProxy(host=host, port=int(port))

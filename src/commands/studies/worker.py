@@ -70,6 +70,7 @@ class Worker:
                 time.sleep(1)
             else:
                 self.confirm(record)
+        self.storage.close()
 
     def claim_trial(self) -> Record | None:
         """Claim a trial that nobody works on, a killed worker's first; None if others work on all that are left."""
