@@ -2,8 +2,8 @@
 
 python -m tools.benchmark [GROUP ...] [--repeats N] [--mnist FOLDER] [--json FILE] [--gpu]
 
-Groups: overhead, mnist, protection, augmentation, compiled, loader, startup, memory, scaling, nets; by default
-all.
+Groups: overhead, mnist, protection, augmentation, compiled, loader, startup, memory, scaling, nets, search; by
+default all.
 Stop other programs first.
 """
 
@@ -31,6 +31,7 @@ from src.data.loading.splits import Samples
 from src.data.loading.transform import BatchTransform, Normalize
 from src.nets import MobileCNN, SmallCNN
 from tools import contenders
+from tools.search_speed import search
 from tools.timing import Row, compare, cpu_seconds, format_row, interleave, time_calls, time_training
 from tools.workloads import GPU, RUNS, Pixels
 
@@ -235,6 +236,7 @@ GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Row]]] = {
     "memory": memory,
     "scaling": scaling,
     "nets": nets,
+    "search": search,
 }
 
 if __name__ == "__main__":
