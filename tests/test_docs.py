@@ -1,6 +1,7 @@
 """What the pages tell people to type is valid, what they name exists, and what they list is complete."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -116,7 +117,7 @@ def test_a_command_of_a_page_is_parsed(page: str, command: str, capsys: pytest.C
         return  # run by other tests
     for name, value in re.findall(r'^ *(\w+)="(.*)"$', PAGES[page], re.M):
         command = command.replace(f"${name}", value)
-    args = command.replace("...", "configs/digits.yaml").split()[1:]
+    args = shlex.split(command.replace("...", "configs/digits.yaml"))[1:]
     with pytest.raises(SystemExit) as stop:
         main([*args, "--print_config"])
     assert not stop.value.code

@@ -66,7 +66,9 @@ COMMANDS = [each for each in commands(README, "src.cli") if "mine.yaml" not in e
 def test_a_command_of_the_readme_runs(command: str) -> None:
     write_photos()
     args = command.split()[1:]
-    if args[0] != "fit":
+    if args[0] == "search":
+        main([*args, "--workers=0", "--search.trials=1", "--search.confirm=null", "--trainer.max_epochs=1"])
+    elif args[0] != "fit":
         main(args)
     elif "--run" in args or "--resume" in args:
         assert main([*args, "--trainer.max_epochs=2"]).trainer.global_step == 42

@@ -29,12 +29,12 @@ def run(options: Options, *, workers: int = 1, storage: str | None = None) -> No
         storage: URL of a database, postgresql://... or grpc://HOST:PORT; by default study.log in the study's folder.
 
     Examples:
-        python -m src.cli search --config configs/digits.yaml --config configs/search/digits.yaml
+        python -m src.cli search --config configs/digits.yaml --search.seeds=[0,1,2]
     """
-    if {"-h", "--help", "--help-all"} & {*options.settings}:
+    if any(each.startswith(("-h", "--help", "--print_config")) for each in options.settings):
         from src.config.parser import parse
 
-        parse(options)
+        parse(options)  # prints and exits
     require(options.run is None, "search takes no --run: type --config with the run's config.yaml")
     require(workers >= 0, f"--workers must be at least 0, got {workers}")
     try:

@@ -66,7 +66,7 @@ def test_a_command_option_of_an_unknown_type_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_command_is_described_by_its_docstring_and_arguments() -> None:
-    assert command_names() == ["fit", "validate", "test", "predict", "check", "report", "schedule", "show"]
+    assert command_names() == ["fit", "validate", "test", "predict", "check", "report", "schedule", "search", "show"]
     doc, options = describe("fit")
     assert doc.splitlines()[0] == "Train, or resume a run; then test the best checkpoint."
     assert options["resume"] == {"choices": ("auto", "never"), "default": None}
