@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from src.commands.studies.plan import Plan
 from src.commands.studies.record import Study
 from src.commands.studies.results import print_results, write_results
 from src.config.arguments import Options, run_name, run_parent
+from src.runs.summary import print_rows
 
 AGAIN = 75  # exit code of a worker that asks for a fresh process
 TRIES = 5  # starts of a worker in a row that end before it trains anything
@@ -50,7 +52,11 @@ def run(options: Options, *, workers: int = 1, storage: str | None = None) -> No
         Worker(options, start(options, plan, folder, storage)).work()
     study = Study(folder, plan)
     if workers:
-        Workers(options, study, workers, storage).run()
+        try:
+            Workers(options, study, workers, storage).run()
+        except SystemExit:
+            print_rows([("stopped", "the same command continues")])
+            raise
     if "SEARCH_WORKER" not in os.environ:
         write_results(study)
         print_results(study)
@@ -103,12 +109,12 @@ class Workers:
             self.end()
 
     def log(self, i: int) -> Path:
-        return self.study.folder / f"worker_{os.uname().nodename}_{i}.log"
+        return self.study.folder / f"worker_{platform.node()}_{i}.log"
 
     def start(self, i: int) -> None:
         count = len(self.processes)
         environment = os.environ | {"SEARCH_WORKER": str(i)}
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // count)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
         gpus = visible_gpus()
         if count > 1 and gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]

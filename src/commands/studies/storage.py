@@ -1,6 +1,5 @@
 """Optuna's side of a study: its storage, its sampler and its pruner."""
 
-import fcntl
 import json
 import os
 import time
@@ -36,8 +35,10 @@ class JournalLock(JournalFileSymlinkLock):
     def acquire(self) -> bool:
         self.held = os.open(f"{self.file}.flock", os.O_CREAT | os.O_RDWR)
         try:
+            import fcntl
+
             fcntl.flock(self.held, fcntl.LOCK_EX)
-        except OSError:
+        except (OSError, ImportError):
             os.close(self.held)
             self.held = -1
             super().acquire()

@@ -36,11 +36,12 @@ class Report(Callback):
         self.known, self.pruned = {*stored.intermediate_values}, "pruned" in stored.user_attrs  # by an interrupted run
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
+        require(trainer.world_size == 1, "search.prune needs trials of one process: set search.prune=none")
         trainer.should_stop = self.pruned
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
         value, epoch = float(trainer.callback_metrics.get(self.monitor, math.nan)), trainer.current_epoch + 1
-        if trainer.is_global_zero and epoch not in self.known and math.isfinite(value):
+        if epoch not in self.known and math.isfinite(value):
             self.trial.report(value, epoch)
             if self.trial.should_prune():
                 self.trial.set_user_attr("pruned", True)
@@ -172,7 +173,8 @@ class Worker:
         results, several = x.run.path / "results.json", x.trainer.world_size > 1  # type: ignore[union-attr]
         del x
         gc.collect()  # memory, and the lock of the run folder
-        if several and self.renews:  # this process belongs to a group that has ended
+        if several:  # this process belongs to a group that has ended
+            require(self.renews, "trials of several processes need --workers=1")
             sys.exit(AGAIN)
         return results
 
