@@ -50,7 +50,7 @@ class Board:
 
         table = Table(box=None, title=self.summary(records), title_justify="left", padding=(0, 2, 0, 0))
         for name in ("trial", "state", self.study.content["monitor"], "settings"):
-            table.add_column(name, no_wrap=True)
+            table.add_column(name, no_wrap=True, min_width=None if name == "settings" else len("complete"))
         running = [each for each in records if not each.is_finished][:SHOWN]
         for each in [*self.study.ranked()[:SHOWN], *running]:
             table.add_row(
@@ -61,6 +61,8 @@ class Board:
     def summary(self, records: list[Record]) -> str:
         done, total = sum(each.is_finished for each in records), self.study.plan.total
         left = f", about {minutes(self.left(records, done, total))} left" if done else ""
+        if done == total and self.study.unconfirmed():
+            left = f"; confirming, {sum(len(each.values(confirmed=True)) for each in self.study.records())} runs done"
         return f"{self.study.folder}: {done} of {total} trials; {counts_text(records)}{left}"
 
     def left(self, records: list[Record], done: int, total: int) -> float:
@@ -71,10 +73,7 @@ class Board:
 
 
 def minutes(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
