@@ -252,3 +252,18 @@ def test_workers_find_what_one_process_finds() -> None:
     assert done.stdout.count("complete") == 5
     alone = trials(Path("runs/search/alone"))
     assert [each["values"] for each in trials()] == [each["values"] for each in alone]
+
+
+@pytest.mark.heavy
+def test_a_trial_that_a_bug_ends_fails_after_some_attempts() -> None:
+    own = ["--config=configs/digits.yaml", "--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData"]
+    own += ["--trainer.max_epochs=2", "--search.space={model.stop_at: [1000, 3, 4]}", "--search.sampler=grid"]
+    own += ["--search.monitor=val/accuracy", f"--trainer.default_root_dir={Path('runs').absolute()}"]
+    command = [sys.executable, "-m", "src.cli", "search", *own, "--search.attempts=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    states = {each["settings"]["model.stop_at"]: each for each in trials()}
+    assert done.returncode == 0, done.stderr
+    assert states[1000]["state"] == "complete"
+    for step in (3, 4):
+        assert states[step]["error"] == "ended 2 times without a new checkpoint, the last time by OSError: interrupted"
+        assert "Traceback" in (STUDY / f"trial_{states[step]['number']:04}/log.txt").read_text()

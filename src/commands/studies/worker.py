@@ -103,7 +103,8 @@ class Worker:
         trial, stored = self.storage.trial(record.number), self.storage.stored(record.number)
         settings = suggest(self.plan.space, trial)
         attempts = record.start(settings)
-        require(attempts <= self.plan.attempts, f"ended {attempts - 1} times without a new checkpoint, see log.txt")
+        last = f", the last time by {record.content['bug']}" if "bug" in record.content else ""
+        require(attempts <= self.plan.attempts, f"ended {attempts - 1} times without a new checkpoint{last}")
         callback = None if self.plan.prune == "none" else Report(trial, self.monitor, stored)
         for name, run_settings in self.study.runs():
             value = self.run(record, name, run_settings, callback)
@@ -124,12 +125,14 @@ class Worker:
         if known is None:
             with (record.folder / "log.txt").open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)
+            record.write(bug=f"{type(error).__name__}: {error}")
             if self.renews:
                 sys.exit(AGAIN)
             raise error
         memory = "out of memory" in str(known)
         if not memory and not any(each.is_finished for each in self.study.records()):
-            self.study.discard()
+            if record.content.get("attempts") == 1:
+                self.study.discard()
             raise known
         self.finish(record, "failed", error=str(known))
 
