@@ -1,5 +1,6 @@
 """A PyTorch Lightning project: data, nets, tasks, callbacks and the command line that joins them."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,15 @@ def compile_pattern(name: str, pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise UserError(f"{name} must be a regular expression, got {pattern!r} ({error})") from None
+
+
+def read_json(file: Path, default: Any) -> Any:
+    """Return the content of a file, or the default if it is missing, damaged or of another type."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return default
+    return content if isinstance(content, type(default)) else default
 
 
 def at_least_float32(tensor: Any) -> Any:

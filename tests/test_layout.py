@@ -44,6 +44,7 @@ ROOT_NAMES = {
     "at_least_float32",
     "compile_pattern",
     "load_run",
+    "read_json",
     "require",
 }  # of src itself, which all may import
 HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "sklearn", "matplotlib", "jsonargparse"}

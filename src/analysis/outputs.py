@@ -1,5 +1,6 @@
 """Outputs: what a test predicted of each sample, kept in the run folder for reports and comparisons."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src import UserError
-from src.analysis.statistics import Interval, bootstrap_mean, mcnemar, resampling, wilson
+from src.analysis.statistics import Interval, bootstrap_mean, ends, holm, mcnemar, resampling, wilson
 
 Array = NDArray[Any]
 FILE = "test.npz"
@@ -23,38 +24,29 @@ DRAWS = 500  # of resampled counts per class
 class Outputs:
     """Predictions and targets of N test samples, in the order of the test split.
 
-    Args:
-        kind: what a target is; its headline metric is ``KINDS[kind]``.
-        values: of each sample: 1 if it is right (classes) or if the nearest other sample has its class (embeddings; NaN
-            if none has), its mean absolute error (numbers), or true positives, false positives and false negatives of
-            each class (labels, masks), (N, K, 3).
-        loss: how wrong each prediction is, (N,), to find the worst.
-        preds: probabilities (N, K), numbers (N, D) or embeddings (N, D); none of masks.
-        targets: classes (N,), labels (N, K) or numbers (N, D); none of masks.
-        test_set: identifies the samples and their targets, so that runs can be compared.
-        class_names: of the K classes.
-        names: of the image files, or empty.
-        splits: number of samples of each class, (K,), or of all, (1,), in the splits that were loaded.
-        traits: numbers of each sample's image, (N,), such as its brightness.
-        shown: positions of the worst samples.
-        pictures: their images (M, C, H, W), uint8, and what is drawn with them.
+    ``values`` has for each sample: 1 if it is right (classes) or if the nearest other sample has its class (embeddings;
+    NaN if none has), its mean absolute error (numbers), or true positives, false positives and false negatives of each
+    class (labels, masks), (N, K, 3).
     """
 
-    kind: str
+    kind: str  # what a target is
     values: Array
-    loss: Array
-    preds: Array
-    targets: Array
-    test_set: str
+    loss: Array  # how wrong each prediction is, (N,), to find the worst
+    preds: Array  # probabilities (N, K), numbers (N, D) or embeddings (N, D); none of masks
+    targets: Array  # classes (N,), labels (N, K) or numbers (N, D); none of masks
+    test_set: str  # identifies the samples and their targets, so that runs can be compared
     class_names: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    splits: dict[str, Array] = field(default_factory=dict)
-    traits: dict[str, Array] = field(default_factory=dict)
-    shown: Array = field(default_factory=lambda: np.zeros(0, dtype=int))
-    pictures: dict[str, Array] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)  # of the image files, or empty
+    splits: dict[str, Array] = field(default_factory=dict)  # samples of each class, (K,), or of all, (1,)
+    traits: dict[str, Array] = field(default_factory=dict)  # numbers of each image, (N,), such as its brightness
+    shown: Array = field(default_factory=lambda: np.zeros(0, dtype=int))  # positions of the worst samples
+    pictures: dict[str, Array] = field(default_factory=dict)  # their images (M, C, H, W), uint8, and masks
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def class_name(self, k: int) -> str:
+        return self.class_names[k] if k < len(self.class_names) else str(k)
 
     @property
     def metric(self) -> str:
@@ -79,11 +71,10 @@ class Outputs:
         try:
             with (folder / FILE).open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 found: Any = {key: stored[key] for key in stored.files}
-            nested: dict[str, Any] = {key: {} for key in DICTS}
-            for key in [key for key in found if "." in key]:
-                owner, name = key.split(".", 1)
-                nested[owner][name] = found.pop(key)
-            found |= nested | {key: str(found[key]) for key in ("kind", "test_set")}
+            for owner in DICTS:
+                keys = [key for key in found if key.startswith(f"{owner}.")]
+                found[owner] = {key.removeprefix(f"{owner}."): found.pop(key) for key in keys}
+            found |= {key: str(found[key]) for key in ("kind", "test_set")}
             return cls(**found | {key: [str(each) for each in found[key]] for key in ("class_names", "names")})
         except FileNotFoundError:
             hint = f"run: python -m src.cli test --run {folder} (whose test_step must return them, see docs/report.md)"
@@ -91,6 +82,12 @@ class Outputs:
         except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
             again = f"delete it, then run: python -m src.cli test --run {folder}"
             raise UserError(f"cannot read {folder / FILE} ({str(error)[:80]}): {again}") from None
+
+
+def as_array(x: Any) -> Array:
+    """Return a tensor on the CPU, half precision as float32, because NumPy has no bfloat16."""
+    x = x.detach().cpu()
+    return (x.float() if x.is_floating_point() else x).numpy()
 
 
 def kind_of(preds: Array, targets: Array) -> str | None:
@@ -143,9 +140,14 @@ def nearest_hits(embeddings: Array, targets: Array) -> tuple[Array, Array]:
     return np.where(np.isinf(own), np.nan, own <= other), np.nan_to_num(own - other, nan=0, posinf=0, neginf=0)
 
 
+def confusion(predicted: Array, true: Array, k: int) -> Array:
+    """Return the counts (K, K) of true classes, in rows, and predicted ones."""
+    return np.bincount(true.ravel().astype(np.int64) * k + predicted.ravel(), minlength=k * k).reshape(k, k)
+
+
 def confusions(predicted: Array, true: Array, k: int) -> Array:
-    """Return true positives, false positives and false negatives of each class in a mask, (K, 3)."""
-    table = np.bincount(true.ravel().astype(np.int64) * k + predicted.ravel(), minlength=k * k).reshape(k, k)
+    """Return true positives, false positives and false negatives of each class, (K, 3)."""
+    table = confusion(predicted, true, k)
     hit = np.diag(table)
     return np.stack([hit, table.sum(0) - hit, table.sum(1) - hit], 1)
 
@@ -170,15 +172,19 @@ def headline(o: Outputs) -> tuple[float, Interval]:
         return value, wilson(float(known.sum()), len(known))
     if o.kind == "numbers":
         return float(o.values.mean()), bootstrap_mean(o.values)
-    drawn = resampled([o])[0]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(macro(o.values.sum(0), o.kind)), (float(low), float(high))
+    return float(macro(o.values.sum(0), o.kind)), ends(resampled([o])[0])
 
 
-def resampled(runs: list[Outputs], seed: int = 0) -> list[Array]:
+def measured(o: Outputs) -> dict[str, Any]:
+    """Return the headline metric for a JSON file."""
+    value, interval = headline(o)
+    return {"value": value, "interval": list(interval)}
+
+
+def resampled(runs: list[Outputs]) -> list[Array]:
     """Return the macro metric of each run on the same resampled test sets, (DRAWS,) each."""
     n = len(runs[0])
-    weights = resampling(n, DRAWS, seed)
+    weights = resampling(n, DRAWS)
     sums = [weights @ o.values.reshape(n, -1).astype(np.float32) for o in runs]
     return [macro(s.reshape(DRAWS, *o.values.shape[1:]), o.kind) for s, o in zip(sums, runs, strict=True)]
 
@@ -187,9 +193,15 @@ def difference(a: Outputs, b: Outputs) -> tuple[float, Interval, float | None]:
     """Return how much higher the second run's metric is, the paired 95 % interval, and McNemar's p-value, if any."""
     if a.values.ndim > 1:
         first, second = resampled([a, b])
-        low, high = np.quantile(second - first, [0.025, 0.975])
-        return headline(b)[0] - headline(a)[0], (float(low), float(high)), None
+        return headline(b)[0] - headline(a)[0], ends(second - first), None
     known = ~(np.isnan(a.values) | np.isnan(b.values))
     x, y = a.values[known], b.values[known]
     p = None if a.kind == "numbers" else mcnemar(int((x > y).sum()), int((y > x).sum()))
     return float((y - x).mean()), bootstrap_mean(y - x), p
+
+
+def differences(pairs: Iterable[tuple[Outputs, Outputs]]) -> list[dict[str, Any]]:
+    """Return the ``difference`` of each pair for a JSON file, with p-values adjusted for their number."""
+    tests = [difference(a, b) for a, b in pairs]
+    adjusted = zip(tests, holm([p for *_, p in tests]), strict=True)
+    return [{"difference": gap, "difference_interval": list(both), "p": p} for (gap, both, _), p in adjusted]

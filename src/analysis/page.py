@@ -25,8 +25,8 @@ LARGEST = 96  # pixels of a picture's longer side
 def environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # only pages need it
 
-    settings: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
-    return Environment(loader=FileSystemLoader(WEB), lstrip_blocks=True, **settings)
+    blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=FileSystemLoader(WEB), autoescape=True, undefined=StrictUndefined, **blocks)
 
 
 def render(template: str, **values: Any) -> str:
@@ -48,9 +48,8 @@ def picture(pixels: ArrayLike, alt: str) -> dict[str, Any]:
     image = Image.fromarray(array.squeeze(2) if array.ndim == 3 and array.shape[2] == 1 else array)
     photo = max(image.size) > 48
     image.thumbnail((LARGEST, LARGEST))
-    file = io.BytesIO()
-    image.save(file, "WEBP" if photo else "PNG", **({"quality": 80} if photo else {}))
-    kind = "webp" if photo else "png"
+    file, kind = io.BytesIO(), "webp" if photo else "png"
+    image.save(file, kind, quality=80)  # which PNG does not have
     return {"uri": f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}", "alt": alt, "photo": photo}
 
 
@@ -58,16 +57,18 @@ def percent(value: float, kind: str) -> str:
     return f"{value:.4g}" if kind == "numbers" else f"{100 * value:.2f} %"
 
 
-def interval(low: float, high: float, kind: str) -> str:
+def interval(ends: Sequence[float], kind: str) -> str:
+    low, high = ends
     return f"{low:.4g} to {high:.4g}" if kind == "numbers" else f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
-def span(ends: Sequence[float], kind: str) -> str:
-    return interval(ends[0], ends[1], kind)
+def signed(kind: str, *values: float) -> str:
+    """Return a difference, or the ends of its interval."""
+    return " to ".join(f"{value:+.4g}" if kind == "numbers" else f"{100 * value:+.2f}" for value in values)
 
 
-def signed(value: float, kind: str) -> str:
-    return f"{value:+.4g}" if kind == "numbers" else f"{100 * value:+.2f}"
+def subset(used: int, total: int) -> str:
+    return f"{used:,} of {total:,}" if used < total else f"all {total:,}"
 
 
 def p_text(p: float | None) -> str:
@@ -95,23 +96,17 @@ def chart(
 ) -> Any:
     """Return what the macro ``chart`` draws of lines, each with its name at its end; None without finite values.
 
-    Values that are not finite are left out.
-
-    Args:
-        title: caption below the chart.
-        series: of each line its name, and x and y of its points.
-        y_range: of the y axis; by default from 0, or the lowest value below it, to the highest.
-        dots: whether to mark the points.
-        sizes: of each line, the radius of each of its points, which are then not joined; None for a line.
+    Values that are not finite are left out. The y axis begins by default at 0, or the lowest value below it. ``dots``
+    marks the points; a line with ``sizes`` is only points of these radii.
     """
     finite = [(name, [(x, y) for x, y in zip(xs, ys, strict=True) if isfinite(y)]) for name, xs, ys in series]
     finite = [(name, points) for name, points in finite if points]
     if not finite:
         return None
     xs, ys = ([point[i] for _, points in finite for point in points] for i in (0, 1))
-    x_ticks = ticks(min(xs), max(xs))
-    y_ticks = ticks(*(y_range or (min(0.0, *ys, ys[0]), max(ys))))
-    x_ticks = [x for x in x_ticks if x % 1 == 0] if all(x % 1 == 0 for x in xs) else x_ticks  # no half epochs
+    y_ticks = ticks(*(y_range or (min(0.0, *ys), max(ys))))
+    halves = any(x % 1 for x in xs)  # there are no half epochs
+    x_ticks = [x for x in ticks(min(xs), max(xs)) if halves or x % 1 == 0]
     names = [name[-LABEL:] for name, _ in finite]
     right = WIDTH - 16 - round(max(6.5 * len(name) + 3 * sum(map(str.isupper, name)) for name in names))
     x0, x1, y0, y1 = min(xs), max(max(xs), min(xs) + 1e-9), y_ticks[0], max(y_ticks[-1], y_ticks[0] + 1e-9)
@@ -145,13 +140,11 @@ def chart(
 
 def later_range(series: Sequence[Series]) -> tuple[float, float] | None:
     """Return the range of the values after the first fifth of each line, where early ones would hide the others."""
-    later = [y for _, _, ys in series for y in ys[len(ys) // 5 :] if isfinite(y)]
-    everything = [y for _, _, ys in series for y in ys if isfinite(y)]
-    if not later or max(map(len, (ys for _, _, ys in series))) < 5:
+    later, everything = ([y for *_, ys in series for y in ys[len(ys) * i // 5 :] if isfinite(y)] for i in (1, 0))
+    if not later or max(len(ys) for *_, ys in series) < 5:
         return None
     low, high = min(later), max(later)
-    hidden = max(everything) - min(everything) > 3 * (high - low) > 0
-    return (low, high) if hidden else None
+    return (low, high) if max(everything) - min(everything) > 3 * (high - low) > 0 else None
 
 
 def spread(lines: list[dict[str, Any]], gap: float = 13) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,7 @@ BINS = 15  # of the calibration error; Guo et al., 2017, arXiv:1706.04599
 
 
 def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
-    """Return Wilson's interval of a proportion; (0, 1) without samples.
-
-    It stays in [0, 1] and has a length at 0 % and 100 %, where others shrink to a point; Wilson, 1927,
-    doi:10.1080/01621459.1927.10502953.
-    """
+    """Return Wilson's interval of a proportion, which has a length also at 0 % and 100 %; (0, 1) without samples."""
     from scipy.special import ndtri  # slow to import
 
     if not n:
@@ -29,54 +26,35 @@ def wilson(successes: float, n: float, confidence: float = 0.95) -> Interval:
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """Return the p-value of McNemar's exact test that two classifiers are equally often right.
-
-    Args:
-        first_only: samples on which only the first is right.
-        second_only: samples on which only the second is right.
-    """
+    """Return the p-value of McNemar's exact test, given on how many samples only the first and the second is right."""
     from scipy.special import bdtr  # slow to import
 
-    n = first_only + second_only
-    return min(1.0, 2 * float(bdtr(min(first_only, second_only), n, 0.5)))
+    return min(1.0, 2 * float(bdtr(min(first_only, second_only), first_only + second_only, 0.5)))
 
 
 def fisher(a: int, n: int, b: int, m: int) -> float:
     """Return the p-value of Fisher's exact test, two-sided, that a of n and b of m are equally frequent."""
-    from scipy.special import gammaln  # slow to import
+    from scipy.stats import fisher_exact  # slow to import
 
-    def log_choose(total: int, count: ArrayLike) -> Any:
-        return gammaln(total + 1) - gammaln(np.add(count, 1)) - gammaln(np.subtract(total, count) + 1)
-
-    possible = np.arange(max(0, a + b - m), min(n, a + b) + 1)  # successes among the n, given a + b in all
-    p = np.exp(log_choose(n, possible) + log_choose(m, a + b - possible) - log_choose(n + m, a + b))
-    return min(1.0, float(p[p <= p[a - possible[0]] * (1 + 1e-7)].sum()))
+    return float(fisher_exact([[a, n - a], [b, m - b]]).pvalue)
 
 
-def welch(x: ArrayLike, y: ArrayLike) -> float | None:
+def welch(x: NDArray[Any], y: NDArray[Any]) -> float | None:
     """Return the p-value of Welch's t-test that two means are equal; None if a sample has fewer than two values."""
-    from scipy.special import stdtr  # slow to import
+    from scipy.stats import ttest_ind_from_stats  # slow to import
 
-    a, b = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if min(len(a), len(b)) < 2:
+    if min(len(x), len(y)) < 2:
         return None
-    u, v = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
-    gap = abs(a.mean() - b.mean())
-    if u + v == 0:
-        return float(gap == 0)
-    freedom = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1))
-    return 2 * float(stdtr(freedom, -gap / (u + v) ** 0.5))
+    (a, u, n), (b, v, m) = ((np.mean(each), np.std(each, ddof=1), len(each)) for each in (x, y))
+    return float(ttest_ind_from_stats(a, u, n, b, v, m, equal_var=False).pvalue if u + v else a == b)
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
     """Return p-values adjusted for their number; Holm, 1979."""
     known = sorted((p, i) for i, p in enumerate(ps) if p is not None)
-    found: list[float | None] = [None] * len(ps)
-    highest = 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        found[i] = highest
-    return found
+    scaled = accumulate((min(1.0, (len(known) - rank) * p) for rank, (p, _) in enumerate(known)), max)
+    found = {i: p for (_, i), p in zip(known, scaled, strict=True)}
+    return [found.get(i) for i in range(len(ps))]
 
 
 def student(values: ArrayLike, confidence: float = 0.95) -> float:
@@ -88,47 +66,44 @@ def student(values: ArrayLike, confidence: float = 0.95) -> float:
     return float(x.std(ddof=1) / n**0.5 * stdtrit(n - 1, 0.5 + confidence / 2)) if n > 1 else float("nan")
 
 
-def bootstrap_mean(values: ArrayLike, confidence: float = 0.95, draws: int = DRAWS, seed: int = 0) -> Interval:
+def bootstrap_mean(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """Return the percentile bootstrap interval of the mean of one value per sample, (N,).
 
     Of the differences between two runs on the same samples, this is the paired bootstrap.
     """
     x = np.asarray(values, dtype=float)
     unique, inverse = np.unique(x, return_inverse=True)
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     if len(unique) <= 64:  # resampling few values is drawing their counts
-        counts = draw.multinomial(len(x), np.bincount(inverse) / len(x), size=draws)
-        means = counts @ unique / len(x)
+        means = draw.multinomial(len(x), np.bincount(inverse) / len(x), size=DRAWS) @ unique / len(x)
     else:
-        means = np.array([x[draw.integers(len(x), size=len(x))].mean() for _ in range(draws)])
-    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+        means = np.array([x[draw.integers(len(x), size=len(x))].mean() for _ in range(DRAWS)])
+    return ends(means, confidence)
+
+
+def ends(values: NDArray[Any], confidence: float = 0.95) -> Interval:
+    """Return the ends of the middle part of values."""
+    low, high = np.quantile(values, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
 
 
-def resampling(n: int, draws: int, seed: int = 0) -> NDArray[np.float32]:
+def resampling(n: int, draws: int) -> NDArray[np.float32]:
     """Return how often each of n samples is in each bootstrap sample, (draws, n)."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     counts = [np.bincount(draw.integers(n, size=n), minlength=n) for _ in range(draws)]  # faster than a multinomial
     return np.array(counts, dtype=np.float32)
 
 
-def f1_intervals(counts: NDArray[np.int64], n: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:
+def f1_intervals(counts: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     """Return F1 of each class with its 95 % bootstrap interval: (K, 3) of value, low and high; NaN if not defined.
 
-    Resampling the samples is drawing, for each class, its true positives, false negatives and false positives from a
-    multinomial distribution: what the other cells of the confusion matrix hold does not matter.
-
-    Args:
-        counts: true positives, false negatives and false positives of each class, (K, 3).
-        n: number of samples.
-        draws: number of bootstrap samples.
-        seed: of the draws.
+    Resampling n samples is drawing the true positives, false negatives and false positives of each class, ``counts``
+    (K, 3), from a multinomial distribution: what other cells of the confusion matrix hold does not matter.
     """
     cells = np.concatenate([counts, n - counts.sum(1, keepdims=True)], 1)
-    drawn = np.random.default_rng(seed).multinomial(n, cells / n, size=(draws, len(cells)))
+    drawn = np.random.default_rng(0).multinomial(n, cells / n, size=(DRAWS, len(cells)))
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of columns that are all NaN
-        ends = np.nanquantile(f1(drawn), [0.025, 0.975], axis=0)
-    return np.stack([f1(counts), *ends], axis=1)
+        return np.stack([f1(counts), *np.nanquantile(f1(drawn), [0.025, 0.975], axis=0)], axis=1)
 
 
 def f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -142,11 +117,8 @@ def calibration(confidence: ArrayLike, right: ArrayLike) -> tuple[float, NDArray
     """Return the expected calibration error, and for each bin its mean confidence, accuracy and number of samples.
 
     The error is the mean over samples of how far the accuracy of their bin is from its mean confidence;
-    arXiv:1706.04599, equation 3. The bins, of equal width, are closed on the left.
-
-    Args:
-        confidence: probability of the predicted class, (N,).
-        right: whether it is the true one, (N,).
+    arXiv:1706.04599, equation 3. The bins, of equal width, are closed on the left. ``confidence`` (N,) is the
+    probability of the predicted class.
     """
     p, hit = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
     index = np.minimum((p * BINS).astype(int), BINS - 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from src import UserError, require
+from src import UserError, read_json, require
 
 
 class Run:
@@ -57,9 +57,8 @@ class Run:
         return next((run for run in runs if run.config.is_file() and run.has_checkpoint() and run.is_of(job)), None)
 
     def is_of(self, job: str | None) -> bool:
-        return job is None or job in [
-            entry.get("job") for entry in read_json(self.path / "provenance.json", []) if isinstance(entry, dict)
-        ]
+        entries = read_json(self.path / "provenance.json", [])
+        return job is None or job in [entry.get("job") for entry in entries if isinstance(entry, dict)]
 
     def has_checkpoint(self) -> bool:
         return any((self.path / "checkpoints").glob("*.ckpt"))
@@ -174,15 +173,6 @@ def back_up(file: Path) -> Path:
     if file.exists():
         file.replace(free_name(file))
     return file
-
-
-def read_json(file: Path, default: Any) -> Any:
-    """Return the content of a file, or the default if it is missing, damaged or of another type."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return default
-    return content if isinstance(content, type(default)) else default
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:

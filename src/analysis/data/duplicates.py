@@ -35,12 +35,8 @@ def near_pairs(small: Tensor, groups: Sequence[int], loose: bool = False) -> tup
     Candidates are close in the whitened principal components of colors, 16 x 16. The score is the mean of this cosine
     and of the correlation of the local structure in gray, at the best shift of up to a tenth of the picture. Pictures
     whose kind is alike, such as drawings of the digit 1, are no duplicates: both must resemble each other much more
-    than they resemble the most similar of other pictures.
-
-    Args:
-        small: pictures (N, C, S, S), uint8, the training split first.
-        groups: number of pictures in each split; where all pairs are too many, those within the first are left out.
-        loose: whether to return pairs that are less alike, with more false alarms.
+    than they resemble the most similar of other pictures. ``groups`` has the number of pictures in each split; where
+    all pairs are too many, those within the first are left out. ``loose`` pairs are less alike, with more false alarms.
     """
     threshold = LOOSE if loose else STRICT
     if len(small) < 2:
@@ -76,20 +72,19 @@ def candidates(features: Tensor, floor: float, skip: int) -> tuple[Tensor, Tenso
     Pairs whose later index is below ``skip`` are left out.
     """
     most = max(MOST, len(features) // 2)
-    found = [torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), torch.empty(0)]
+    index, cosines = torch.empty(2, 0, dtype=torch.long), torch.empty(0)
     for start in range(skip, len(features), 250):
         rows = features[start : start + 250]
-        cosines = rows @ features[: start + len(rows)].T
-        cosines[:, start:].masked_fill_(torch.ones(len(rows), len(rows), dtype=torch.bool).triu(), -1)
-        later, earlier = (cosines > floor).nonzero().T
-        more = (earlier, later + start, cosines[later, earlier])
-        found = [torch.cat(both) for both in zip(found, more, strict=True)]
-        if len(found[2]) > 2 * most:
-            best = found[2].topk(most).indices
-            found = [each[best] for each in found]
-            floor = max(floor, float(found[2].min()))
-    best = found[2].topk(min(most, len(found[2]))).indices
-    return found[0][best], found[1][best], found[2][best]
+        block = rows @ features[: start + len(rows)].T
+        block[:, start:].masked_fill_(torch.ones(len(rows), len(rows), dtype=torch.bool).triu(), -1)
+        later, earlier = (block > floor).nonzero().T
+        index = torch.cat([index, torch.stack([earlier, later + start])], 1)
+        cosines = torch.cat([cosines, block[later, earlier]])
+        if len(cosines) > 2 * most:
+            cosines, best = cosines.topk(most)
+            index, floor = index[:, best], max(floor, float(cosines[-1]))
+    cosines, best = cosines.topk(min(most, len(cosines)))
+    return *index[:, best], cosines
 
 
 def structure(small: Tensor) -> Tensor:

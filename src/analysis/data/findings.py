@@ -60,10 +60,10 @@ def check_pictures(samples: Samples, loose: bool) -> dict[str, Any]:
     count = len(samples.names)
     seen = images.measure((samples.images[index] for index in torch.arange(count).split(250)), count)
     groups = [samples.splits.count(split) for split in ("train", "val", "test")]
-    exact = [pair for pair in duplicates.exact_pairs(seen.digests) if seen.values["std"][pair[0]] > 0]  # of one color
+    digests, spread = seen.digests, seen.values["std"]
+    exact = [pair for pair in duplicates.exact_pairs(digests) if spread[pair[0]] > 0]  # not of one color
     near, complete = duplicates.near_pairs(seen.small, groups, loose)
-    same = [seen.digests[i] == seen.digests[j] for i, j, _ in near]
-    near = [pair for pair, equal in zip(near, same, strict=True) if not equal and seen.values["std"][pair[0]] > 0]
+    near = [(i, j, score) for i, j, score in near if digests[i] != digests[j] and spread[i] > 0]
     if samples.root is not None:  # files of other formats and sizes
         files = [samples.root / name for name in samples.names]
         equal = {(i, j) for i, j, s in near if s >= ALMOST and duplicates.same_pixels(files[i], files[j])}
@@ -99,12 +99,11 @@ def suspects(samples: Samples, features: Tensor) -> list[tuple[int, str, str, fl
         return [(i, names[given], names[other], round(score, 4)) for i, given, other, score in ranked]
     if samples.targets is None or samples.targets.ndim > 2:
         return []
-    several, numbers = samples.targets.ndim == 2, labels.rank_numbers(features, columns(samples.targets))[:limit]
-    prefix = [f"{k}: " if several else "" for k in range(columns(samples.targets).shape[1])]
-    return [
-        (i, f"{prefix[k]}{given:.4g}", f"{prefix[k]}{other:.4g}", round(score, 4))
-        for i, k, given, other, score in numbers
-    ]
+    found = []
+    for i, k, *values, score in labels.rank_numbers(features, columns(samples.targets))[:limit]:
+        given, other = (f"{f'{k}: ' if samples.targets.ndim == 2 else ''}{value:.4g}" for value in values)
+        found.append((i, given, other, round(score, 4)))
+    return found
 
 
 def odd_targets(samples: Samples) -> list[tuple[int, str, float]]:
@@ -114,14 +113,11 @@ def odd_targets(samples: Samples) -> list[tuple[int, str, float]]:
         return []
     if targets.ndim == 3:
         flat = targets.flatten(1)
-        empty = (flat == flat[:, :1]).all(1)
-        rare = 0 < int(empty.sum()) <= max(1, images.RARE * len(empty))
-        return [(i, "mask of one class", float(flat[i, 0])) for i in empty.nonzero()[:, 0].tolist()] if rare else []
+        return images.rare("mask of one class", (flat == flat[:, :1]).all(1).numpy(), flat[:, 0].numpy())
     found = []
     for column in columns(targets).T.double().numpy():
         far = abs(images.robust_z(column)) > 8
-        rare = 0 < far.sum() <= max(1, images.RARE * len(far)) and len({*column.tolist()}) > 2
-        found += [(int(i), "target far from others", float(column[i])) for i in far.nonzero()[0]] if rare else []
+        found += images.rare("target far from others", far, column, digits=15) if len({*column.tolist()}) > 2 else []
     return found
 
 

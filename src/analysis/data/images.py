@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d, conv2d
 
 SIDE = 32  # pixels of the pictures that are compared
 RARE = 0.02  # largest fraction of a data set that can stand out; what is more frequent is its style
+Outlier = tuple[int, str, float]  # index, kind and value
 LAPLACE = torch.tensor([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]])
 
 
@@ -77,28 +79,28 @@ def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return distance / max(1.4826 * float(np.median(np.abs(distance))), 1e-9)
 
 
-def outliers(values: dict[str, NDArray[np.float64]]) -> list[tuple[int, str, float]]:
+def outliers(values: dict[str, NDArray[np.float64]]) -> list[Outlier]:
     """Return index, kind and value of blank, dark, light and blurred pictures and those of few gray levels.
 
     Each is extreme in itself, and rare in its data set: night shots, X-rays and drawings are not named.
     """
-    v = values
-    blank = v["std"] < 2
-    kinds = {"blank": (blank, v["std"])}
-    kinds["dark"] = (~blank & (v["dark"] < 40) & (robust_z(v["dark"]) < -3), v["dark"])
-    kinds["light"] = (~blank & (v["light"] > 215) & (robust_z(v["light"]) > 3), v["light"])
-    blurred = (v["sharpness"] < -2.3) & (robust_z(v["sharpness"]) < -4)
-    kinds["blurred"] = (~blank & blurred, v["sharpness"])
-    few = (v["levels"] <= 8) & (np.median(v["levels"]) > 32)
-    kinds["few gray levels"] = (~blank & few, v["levels"])
-    found = []
-    for kind, (mask, value) in kinds.items():
-        if mask.sum() <= max(1, RARE * len(mask)):
-            found += [(int(i), kind, round(float(value[i]), 3)) for i in mask.nonzero()[0]]
-    return found
+    dark, light, sharp, levels = (values[name] for name in ("dark", "light", "sharpness", "levels"))
+    blank = values["std"] < 2
+    found = rare("blank", blank, values["std"])
+    found += rare("dark", ~blank & (dark < 40) & (robust_z(dark) < -3), dark)
+    found += rare("light", ~blank & (light > 215) & (robust_z(light) > 3), light)
+    found += rare("blurred", ~blank & (sharp < -2.3) & (robust_z(sharp) < -4), sharp)
+    return found + rare("few gray levels", ~blank & (levels <= 8) & (np.median(levels) > 32), levels)
 
 
-def odd_sizes(sizes: list[tuple[int, int]]) -> list[tuple[int, str, float]]:
+def rare(kind: str, mask: Any, value: NDArray[np.float64], most: float = RARE, digits: int = 3) -> list[Outlier]:
+    """Return index, kind and value of the pictures of a mask (N,), or none if they are too many to stand out."""
+    if mask.sum() > max(1, most * len(mask)):
+        return []
+    return [(int(i), kind, round(float(value[i]), digits)) for i in mask.nonzero()[0]]
+
+
+def odd_sizes(sizes: list[tuple[int, int]]) -> list[Outlier]:
     """Return index, kind and aspect ratio of pictures with an odd size, given width and height of each.
 
     If nearly all have one size, the others are odd; otherwise those with an aspect ratio or area far from the median.
@@ -107,14 +109,10 @@ def odd_sizes(sizes: list[tuple[int, int]]) -> list[tuple[int, str, float]]:
         return []
     array = np.array(sizes, dtype=float)
     unique, inverse, counts = np.unique(array, axis=0, return_inverse=True, return_counts=True)
-    aspect, area = np.log(array[:, 0] / array[:, 1]), np.log(array.prod(1))
+    ratio, area = array[:, 0] / array[:, 1], np.log(array.prod(1))
     if counts.max() >= 0.95 * len(array) and len(unique) > 1:
-        odd = inverse.ravel() != counts.argmax()
-        return [(int(i), "odd size", round(float(np.exp(aspect[i])), 3)) for i in odd.nonzero()[0]]
-    shapes = {"odd aspect": np.abs(aspect - np.median(aspect)) > np.log(3)}
-    shapes["odd size"] = (np.abs(area - np.median(area)) > np.log(16)) & ~shapes["odd aspect"]
-    found = []
-    for kind, mask in shapes.items():
-        if mask.sum() <= max(1, RARE * len(array)):
-            found += [(int(i), kind, round(float(np.exp(aspect[i])), 3)) for i in mask.nonzero()[0]]
-    return found
+        return rare("odd size", inverse.ravel() != counts.argmax(), ratio, most=1)
+    aspect = np.log(ratio)
+    odd = np.abs(aspect - np.median(aspect)) > np.log(3)
+    odd_area = np.abs(area - np.median(area)) > np.log(16)
+    return rare("odd aspect", odd, ratio) + rare("odd size", odd_area & ~odd, ratio)

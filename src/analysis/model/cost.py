@@ -1,6 +1,8 @@
 """What a training step costs: seconds, and memory as a function of the batch size."""
 
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,15 +22,18 @@ def seconds_per_step(s: Subject, batch: Any, limit: float = 1.0, most: int = 20)
     If it would take longer than ``limit``, they are extrapolated from the small batch and half of it.
     """
     n, small = samples(batch), samples(s.batch)
-    half = pick(s.batch, small, torch.arange(max(1, small // 2)))
     with s.unchanged():
-        low, high = (timed(s.step, each, 1) for each in (half, s.batch))
-        slope = max(0.0, high - low) / max(1, small - small // 2)
-        whole = n <= small or high + slope * (n - small) < limit
-        if not whole:
-            return high + slope * (n - small), False
+        low, high = (timed(s.step, each, 1) for each in halves(s, small))
+        expected = high + max(0.0, high - low) / max(1, small - small // 2) * (n - small)
+        if n > small and expected >= limit:
+            return expected, False
         once = timed(s.step, batch, 1)
         return timed(s.step, batch, max(1, min(most, int(limit / max(once, 1e-6)) - 1))), True
+
+
+def halves(s: Subject, n: int) -> tuple[Any, Any]:
+    """Return half of the small batch, in memory of its own, and all of it."""
+    return pick(s.batch, n, torch.arange(max(1, n // 2))), s.batch
 
 
 def timed(step: Callable[[Any], Any], batch: Any, repeats: int) -> float:
@@ -50,15 +55,10 @@ def memory_by_batch(s: Subject) -> tuple[float, float]:
     """
     n, saved = samples(s.batch), SavedBytes(s.module)
     with s.unchanged():
-        low, high = (
-            saved.of(lambda each=each: s.loss(each))
-            for each in (pick(s.batch, n, torch.arange(max(1, n // 2))), s.batch)
-        )
+        low, high = (saved.of(partial(s.loss, each)) for each in halves(s, n))
         s.step(s.batch)
-        states = [each for optimizer in s.optimizers for each in tensors([*optimizer.state.values()])]
-        fixed = sum(each.nbytes for each in states) + sum(
-            (1 + p.requires_grad) * p.nbytes for p in s.module.parameters()
-        )
+        fixed = sum(each.nbytes for optimizer in s.optimizers for each in tensors([*optimizer.state.values()]))
+        fixed += sum((1 + p.requires_grad) * p.nbytes for p in s.module.parameters())
     slope = max(0.0, (high - low) / max(1, n - n // 2))
     return fixed + max(0.0, high - slope * n), slope * (1 + TEMPORARY)
 
@@ -68,10 +68,9 @@ def free_memory(device: torch.device) -> float | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    found = []
-    if (info := Path("/proc/meminfo")).is_file():
-        line = next((each for each in info.read_text().splitlines() if each.startswith("MemAvailable")), "")
-        found += [int(line.split()[1]) * 1024] if line else []
+    info = Path("/proc/meminfo")
+    kibi = re.findall(r"^MemAvailable:\s*(\d+)", info.read_text(), re.M) if info.is_file() else []
+    found = [int(each) * 1024 for each in kibi]
     limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
     if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
         found.append(int(limit.read_text()) - int(used.read_text()))

@@ -52,12 +52,13 @@ def independent(s: Subject, calls: list[Call]) -> Check:
         inputs = [each for each in tensors(given) if each.ndim and len(each) == n]
         if all(torch.equal(each, each[index.to(each.device)]) for each in inputs):
             continue
-        outputs = []
+        pairs = []
         with s.own_draws():  # the same random numbers, if there are any
-            for each in (given, pick(given, n, index)):
-                torch.manual_seed(0)
-                outputs.append(s.outputs(call, each))
-        pairs = [(x, y) for x, y in zip(*outputs, strict=False) if x.shape == y.shape and len(x) == n]
+            torch.manual_seed(0)
+            before = s.outputs(call, given)
+            torch.manual_seed(0)
+            after = s.outputs(call, pick(given, n, index))
+        pairs = [(x, y) for x, y in zip(before, after, strict=False) if x.shape == y.shape and len(x) == n]
         if not pairs:
             continue
         figure = f"none of {len(kept)} outputs depends on other samples"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from src.analysis.model.subject import Check
+from src.analysis.model.subject import Check, tensors
 
 NEIGHBORS, SHUFFLES = 5, 50
 FEWEST = 100  # samples that can tell; 320 photos of CIFAR-10 have a score of 13
@@ -16,9 +16,7 @@ SCORE = 4.0  # standard deviations above shuffled labels; shuffled ones reach it
 def labels_depend_on_inputs(inputs: Tensor, labels: Tensor) -> Check:
     """Compare how similar the labels of neighbors are with the same of shuffled labels, a permutation test.
 
-    Args:
-        inputs: (N, ...) numbers.
-        labels: classes (N,), integers; numbers or 0 and 1 for each class, (N, D); or masks (N, H, W) of images.
+    Labels are classes (N,), integers; numbers or 0 and 1 for each class, (N, D); or masks (N, H, W) of images.
     """
     n = len(inputs)
     if n < FEWEST:
@@ -68,15 +66,12 @@ def mask_contrast(images: Tensor, masks: Tensor) -> Any:
 
 def inputs_and_labels(batches: list[Any]) -> tuple[Tensor, Tensor] | None:
     """Return the inputs and labels of batches that consist of two tensors, else None."""
-    pairs = []
-    for batch in batches:
-        values = [*batch.values()] if isinstance(batch, dict) else batch
-        found = [each for each in values if isinstance(each, Tensor)] if isinstance(values, list | tuple) else []
+    pairs = [[*tensors(batch)] for batch in batches]
+    for found in pairs:
         if len(found) != 2 or not found[0].is_floating_point() or len(found[0]) != len(found[1]) or found[0].ndim < 2:
             return None
-        pairs.append(found)
     try:
-        x, y = (torch.cat([pair[i].cpu() for pair in pairs]) for i in (0, 1))
+        x, y = (torch.cat([each.cpu() for each in column]) for column in zip(*pairs, strict=True))
     except RuntimeError:  # of several sizes
         return None
-    return (x, y) if pairs and y.ndim < 4 else None
+    return (x, y) if y.ndim < 4 else None

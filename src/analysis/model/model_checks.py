@@ -84,9 +84,8 @@ def gradients(s: Subject, dead: bool) -> Check:
     optimized = {id(p) for each in s.optimizers for group in each.param_groups for p in group["params"]}
     names = {p: name for name, p in s.module.named_parameters() if p.requires_grad}
     if lost := [name for p, name in names.items() if id(p) not in optimized]:
-        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         return Check(
-            False, f"no optimizer has {lost[0]}{more}", "pass all to it, or freeze them: requires_grad_(False)"
+            False, f"no optimizer has {first_of(lost)}", "pass all to it, or freeze them: requires_grad_(False)"
         )
     seen: dict[str, set[str]] = {name: set() for name in names.values()}
     handles = [p.register_hook(lambda grad, name=name: seen[name].add(kind(grad))) for p, name in names.items()]
@@ -100,10 +99,13 @@ def gradients(s: Subject, dead: bool) -> Check:
     for problem, (text, advice) in PROBLEMS.items():
         found = [name for name, kinds in seen.items() if kinds == ({problem} - {"none"})]
         if found and not (problem == "zero" and dead):  # which is why it is 0
-            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            return Check(False, text.format(found[0] + more), advice)
+            return Check(False, text.format(first_of(found)), advice)
     frozen = len([*s.module.parameters()]) - len(names)
     return Check(True, f"reach all {len(names)} parameters" + (f"; {frozen} others are frozen" if frozen else ""))
+
+
+def first_of(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def kind(gradient: Tensor) -> str:

@@ -72,8 +72,7 @@ class Subject:
 
     def own_draws(self) -> AbstractContextManager[Any]:
         """Restore the state of torch's generators afterwards."""
-        devices = {p.device for p in self.module.parameters() if p.is_cuda}
-        return torch.random.fork_rng([*devices])
+        return torch.random.fork_rng([*{p.device for p in self.module.parameters() if p.is_cuda}])
 
     @contextmanager
     def double_losses(self) -> Iterator[None]:
@@ -107,10 +106,11 @@ def samples(value: Any) -> int:
     return max(lengths, key=lengths.count, default=0)
 
 
-def pick(value: Any, n: int, index: Tensor) -> Any:
+def pick(value: Any, n: int, index: Tensor | slice) -> Any:
     """Return the samples of a batch of n at ``index``; whatever does not have n of them stays as it is."""
     if isinstance(value, Tensor):
-        return value[index.to(value.device)] if value.ndim and len(value) == n else value
+        own = index.to(value.device) if isinstance(index, Tensor) else index
+        return value[own] if value.ndim and len(value) == n else value
     if isinstance(value, Mapping):
         picked: Any = copy(value)  # of the same class, such as BatchEncoding of transformers
         picked.update({key: pick(each, n, index) for key, each in value.items()})
@@ -118,8 +118,9 @@ def pick(value: Any, n: int, index: Tensor) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(pick(each, n, index) for each in value))
     if isinstance(value, list | tuple):
-        per_sample = len(value) == n and not [*tensors(value)]
-        return type(value)([value[i] for i in index] if per_sample else [pick(each, n, index) for each in value])
+        if len(value) != n or [*tensors(value)]:
+            return type(value)([pick(each, n, index) for each in value])
+        return value[index] if isinstance(index, slice) else type(value)([value[i] for i in index])
     return value
 
 
@@ -145,11 +146,10 @@ def find_calls(module: nn.Module, run: Callable[[], Any]) -> list[Call]:
 @contextmanager
 def replaced_output(owner: nn.Module, output: Any) -> Iterator[None]:
     """Let a module return ``output`` whatever it is called with."""
-    before = vars(owner).get("forward")
+    before = {"forward": vars(owner).pop("forward")} if "forward" in vars(owner) else {}
     vars(owner)["forward"] = lambda *args, **kwargs: output  # noqa: ARG005
     try:
         yield
     finally:
-        vars(owner).pop("forward")
-        if before is not None:
-            vars(owner)["forward"] = before
+        del vars(owner)["forward"]
+        vars(owner).update(before)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from src import require
-from src.analysis.outputs import Array, Outputs, difference, headline, score
-from src.analysis.page import p_text, percent, signed, span
-from src.analysis.statistics import holm
+from src.analysis.outputs import Array, Outputs, differences, measured, score
+from src.analysis.page import interval, p_text, percent, signed, subset
 
 FILE = "baselines.json"
 TRAIN = 10_000  # training samples of a model; more take longer than they tell
@@ -23,12 +22,7 @@ Reduce = Callable[[Array], Array]
 
 
 def measure_baselines(data: Any, o: Outputs) -> dict[str, Any]:
-    """Train each trivial model, and compare it with the run on the test samples of its outputs.
-
-    Args:
-        data: a data module whose splits train and test are loaded.
-        o: what the run predicted.
-    """
+    """Train each trivial model on loaded data, and compare it with the run on the test samples of its outputs."""
     start = perf_counter()
     train, test = data.splits["train"], data.splits["test"]
     whole = np.arange(len(train))
@@ -38,17 +32,14 @@ def measure_baselines(data: Any, o: Outputs) -> dict[str, Any]:
     reduce, kept = reduction(raw)
     x, x_test = reduce(raw), features(test, np.arange(len(o)), data.holds_images, reduce)[0]
     predicted = [*masks_of(train, used, test, x, x_test, o)] if o.kind == "masks" else [*fit(train, used, x, x_test, o)]
-    models, tests = [], []
+    models = {}
     for name, preds in predicted:
         values = (preds == true).astype(float) if o.kind == "classes" else score(o.kind, preds, true, classes(o))[0]
-        model = Outputs(o.kind, values, np.zeros(len(o)), true[:0], true, o.test_set)
-        tests.append(difference(model, o))
-        value, ends = headline(model)
-        models.append({"name": name, "value": value, "interval": list(ends)})
-    for model_facts, (gap, ends, _), p in zip(models, tests, holm([p for _, _, p in tests]), strict=True):
-        model_facts |= {"difference": gap, "difference_interval": list(ends), "p": p}
+        models[name] = Outputs(o.kind, values, np.zeros(len(o)), true[:0], true, o.test_set)
+    gaps = differences((model, o) for model in models.values())
+    rows = [{"name": n, **measured(model), **gap} for (n, model), gap in zip(models.items(), gaps, strict=True)]
     facts = {"identity": o.identity, "train": len(used), "of": len(train), "inputs": inputs + kept}
-    return facts | {"seconds": round(perf_counter() - start, 1), "models": models}
+    return facts | {"seconds": round(perf_counter() - start, 1), "models": rows}
 
 
 def classes(o: Outputs) -> int:
@@ -111,24 +102,17 @@ def fit(train: Any, used: Array, x: Array, x_test: Array, o: Outputs) -> Iterato
     if o.kind == "embeddings":
         yield "inputs as embeddings", x_test
         return
-    logistic = LogisticRegression(max_iter=200)
-    models: dict[str, Any] = {
-        "classes": {
-            "most frequent class": DummyClassifier(strategy="most_frequent"),
-            "logistic regression": logistic,
-            "nearest neighbor": KNeighborsClassifier(1, algorithm="brute"),
-        },
-        "labels": {
-            "most frequent value of each label": DummyClassifier(strategy="most_frequent"),
-            "logistic regression of each label": OneVsRestClassifier(logistic),
-            "nearest neighbor": KNeighborsClassifier(1, algorithm="brute"),
-        },
-        "numbers": {
-            "mean": DummyRegressor(),
-            "linear regression": LinearRegression(),
-            "nearest neighbor": KNeighborsRegressor(1, algorithm="brute"),
-        },
-    }[o.kind]
+    logistic, constant = LogisticRegression(max_iter=200), DummyClassifier(strategy="most_frequent")
+    models: dict[str, Any]
+    if o.kind == "numbers":
+        models = {"mean": DummyRegressor(), "linear regression": LinearRegression()}
+    elif o.kind == "classes":
+        models = {"most frequent class": constant, "logistic regression": logistic}
+    else:
+        models = {"most frequent value of each label": constant}
+        models["logistic regression of each label"] = OneVsRestClassifier(logistic)
+    neighbor = KNeighborsRegressor if o.kind == "numbers" else KNeighborsClassifier
+    models["nearest neighbor"] = neighbor(1, algorithm="brute")
     y, everything = (targets_of(train, each) for each in (used, np.arange(len(train))))
     for i, (name, model) in enumerate(models.items()):
         with warnings.catch_warnings(action="ignore"):  # of iterations that end, and of labels that are always the same
@@ -162,19 +146,18 @@ def baselines_section(facts: dict[str, Any], o: Outputs) -> dict[str, Any] | Non
     """Return figures and table of what was measured; None if that was of other predictions."""
     if facts.get("identity") != o.identity:
         return None
-    rows = []
+    rows, weak = [], []
     for each in facts["models"]:
-        cells = [each["name"], percent(each["value"], o.kind), span(each["interval"], o.kind)]
-        cells += [signed(each["difference"], o.kind)]
-        cells += [" to ".join(signed(end, o.kind) for end in each["difference_interval"])]
+        cells = [each["name"], percent(each["value"], o.kind), interval(each["interval"], o.kind)]
+        cells += [signed(o.kind, each["difference"]), signed(o.kind, *each["difference_interval"])]
         rows.append([*cells, *([] if each["p"] is None else [p_text(each["p"])])])
-    used = f"{facts['train']:,} of {facts['of']:,}" if facts["train"] < facts["of"] else f"all {facts['of']:,}"
-    ends = [(each["name"], *each["difference_interval"]) for each in facts["models"]]
-    weak = [name for name, low, high in ends if (high >= 0 if o.kind == "numbers" else low <= 0)]
+        low, high = each["difference_interval"]
+        weak += [each["name"]] if (high >= 0 if o.kind == "numbers" else low <= 0) else []
+    used = f"{subset(facts['train'], facts['of'])} training samples ({facts['inputs']})"
     return {
-        "figures": [(row[0], row[1], row[2]) for row in rows],
+        "figures": [row[:3] for row in rows],
         "rows": rows,
         "p": len(rows[0]) > 5,
-        "note": f"Trained on {used} training samples ({facts['inputs']}) in {facts['seconds']:g} s.",
+        "note": f"Trained on {used} in {facts['seconds']:g} s.",
         "says": [(f"Not clearly better than {' and '.join(weak)}.", WEAK)] if weak else [],
     }

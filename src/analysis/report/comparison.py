@@ -8,11 +8,11 @@ import numpy as np
 import yaml
 
 from src import require
-from src.analysis.outputs import Outputs, difference, headline
+from src.analysis.outputs import Outputs, differences, measured
 from src.analysis.page import NAMES, chart, interval, later_range, percent, render, signed
 from src.analysis.report.curves import Curve, finite, noise, read_curves
 from src.analysis.report.run_page import HEADLINES
-from src.analysis.statistics import holm, student
+from src.analysis.statistics import student
 
 IGNORED = {"name", "seed_everything", "trainer.default_root_dir"}  # settings that make no other kind of run
 
@@ -25,23 +25,20 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
         same = (o.kind, len(o), o.test_set) == (first.kind, len(first), first.test_set)
         got = f"{len(first):,} of {folders[0]} and {len(o):,} of {folder}"
         require(same, f"runs must be tested on the same samples to be compared, got different ones ({got})")
-    settings = [
-        flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")) or {}) for folder in folders
+    texts = [(folder / "config.yaml").read_text(encoding="utf-8") for folder in folders]
+    settings = [flatten(yaml.safe_load(text) or {}) for text in texts]
+    gaps: list[dict[str, Any]] = [{}, *differences((first, o) for o in outputs[1:])]
+    runs = [
+        {"run": str(folder), "seed": own.get("seed_everything"), **measured(o), **gap}
+        for folder, o, own, gap in zip(folders, outputs, settings, gaps, strict=True)
     ]
-    runs: list[dict[str, Any]] = []
-    for folder, o, own in zip(folders, outputs, settings, strict=True):
-        value, ends = headline(o)
-        runs.append({"run": str(folder), "seed": own.get("seed_everything"), "value": value, "interval": list(ends)})
-    tests = [difference(first, o) for o in outputs[1:]]
-    adjusted = holm([p for _, _, p in tests])
-    for run, (gap, ends, _), p in zip(runs[1:], tests, adjusted, strict=True):
-        run |= {"difference": gap, "difference_interval": list(ends), "p": p}
     keys = dict.fromkeys(key for own in settings for key in own)
     differ = {key: [own.get(key) for own in settings] for key in keys}
     differ = {key: values for key, values in differ.items() if any(value != values[0] for value in values)}
     groups = seeds(runs, [repr(sorted((k, str(v)) for k, v in own.items() if k not in IGNORED)) for own in settings])
     facts = {"metric": first.metric, "kind": first.kind, "samples": len(first), "runs": runs}
-    return facts | {"settings": differ, "groups": groups, "p": "McNemar, Holm" if adjusted[:1] != [None] else None}
+    tested = any(gap.get("p") is not None for gap in gaps)
+    return facts | {"settings": differ, "groups": groups, "p": "McNemar, Holm" if tested else None}
 
 
 def seeds(runs: list[dict[str, Any]], keys: list[str]) -> list[dict[str, Any]]:
@@ -66,17 +63,13 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 def says(metric: str, names: Sequence[str], curves: list[dict[str, Curve]]) -> list[tuple[str, str]]:
     """Return a sentence for each run that cannot be told from the first by validation, with its rule."""
-    found = []
-    name = f"val/{metric}"
-    first = finite(curves[0].get(name))[1]
-    for run, own in zip(names[1:], curves[1:], strict=True):
-        second = finite(own.get(name))[1]
-        n = min(len(first), len(second)) // 3
-        if n < 4:
-            continue
-        gap = float(np.mean(second[-n:]) - np.mean(first[-n:]))
+    found, name = [], f"val/{metric}"
+    first, *others = [finite(each.get(name))[1] for each in curves]
+    for run, second in zip(names[1:], others, strict=True):
+        n = max(1, min(len(first), len(second)) // 3)
+        gap = float(np.sum(second[-n:]) - np.sum(first[-n:])) / n
         spread = max(noise(first[-n:]), noise(second[-n:]))
-        if abs(gap) < spread:
+        if n >= 4 and abs(gap) < spread:
             text = f"Validation cannot tell {run} from {names[0]}: over the last {n} epochs, {name} differs by"
             text += f" {gap:+.4f}."
             found.append((text, f"That is less than its noise from epoch to epoch, {spread:.4f}."))
@@ -88,20 +81,20 @@ def comparison_page(folders: Sequence[Path], facts: dict[str, Any]) -> str:
     kind, names = facts["kind"], short_names(folders)
     rows = []
     for name, run in zip(names, facts["runs"], strict=True):
-        low, high = run["interval"]
-        cells = [name, str(run["seed"]), percent(run["value"], kind), interval(low, high, kind)]
+        cells = [name, str(run["seed"]), percent(run["value"], kind), interval(run["interval"], kind)]
         if "difference" in run:
-            cells += [
-                signed(run["difference"], kind),
-                " to ".join(signed(end, kind) for end in run["difference_interval"]),
-            ]
+            cells += [signed(kind, run["difference"]), signed(kind, *run["difference_interval"])]
             cells += [] if run["p"] is None else [f"{run['p']:.3g}"]
         rows.append(cells + [""] * (6 + bool(facts["p"]) - len(cells)))
     curves = [read_curves(folder / "metrics.csv") for folder in folders]
     shown = [f"val/{name}" for name in ("loss", *HEADLINES) if all(f"val/{name}" in each for each in curves)]
     shown = ["train/loss", *shown[:2]]
     lines = {name: [(run, *own[name]) for run, own in zip(names, curves, strict=True) if name in own] for name in shown}
-    members = {str(folder): name for folder, name in zip(folders, names, strict=True)}
+    members, groups = {str(folder): name for folder, name in zip(folders, names, strict=True)}, []
+    for each in facts["groups"]:
+        values = [percent(each[key], kind) for key in ("mean", "std", "half")]
+        groups.append([", ".join(members[run] for run in each["runs"]), *values])
+    short = lambda value: "" if value is None else str(value)[:60]  # noqa: E731
     return render(
         "comparison.html",
         title=f"{len(folders)} runs compared",
@@ -110,14 +103,8 @@ def comparison_page(folders: Sequence[Path], facts: dict[str, Any]) -> str:
         p=facts["p"],
         points=kind != "numbers",
         rows=rows,
-        groups=[
-            [", ".join(members[run] for run in g["runs"]), *(percent(g[key], kind) for key in ("mean", "std", "half"))]
-            for g in facts["groups"]
-        ],
-        settings=[
-            [key, *("" if value is None else str(value)[:60] for value in values)]
-            for key, values in facts["settings"].items()
-        ],
+        groups=groups,
+        settings=[[key, *map(short, values)] for key, values in facts["settings"].items()],
         names=names,
         charts=[c for name, series in lines.items() if (c := chart(f"{name} per epoch", series, later_range(series)))],
         says=says(facts["metric"], names, curves),

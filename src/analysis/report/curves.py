@@ -3,12 +3,14 @@
 import csv
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
 Curve = tuple[list[int], list[float]]  # epochs, counted from 1, or steps, and the value of each
+OTHERS = ("epoch", "step", "train/loss_step", None)  # columns that are no curves; None if a line is too long
 ENOUGH = 6  # epochs below which no sentence is said
 
 
@@ -19,13 +21,9 @@ def read_curves(file: Path) -> dict[str, Curve]:
         return found
     with file.open(newline="", encoding="utf-8", errors="replace") as stream:
         for row in csv.DictReader(stream):
-            for name in filter(None, row):  # None if a line is too long
-                text = row[name]
-                axis = "step" if name.startswith("lr-") else "epoch"
-                if not (text and row.get(axis)) or name in ("epoch", "step", "train/loss_step"):
-                    continue
-                with suppress(ValueError, TypeError):  # of a line that is being written
-                    place, value = int(float(row[axis])) + 1, float(text)
+            for name in [each for each in row if each not in OTHERS]:
+                with suppress(ValueError, TypeError, KeyError):  # no value, or a line that is being written
+                    place, value = int(float(row["step" if name.startswith("lr-") else "epoch"])) + 1, float(row[name])
                     places, values = found.setdefault(name, ([], []))
                     if places[-1:] != [place]:
                         places.append(place)
@@ -57,11 +55,10 @@ def diverges(curves: dict[str, Curve]) -> list[tuple[str, str]]:
     """Tell from which epoch on a loss is not finite until the end."""
     for name in ("train/loss", "val/loss"):
         epochs, values = curves.get(name, ([], []))
-        lost = len(values) - next((i for i, value in enumerate(reversed(values)) if isfinite(value)), len(values))
+        lost = max((i + 1 for i, value in enumerate(values) if isfinite(value)), default=0)
         if lost < len(values):
-            return [
-                (f"Diverges: from epoch {epochs[lost]} on, {name} is not finite.", "It is NaN or infinite to the end.")
-            ]
+            text = f"Diverges: from epoch {epochs[lost]} on, {name} is not finite."
+            return [(text, "It is NaN or infinite to the end.")]
     return []
 
 
@@ -75,9 +72,7 @@ def overfits(epochs: list[int], val: list[float], train: list[float]) -> list[tu
     best, n = int(np.argmin(val)), max(3, len(val) // 5)
     last, lowest = val[-n:], min(np.convolve(val, np.ones(n) / n, "valid"))
     rise, spread = np.mean(last) - lowest, noise(val[best:]) * (2 / n) ** 0.5
-    if best >= len(val) - n or rise <= max(0.1 * abs(lowest), 4 * spread):
-        return []
-    if not train[-1] < train[best]:  # it may be NaN
+    if best >= len(val) - n or rise <= max(0.1 * abs(lowest), 4 * spread) or not train[-1] < train[best]:  # may be NaN
         return []
     text = (
         f"Overfits from epoch {epochs[best]} on: there val/loss was lowest, {val[best]:.4g}; over the last {len(last)}"
@@ -95,25 +90,17 @@ def still_falls(val: list[float]) -> list[tuple[str, str]]:
     if before - last <= max(0.05 * abs(before), 3 * spread):
         return []
     text = f"Still falling: val/loss is {last:.4g} over the last {n} epochs, {before:.4g} over the {n} before them."
-    return [
-        (
-            f"{text} More epochs may help.",
-            f"The mean fell by more than 5 % and 3 times its noise ({spread:.2g}) from one fifth to the next.",
-        )
-    ]
+    rule = f"The mean fell by more than 5 % and 3 times its noise ({spread:.2g}) from one fifth to the next."
+    return [(f"{text} More epochs may help.", rule)]
 
 
 def jumps(epochs: list[int], train: list[float]) -> list[tuple[str, str]]:
     """Tell whether the training loss ever rose far above what it had reached."""
-    lowest = np.minimum.accumulate(train) if train else np.zeros(0)
-    for i in range(1, len(train)):
-        rise = train[i] - lowest[i - 1]
-        if rise > lowest[i - 1] > 0 and rise > 0.1 * train[0]:
-            text = (
-                f"The learning rate may be too high: train/loss rose from {lowest[i - 1]:.4g} to {train[i]:.4g}"
-                f" in epoch {epochs[i]}."
-            )
-            return [(text, "It more than doubled, by more than a tenth of the loss of the first epoch.")]
+    for epoch, lowest, now in zip(epochs[1:], accumulate(train, min), train[1:], strict=False):
+        if now - lowest > max(lowest, 0.1 * train[0]) and lowest > 0:
+            text = f"The learning rate may be too high: train/loss rose from {lowest:.4g} to {now:.4g}"
+            rule = "It more than doubled, by more than a tenth of the loss of the first epoch."
+            return [(f"{text} in epoch {epoch}.", rule)]
     return []
 
 

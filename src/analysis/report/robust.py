@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from src.analysis.outputs import Outputs
-from src.analysis.page import NAMES, chart, percent, span
+from src.analysis.page import NAMES, chart, interval, percent, subset
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,12 +65,12 @@ def corrupt(images: "Tensor", kind: str, amount: float) -> "Tensor":
 
 
 def through_jpeg(image: "Tensor", quality: int) -> "Tensor":
-    """Return an image (1 or 3, H, W), uint8, as a JPEG file of that quality keeps it."""
+    """Return an image (1 or 3, H, W), uint8, as a JPEG file of that quality keeps it; that of torchvision is going."""
     import torch
     from PIL import Image
 
     pixels, file = image.cpu().permute(1, 2, 0).numpy(), io.BytesIO()
-    Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(file, "JPEG", quality=quality)
+    Image.fromarray(pixels.squeeze(2) if len(image) == 1 else pixels).save(file, "JPEG", quality=quality)
     return torch.from_numpy(np.array(Image.open(file))).view(*image.shape[1:], len(image)).permute(2, 0, 1)
 
 
@@ -78,13 +78,8 @@ def attack(gradient: Callable[["Tensor"], "Tensor"], pixels: "Tensor", eps: floa
     """Return pixels (N, C, H, W) changed by at most ``eps`` each, within [0, 255], to raise a loss.
 
     Without ``start`` by FGSM, one step in the direction of the gradient's sign: arXiv:1412.6572, equation 1; otherwise
-    by PGD, 10 steps from there, projected after each: arXiv:1706.06083, section 2.1.
-
-    Args:
-        gradient: returns that of the loss with respect to the pixels, in any positive scale.
-        pixels: in [0, 255], floats.
-        eps: in pixel values.
-        start: a change of each pixel in [-eps, eps] to start from.
+    by PGD, 10 steps from there, projected after each: arXiv:1706.06083, section 2.1. ``gradient`` returns that of the
+    loss with respect to the pixels, in any positive scale; ``start`` is a change of each pixel.
     """
     low, high = (pixels - eps).clamp(min=0), (pixels + eps).clamp(max=255)
     if start is None:
@@ -98,10 +93,7 @@ def attack(gradient: Callable[["Tensor"], "Tensor"], pixels: "Tensor", eps: floa
 def attacker(normalize: Any, eps: float, random_start: bool) -> Callable[..., None]:
     """Return an ``on_test_batch_start`` that replaces the images of a batch by adversarial ones, of FGSM or PGD.
 
-    Args:
-        normalize: of the data module; has mean and std of each channel, in pixel values.
-        eps: largest change of a pixel, in pixel values.
-        random_start: whether PGD starts from a random change of the pixels, which depends on the sample alone.
+    PGD has a random start, which depends on the sample alone; ``eps`` is in pixel values.
     """
     import torch  # slow to import
 
@@ -136,11 +128,11 @@ def robust_section(facts: dict[str, Any], o: Outputs) -> dict[str, Any] | None:
     if facts.get("identity") != o.identity:
         return None
     metric, clean = NAMES.get(o.metric, o.metric), facts["clean"]
-    rows = [["none", "", percent(clean["value"], o.kind), span(clean["interval"], o.kind)]]
+    rows = [["none", "", percent(clean["value"], o.kind), interval(clean["interval"], o.kind)]]
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for each in facts["rows"]:
         kind, amount = each["kind"], each["amount"]
-        rows.append([kind, f"{amount:g}", percent(each["value"], o.kind), span(each["interval"], o.kind)])
+        rows.append([kind, f"{amount:g}", percent(each["value"], o.kind), interval(each["interval"], o.kind)])
         xs, ys = curves.setdefault(kind, ([0.0], [clean["value"]]))
         xs.append(amount if kind in ATTACKS else len(xs))
         ys.append(each["value"])
@@ -148,7 +140,7 @@ def robust_section(facts: dict[str, Any], o: Outputs) -> dict[str, Any] | None:
     drawn = [(f"{metric} by {x}", [(k, *curves[k]) for k in curves if k in kinds]) for x, kinds in groups.items()]
     limit = None if o.kind == "numbers" else (0.0, 1.0)
     units = "; ".join(f"{kind}: {UNITS[kind]}" for kind in curves)
-    samples = f"{facts['samples']:,} of {facts['of']:,}" if facts["samples"] < facts["of"] else f"all {facts['of']:,}"
+    samples = subset(facts["samples"], facts["of"])
     return {
         "head": ["change", "amount", metric, "95 % interval"],
         "rows": rows,

@@ -1,25 +1,16 @@
 """The page of one run, from the files of its folder."""
 
-import json
 from pathlib import Path
 from shlex import join, quote
 from typing import Any
 
 import yaml
 
-from src.analysis.outputs import Outputs, headline
+from src import read_json
+from src.analysis.outputs import Outputs, confusion, headline, measured
 from src.analysis.page import NAMES, chart, interval, later_range, percent, render
-from src.analysis.report import baselines, robust
+from src.analysis.report import baselines, robust, sections
 from src.analysis.report.curves import Curve, read_curves, sentences
-from src.analysis.report.sections import (
-    MATRIX,
-    classes_section,
-    confusion,
-    name_of,
-    numbers_section,
-    per_class_section,
-    worst_section,
-)
 from src.analysis.report.slices import Columns, largest_gaps, slices, slices_section
 
 HEADLINES = ("iou", "map", "mae", "accuracy", "f1")  # the curve of the first that the run has is drawn
@@ -45,50 +36,52 @@ COSTS = {  # of results.json: name on the page, unit
 
 def run_facts(folder: Path, o: Outputs, columns: Columns | None = None) -> dict[str, Any]:
     """Return the numbers of a run's page, for other programs."""
-    value, ends = headline(o)
-    facts = {"run": str(folder), "samples": len(o), "metric": o.metric, "value": value, "interval": list(ends)}
-    facts |= {"results": read(folder / "results.json", {})}
+    facts = {"run": str(folder), "samples": len(o), "metric": o.metric, **measured(o)}
+    facts |= {"results": read_json(folder / "results.json", {})}
     if o.kind == "classes":
-        matrix = confusion(o).tolist() if o.preds.shape[1] <= MOST else None
+        k = o.preds.shape[1]
+        matrix = confusion(o.preds.argmax(1), o.targets, k).tolist() if k <= MOST else None
         facts |= {"class_names": o.class_names, "confusion": matrix}
     rows = slices(o, columns)
     facts |= {"slices": rows, "largest_gaps": [text for text, _ in largest_gaps(o, rows)]}
     for name, file in (("baselines", baselines.FILE), ("robust", robust.FILE)):
-        found = read(folder / file, {})
+        found = read_json(folder / file, {})
         facts |= {name: found} if found.get("identity") == o.identity else {}
     return facts | {"says": [text for text, _ in sentences(read_curves(folder / "metrics.csv"))]}
 
 
 def run_page(folder: Path, outputs: Outputs, columns: Columns | None = None) -> str:
     """Return the HTML of a run's page; ``columns`` also divide the test samples."""
-    results, entries = read(folder / "results.json", {}), read(folder / "provenance.json", [])
+    results, entries = read_json(folder / "results.json", {}), read_json(folder / "provenance.json", [])
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     curves = read_curves(folder / "metrics.csv")
-    (value, (low, high)), kind = headline(outputs), outputs.kind
-    name = f"test {NAMES.get(outputs.metric, outputs.metric)}"
-    trivial = baselines.baselines_section(read(folder / baselines.FILE, {}), outputs)
-    figures = [(name, percent(value, kind), interval(low, high, kind))]
-    figures += trivial["figures"] if trivial else reference_figure(results, outputs)
-    classes = classes_section(outputs) if kind == "classes" else None
+    (value, ends), kind, metric = headline(outputs), outputs.kind, NAMES.get(outputs.metric, outputs.metric)
+    trivial = baselines.baselines_section(read_json(folder / baselines.FILE, {}), outputs)
+    figures = [(f"test {metric}", percent(value, kind), interval(ends, kind))]
+    if trivial:
+        figures += trivial["figures"]
+    elif (reference := results.get(f"reference/{outputs.metric}")) is not None:
+        figures.append((f"reference {metric}", percent(reference, kind), "without looking at the input"))
+    classes = sections.classes_section(outputs) if kind == "classes" else None
     return render(
         "report.html",
         title="/".join(folder.resolve().parts[-2:]),
         samples=len(outputs),
         kind=kind,
-        metric=NAMES.get(outputs.metric, outputs.metric),
+        metric=metric,
         figures=[*figures, *(classes["figures"] if classes else [])],
         classes=classes,
         monitor=monitor_section(folder, curves),
         data=data_rows(outputs),
-        table=per_class_section(outputs) if kind in ("labels", "masks") else None,
-        numbers=numbers_section(outputs) if kind == "numbers" else None,
-        worst=worst_section(outputs),
+        table=sections.per_class_section(outputs) if kind in ("labels", "masks") else None,
+        numbers=sections.numbers_section(outputs) if kind == "numbers" else None,
+        worst=sections.worst_section(outputs),
         baselines=trivial,
         slices=slices_section(outputs, columns),
-        robust=robust.robust_section(read(folder / robust.FILE, {}), outputs),
+        robust=robust.robust_section(read_json(folder / robust.FILE, {}), outputs),
         metrics=metric_rows(results),
         cost=[(name, f"{results[key]:,}{unit}") for key, (name, unit) in COSTS.items() if key in results],
-        charts=[c for c in curve_charts(curves) if c],
+        charts=curve_charts(curves),
         says=sentences(curves),
         config=config,
         provenance=provenance_rows(entries[-1] if entries else {}, config),
@@ -99,41 +92,21 @@ def run_page(folder: Path, outputs: Outputs, columns: Columns | None = None) -> 
     )
 
 
-def read(file: Path, default: Any) -> Any:
-    """Return the content of a JSON file, or the default if it is missing, damaged or of another type."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return default
-    return content if isinstance(content, type(default)) else default
-
-
-def reference_figure(results: dict[str, Any], o: Outputs) -> list[tuple[str, str, str]]:
-    """Return what a prediction that ignores its input reaches, if fit measured it."""
-    value = results.get(f"reference/{o.metric}")
-    return (
-        []
-        if value is None
-        else [(f"reference {NAMES.get(o.metric, o.metric)}", percent(value, o.kind), "without looking at the input")]
-    )
-
-
 def metric_rows(results: dict[str, Any]) -> list[list[str]]:
     """Return name, validation, test and reference value of each metric."""
-    names = list(dict.fromkeys(key.split("/")[1] for key in results if key.count("/") == 1))
-    values = {name: [results.get(f"{stage}/{name}") for stage in ("val", "test", "reference")] for name in names}
-    return [
-        [name, *(f"{value:.4f}" if isinstance(value, int | float) else "" for value in row)]
-        for name, row in values.items()
-    ]
+    rows = []
+    for name in dict.fromkeys(key.split("/")[1] for key in results if key.count("/") == 1):
+        values = [results.get(f"{stage}/{name}") for stage in ("val", "test", "reference")]
+        rows.append([name, *(f"{value:.4f}" if isinstance(value, int | float) else "" for value in values)])
+    return rows
 
 
 def data_rows(o: Outputs) -> dict[str, Any]:
     """Return the number of samples in each split that was loaded, of up to 30 classes also of each."""
-    k = max((len(counts) for counts in o.splits.values()), default=0)
-    rows = [["samples", *(f"{counts.sum():,}" for counts in o.splits.values())]]
-    for i in range(k) if 1 < k <= MATRIX else ():
-        rows.append([name_of(o, i), *(f"{counts[i]:,}" if i < len(counts) else "0" for counts in o.splits.values())])
+    k, splits = max(map(len, o.splits.values()), default=0), o.splits.values()
+    rows = [["samples", *(f"{counts.sum():,}" for counts in splits)]]
+    for i in range(k) if 1 < k <= sections.MATRIX else ():
+        rows.append([o.class_name(i), *(f"{counts[i : i + 1].sum():,}" for counts in splits)])
     return {"head": ["", *o.splits], "rows": rows if o.splits else []}
 
 
@@ -146,13 +119,9 @@ def monitor_section(folder: Path, curves: dict[str, Curve]) -> dict[str, Any] | 
     for layer in [*layers][:LAYERS]:
         last = [curves.get(f"{kind}/{layer}", ([], []))[1][-1:] for kind in LAYER_VALUES]
         rows.append([layer, *(f"{each[0]:.3g}" if each else "" for each in last)])
-    warnings = [str(each.get("text")) for each in read(folder / "monitor.json", []) if isinstance(each, dict)]
-    return {
-        "rows": rows,
-        "head": ["layer", *LAYER_VALUES.values()],
-        "warnings": warnings,
-        "left": len(layers) - len(rows),
-    }
+    warnings = [str(each.get("text")) for each in read_json(folder / "monitor.json", []) if isinstance(each, dict)]
+    head, left = ["layer", *LAYER_VALUES.values()], len(layers) - len(rows)
+    return {"rows": rows, "head": head, "warnings": warnings, "left": left}
 
 
 def curve_charts(curves: dict[str, Curve]) -> list[Any]:
@@ -166,7 +135,7 @@ def curve_charts(curves: dict[str, Curve]) -> list[Any]:
     rates = [(name.removeprefix("lr-"), *curve) for name, curve in curves.items() if name.startswith("lr-")]
     different = {tuple(ys): (name, xs, ys) for name, xs, ys in rates if len(xs) > 1}
     lines = [(name if len(different) > 1 else "", xs, ys) for name, xs, ys in different.values()]
-    return [*charts, chart("learning rate by step", lines)] if lines else charts
+    return [c for c in (*charts, chart("learning rate by step", lines)) if c]
 
 
 def gap(both: list[tuple[str, list[int], list[float]]]) -> str:

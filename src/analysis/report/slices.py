@@ -8,14 +8,14 @@ import numpy as np
 
 from src import require
 from src.analysis.outputs import DRAWS, Array, Outputs, macro
-from src.analysis.page import NAMES, p_text, percent, signed, span
+from src.analysis.page import NAMES, interval, p_text, percent, signed
 from src.analysis.statistics import fisher, holm, resampling, welch, wilson
 
 FEW = 8  # different numbers of a column up to which each is a slice, instead of the quarters of the samples
 MANY = 50  # different texts of a column above which it is no slice but a name
 SHOWN = 30  # slices of one kind on a page; of more, the weakest
 LEVEL = 0.05  # of the adjusted p-value below which a gap is named
-TESTS = {True: "Fisher's exact test", False: "Welch's t-test"}
+PROPORTIONS = ("classes", "embeddings")  # kinds of outputs whose samples are right or wrong
 CLASS, NUMBER = "class", "true number"  # what slices of the targets are called
 Columns = Mapping[str, Sequence[str | None]]  # values of each test sample, None where unknown
 
@@ -38,39 +38,32 @@ def slices(o: Outputs, columns: Columns | None = None) -> list[dict[str, Any]]:
     """
     values = scores(o)
     known = ~np.isnan(values)
-    proportion = o.kind in ("classes", "embeddings")
-    found = []
+    rows: list[dict[str, Any]] = []
+    members, ps = [], []
     for by, name, inside in groups(o, columns or {}):
         inside, rest = inside & known, ~inside & known
         if not (inside.any() and rest.any()):
             continue
         a, b = values[inside], values[rest]
-        p = fisher(int(a.sum()), len(a), int(b.sum()), len(b)) if proportion else welch(a, b)
-        row: dict[str, Any] = {
-            "by": by,
-            "slice": name,
-            "samples": len(a),
-            "value": float(a.mean()),
-            "rest": float(b.mean()),
-            "p": p,
-        }
-        if proportion:
-            row["interval"] = list(wilson(float(a.sum()), len(a)))
-        found.append((row, inside))
-    rows = [row for row, _ in found]
-    if rows and not proportion:
-        ends = resampled_means(np.where(known, values, 0), np.stack([inside for _, inside in found], 1))
-        rows = [row | {"interval": each} for row, each in zip(rows, ends.T.tolist(), strict=True)]
-    adjusted = holm([row["p"] for row in rows])
-    return [row | {"p": p} for row, p in zip(rows, adjusted, strict=True)]
+        facts = {"samples": len(a), "value": float(a.mean()), "rest": float(b.mean())}
+        rows.append({"by": by, "slice": name, **facts})
+        members.append(inside)
+        proportion = o.kind in PROPORTIONS
+        ps.append(fisher(int(a.sum()), len(a), int(b.sum()), len(b)) if proportion else welch(a, b))
+    ends: list[Any] = []
+    if o.kind in PROPORTIONS:
+        ends = [wilson(row["samples"] * row["value"], row["samples"]) for row in rows]
+    elif rows:
+        ends = resampled_means(np.where(known, values, 0), np.stack(members, 1))
+    return [row | {"p": p, "interval": [*both]} for row, p, both in zip(rows, holm(ps), ends, strict=True)]
 
 
-def resampled_means(values: Array, inside: Array) -> Array:
-    """Return the 95 % percentile bootstrap interval of the mean of each slice, (2, S), given its samples (N, S)."""
+def resampled_means(values: Array, inside: Array) -> list[list[float]]:
+    """Return the 95 % percentile bootstrap interval of the mean of each slice, given its samples (N, S)."""
     weights, members = resampling(len(values), DRAWS), inside.astype(np.float32)
     with np.errstate(invalid="ignore"):  # a small slice may have no sample in a draw
         means = (weights @ (values[:, None] * members).astype(np.float32)) / (weights @ members)
-    return np.nanquantile(means, [0.025, 0.975], axis=0)
+    return np.nanquantile(means, [0.025, 0.975], axis=0).T.tolist()
 
 
 def groups(o: Outputs, columns: Columns) -> Iterator[tuple[str, str, Array]]:
@@ -80,21 +73,17 @@ def groups(o: Outputs, columns: Columns) -> Iterator[tuple[str, str, Array]]:
         for d in range(min(targets.shape[1], FEW)):
             by = NUMBER if targets.shape[1] == 1 else f"{NUMBER} {d + 1}"
             yield from quarters(by, targets[:, d])
-    elif o.kind in ("classes", "embeddings"):
+    elif o.kind in PROPORTIONS:
         for k in np.unique(o.targets).tolist():
-            yield CLASS, class_name(o, k), o.targets == k
+            yield CLASS, o.class_name(k), o.targets == k
     else:
         for k in range(o.values.shape[1]):
-            yield CLASS, class_name(o, k), o.values[:, k, 0] + o.values[:, k, 2] > 0  # samples that have the class
+            yield CLASS, o.class_name(k), o.values[:, k, 0] + o.values[:, k, 2] > 0  # samples that have the class
     for by, trait in o.traits.items():
         yield from quarters(by, trait)
     for by, texts in columns.items():
         taken = by in (CLASS, *o.traits) or by.startswith(NUMBER)
         yield from by_column(f"column {by}" if taken else by, texts)
-
-
-def class_name(o: Outputs, k: int) -> str:
-    return o.class_names[k] if k < len(o.class_names) else str(k)
 
 
 def quarters(by: str, values: Array) -> Iterator[tuple[str, str, Array]]:
@@ -110,9 +99,8 @@ def quarters(by: str, values: Array) -> Iterator[tuple[str, str, Array]]:
 def by_column(by: str, texts: Sequence[str | None]) -> Iterator[tuple[str, str, Array]]:
     """Divide samples by the texts of a column, or by the quartiles of its numbers."""
     different = sorted({text for text in texts if text is not None})
-    numbers = [number(text) for text in texts]
     if len(different) > FEW and all(isfinite(number(text)) for text in different):
-        yield from quarters(by, np.array(numbers))
+        yield from quarters(by, np.array([number(text) for text in texts]))
     elif len(different) <= MANY:
         for text in different:
             yield by, text, np.array([each == text for each in texts])
@@ -156,16 +144,17 @@ def largest_gaps(o: Outputs, rows: Sequence[dict[str, Any]]) -> list[tuple[str, 
         if not clear:
             continue
         gap = max(clear, key=lambda row: (sign * (row["value"] - row["rest"]) > 0, abs(row["value"] - row["rest"])))
-        text = f"Largest gap by {'true value' if of_targets else 'other traits'}: {metric} is"
-        text += f" {percent(gap['value'], o.kind)} ({span(gap['interval'], o.kind)}) on the {gap['samples']:,} samples"
-        text += f" with {gap['by']} {gap['slice']}, {percent(gap['rest'], o.kind)} on the others."
+        value, rest = (percent(gap[key], o.kind) for key in ("value", "rest"))
+        text = f"Largest gap by {'true value' if of_targets else 'other traits'}: {metric} is {value}"
+        text += f" ({interval(gap['interval'], o.kind)}) on the {gap['samples']:,} samples"
+        text += f" with {gap['by']} {gap['slice']}, {rest} on the others."
         p = f"p {'' if gap['p'] < 1e-4 else '= '}{p_text(gap['p'])}"
         found.append((text, f"{p}, {test_of(o, rows)}; named if below {LEVEL}."))
     return found
 
 
 def test_of(o: Outputs, rows: Sequence[Any]) -> str:
-    test = TESTS[o.kind in ("classes", "embeddings")]
+    test = "Fisher's exact test" if o.kind in PROPORTIONS else "Welch's t-test"
     return f"{test} against all other samples, adjusted for {len(rows)} slices by Holm's method"
 
 
@@ -178,16 +167,9 @@ def slices_section(o: Outputs, columns: Columns | None = None) -> dict[str, Any]
             own = sorted(own, key=lambda row: row["value"], reverse=o.kind == "numbers")[:SHOWN]
         for row in own:
             cells = [f"{by} {row['slice']}", f"{row['samples']:,}", percent(row["value"], o.kind)]
-            cells += [span(row["interval"], o.kind), signed(row["value"] - row["rest"], o.kind)]
+            cells += [interval(row["interval"], o.kind), signed(o.kind, row["value"] - row["rest"])]
             shown.append([*cells, p_text(row["p"])])
-    metric = NAMES.get(o.metric, o.metric)
-    head = [
-        "slice",
-        "samples",
-        f"{metric} of a sample" if o.values.ndim > 1 else metric,
-        "95 % interval",
-        "minus others",
-        "p",
-    ]
+    metric = NAMES.get(o.metric, o.metric) + (" of a sample" if o.values.ndim > 1 else "")
+    head = ["slice", "samples", metric, "95 % interval", "minus others", "p"]
     facts = {"head": head, "rows": shown, "says": largest_gaps(o, rows), "note": f"p: {test_of(o, rows)}."}
     return facts if rows else None

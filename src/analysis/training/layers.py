@@ -21,13 +21,7 @@ SATURATED = 0.9  # share of outputs
 VANISHING, EXPLODING = 1e-4, 20.0  # gradient norm / the usual one, and / the largest so far
 WEAKEST = 1e-5  # gradient per weight / that of the layer with the largest
 SLOWEST, FASTEST = 1e-6, 1.0  # update / weight; about 1e-3 is usual
-LIMITS: dict[type[nn.Module], tuple[float, float]] = {
-    nn.Tanh: (-1, 1),
-    nn.Sigmoid: (0, 1),
-    nn.Softsign: (-1, 1),
-    nn.Hardtanh: (-1, 1),
-    nn.Hardsigmoid: (0, 1),
-}
+LOWEST: dict[Any, int] = {nn.Tanh: -1, nn.Softsign: -1, nn.Hardtanh: -1, nn.Sigmoid: 0, nn.Hardsigmoid: 0}  # to 1
 
 
 def find_layers(module: nn.Module, pattern: str | None = None) -> dict[str, nn.Module]:
@@ -35,17 +29,14 @@ def find_layers(module: nn.Module, pattern: str | None = None) -> dict[str, nn.M
     named = {name: each for name, each in module.named_modules() if name}
     if pattern is None:
         leaves = {name: each for name, each in named.items() if not [*each.children()]}
-        return {name: each for name, each in leaves.items() if is_activation(each) or [*each.parameters()]}
+        activations = nn.ReLU.__module__
+        return {n: m for n, m in leaves.items() if type(m).__module__ == activations or [*m.parameters()]}
     compiled = compile_pattern("layers", pattern)
     found = {name: each for name, each in named.items() if compiled.fullmatch(name)}
     if not found:
         closest = ", ".join(difflib.get_close_matches(pattern, named, n=3, cutoff=0))
         raise UserError(f"layers {pattern!r} matches no layer; closest: {closest}")
     return found
-
-
-def is_activation(module: nn.Module) -> bool:
-    return type(module).__module__ == nn.ReLU.__module__
 
 
 def output_statistics(module: nn.Module, x: Tensor) -> list[Tensor]:
@@ -59,10 +50,9 @@ def output_statistics(module: nn.Module, x: Tensor) -> list[Tensor]:
         return found
     unit = 1 if x.ndim > 3 else x.ndim - 1
     found.append((x != 0).movedim(unit, 0).flatten(1).sum(1))
-    if type(module) in LIMITS:
-        low, high = LIMITS[type(module)]
-        margin = 0.015 * (high - low)
-        found.append(1 - ((x > low + margin) & (x < high - margin)).float().mean()[None])
+    if (low := LOWEST.get(type(module))) is not None:
+        margin = 0.015 * (1 - low)
+        found.append(1 - ((x > low + margin) & (x < 1 - margin)).float().mean()[None])
     return found
 
 
@@ -98,16 +88,9 @@ class Measured:
 
     def values(self) -> dict[str, float]:
         """Return the numbers to log, by the names of their columns."""
-        ratio = self.update / self.weight if self.update is not None and self.weight else None
-        found = {
-            "activation_mean": self.mean,
-            "activation_std": self.std,
-            "activation_zeros": self.zeros,
-            "activation_saturation": self.saturation,
-            "gradient_norm": self.gradient,
-            "weight_norm": self.weight,
-            "update_ratio": ratio,
-        }
+        found = {f"activation_{name}": getattr(self, name) for name in ("mean", "std", "zeros", "saturation")}
+        found |= {f"{name}_norm": getattr(self, name) for name in ("gradient", "weight")}
+        found["update_ratio"] = self.update / self.weight if self.update is not None and self.weight else None
         return {name: value for name, value in found.items() if value is not None}
 
 

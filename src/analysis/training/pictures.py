@@ -25,27 +25,18 @@ def short(name: Any, length: int = 14) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def count_confusion(predicted: Array, true: Array, classes: int) -> Array:
-    """Return how many samples of each true class (rows) are predicted as each class (columns), (K, K)."""
-    return np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
-
-
 def draw_confusion(counts: Array, names: Sequence[str]) -> Any:
     """Draw a confusion matrix colored by share of the true class, with counts or, of many classes, the worst pairs."""
     k = len(counts)
-    side = 8 if k > MANY else 3 + 0.45 * max(k, 5)
-    drawn = figure(side * (1.4 if k > MANY else 1), side)
+    height = 8 if k > MANY else 3 + 0.45 * max(k, 5)
+    drawn = figure(height * (1.4 if k > MANY else 1), height)
     axes, *others = drawn.subplots(1, 2, width_ratios=(5, 2)) if k > MANY else [drawn.subplots()]
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(
-        xlabel="predicted",
-        ylabel="true",
-        title=f"accuracy {np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,}",
-    )
-    drawn.colorbar(
-        picture, ax=axes, shrink=0.6, label="share of the true class", location="left" if k > MANY else "right"
-    )
+    title = f"accuracy {np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,}"
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    side = "left" if k > MANY else "right"
+    drawn.colorbar(picture, ax=axes, shrink=0.6, label="share of the true class", location=side)
     if k > MANY:
         wrong = counts * (1 - np.eye(k, dtype=int))
         pairs = [divmod(int(i), k) for i in np.argsort(-wrong, axis=None, kind="stable")[:25]]
@@ -93,12 +84,8 @@ def draw_calibration(confidence: Array, right: Array) -> Any:
     axes, below = drawn.subplots(2, height_ratios=(3, 1), sharex=True)
     axes.plot([0, 1], [0, 1], color="gray", linestyle="--", label="perfectly calibrated")
     axes.plot(bins[:, 0], bins[:, 1], marker="o", color=BLUE, label="this net")
-    axes.set(
-        xlim=(0, 1),
-        ylim=(0, 1.02),
-        ylabel="accuracy",
-        title=f"calibration error {error:.2%} of {len(confidence):,} samples",
-    )
+    title = f"calibration error {error:.2%} of {len(confidence):,} samples"
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy", title=title)
     axes.legend(loc="lower right")
     below.bar(bins[:, 0], bins[:, 2], width=0.04, color=BLUE)
     below.set(yscale="log", xlabel="confidence", ylabel="samples")
@@ -106,27 +93,18 @@ def draw_calibration(confidence: Array, right: Array) -> Any:
     return drawn
 
 
-def principal_axes(vectors: Array) -> tuple[Array, Array]:
-    """Return coordinates (N, 2) along the two axes of largest variance, and the share of the variance on each, (2,)."""
-    centered = vectors.astype(float) - vectors.mean(0)
-    left, sizes, _ = np.linalg.svd(centered, full_matrices=False)
-    return left[:, :2] * sizes[:2], sizes[:2] ** 2 / max(float((sizes**2).sum()), 1e-30)
-
-
 def draw_embedding(vectors: Array, targets: Array, names: Sequence[str] | None = None) -> Any:
     """Draw vectors (N, D) on their two principal axes, colored by class, or by number if there are no ``names``."""
-    points, shares = principal_axes(vectors)
+    left, sizes, _ = np.linalg.svd(vectors.astype(float) - vectors.mean(0), full_matrices=False)
+    points, shares = left[:, :2] * sizes[:2], sizes**2 / max(float((sizes**2).sum()), 1e-30)
     drawn = figure(7, 5.5)
     axes = drawn.subplots()
     k = len(names or ())
     colors, most = ("tab10", 9) if k <= 10 else ("tab20", 19) if k <= 20 else ("turbo", k - 1)
     scale = {"cmap": colors, "vmin": 0, "vmax": most} if k else {}
     scatter = axes.scatter(*points.T, c=targets, s=9, **scale)
-    axes.set(
-        xlabel=f"first axis, {shares[0]:.0%} of the variance",
-        ylabel=f"second axis, {shares[1]:.0%}",
-        title=f"features of {len(points):,} samples (PCA)",
-    )
+    axes.set(xlabel=f"first axis, {shares[0]:.0%} of the variance", ylabel=f"second axis, {shares[1]:.0%}")
+    axes.set_title(f"features of {len(points):,} samples (PCA)")
     if names and k <= 20:
         handles = [axes.scatter([], [], color=scatter.to_rgba(i), label=short(name)) for i, name in enumerate(names)]
         drawn.legend(handles=handles, loc="outside right upper")

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from src.analysis.outputs import kind_of
+from src.analysis.outputs import confusion, confusions, kind_of, score
 from src.analysis.training import pictures
 from src.analysis.training.pictures import Array, short
 from src.analysis.training.sheets import Sample, draw_samples
 
 COLUMNS = 8  # samples in a row
 Figures = Iterator[tuple[str, Callable[[], Any]]]  # names, and functions that draw
+Rows = dict[str, list[Sample]]  # of a sheet
 
 
 @dataclass
@@ -32,23 +33,19 @@ class Predictions:
 
     def figures(self) -> Figures:
         """Yield the names of figures and functions that draw them."""
-        p, t = self.predicted, self.targets
-        kind = kind_of(p, t)
-        if kind == "masks":
-            yield from self.of_masks()
-        elif kind == "classes":
-            yield from self.of_classes()
-        elif kind == "embeddings":
-            yield from self.embedding(p, self.class_names(int(t.max()) + 1))
-            yield from self.sheet("neighbors", self.neighbors)
-        elif kind == "labels":
-            yield from self.of_labels()
-        elif kind == "numbers":
-            yield "residuals", partial(pictures.draw_residuals, p.reshape(t.shape), t)
-            yield from self.sheet("samples", self.numbers)
-            yield from self.embedding(self.features)
+        if kind := kind_of(self.predicted, self.targets):
+            yield from getattr(self, f"of_{kind}")()
 
-    def sheet(self, name: str, rows: Callable[[], dict[str, list[Sample]]]) -> Figures:
+    def of_embeddings(self) -> Figures:
+        yield from self.embedding(self.predicted, self.class_names(int(self.targets.max()) + 1))
+        yield from self.sheet("neighbors", self.neighbors)
+
+    def of_numbers(self) -> Figures:
+        yield "residuals", partial(pictures.draw_residuals, self.predicted.reshape(self.targets.shape), self.targets)
+        yield from self.sheet("samples", self.numbers)
+        yield from self.embedding(self.features)
+
+    def sheet(self, name: str, rows: Callable[[], Rows]) -> Figures:
         if self.images:
             yield name, lambda: draw_samples(rows())
 
@@ -64,7 +61,7 @@ class Predictions:
     def of_classes(self) -> Figures:
         p, t = self.predicted, self.targets
         names = self.class_names(p.shape[1])
-        counts = pictures.count_confusion(p.argmax(1), t, len(names))
+        counts = confusion(p.argmax(1), t, len(names))
         yield "confusion", partial(pictures.draw_confusion, counts, names)
         yield "classes", partial(pictures.draw_recall, counts, names)
         yield "calibration", partial(pictures.draw_calibration, p.max(1), p.argmax(1) == t)
@@ -73,9 +70,9 @@ class Predictions:
 
     def of_masks(self) -> Figures:
         k = int(max(self.predicted.max(), self.targets.max())) + 1
-        counts = pictures.count_confusion(self.predicted.ravel().astype(int), self.targets.ravel().astype(int), k)
+        counts = confusions(self.predicted.astype(int), self.targets, k)
         with np.errstate(invalid="ignore"):
-            iou = np.diag(counts) / (counts.sum(0) + counts.sum(1) - np.diag(counts))
+            iou = counts[:, 0] / counts.sum(1)
         yield "classes", partial(pictures.draw_classes, iou, self.class_names(k), "intersection over union")
         yield from self.sheet("overlays", self.overlays)
 
@@ -84,25 +81,21 @@ class Predictions:
 
         p, t = self.predicted, self.targets
         each = [average_precision_score(t[:, i], p[:, i]) if t[:, i].any() else np.nan for i in range(t.shape[1])]
-        yield (
-            "classes",
-            partial(pictures.draw_classes, np.array(each), self.class_names(len(each)), "average precision"),
-        )
+        names = self.class_names(len(each))
+        yield "classes", partial(pictures.draw_classes, np.array(each), names, "average precision")
         yield "calibration", partial(pictures.draw_calibration, p.ravel(), t.ravel())
         yield from self.sheet("samples", self.labels)
 
-    def choose(self, score: Array, count: int = COLUMNS) -> dict[str, Array]:
-        """Return the samples with an image that have the highest scores (N,), and the ones nearest to the median."""
+    def choose(self, loss: Array, count: int = COLUMNS) -> dict[str, Array]:
+        """Return the samples with an image of the highest loss (N,), and the ones nearest to the median."""
         known = np.array([*self.images])
-        order = {"worst": -score[known], "typical": np.abs(score[known] - np.median(score[known]))}
+        order = {"worst": -loss[known], "typical": np.abs(loss[known] - np.median(loss[known]))}
         return {name: known[np.argsort(each, kind="stable")[:count]] for name, each in order.items()}
 
-    def draw(
-        self, rows: dict[str, Array], caption: Callable[[int], tuple[str, bool | None]]
-    ) -> dict[str, list[Sample]]:
+    def draw(self, rows: dict[str, Array], caption: Callable[[int], tuple[str, bool | None]]) -> Rows:
         return {name: [Sample(self.images[i], *caption(i)) for i in index] for name, index in rows.items()}
 
-    def guesses(self) -> dict[str, list[Sample]]:
+    def guesses(self) -> Rows:
         p, t = self.predicted, self.targets
         names, own, known = self.class_names(p.shape[1]), p[np.arange(len(t)), t], np.array([*self.images])
 
@@ -120,12 +113,12 @@ class Predictions:
         rows = {"worst": self.choose(1 - own)["worst"], "typical": np.array([median(k) for k in shown])}
         return self.draw(rows, caption)
 
-    def numbers(self) -> dict[str, list[Sample]]:
+    def numbers(self) -> Rows:
         p, t = (each.reshape(len(each), -1) for each in (self.predicted, self.targets))
         rows = self.choose((np.abs(p - t) / np.maximum(t.std(0), 1e-30)).mean(1))
         return self.draw(rows, lambda i: (f"is {t[i, 0]:.4g}\n{p[i, 0]:.4g}", None))
 
-    def labels(self) -> dict[str, list[Sample]]:
+    def labels(self) -> Rows:
         p, t = self.predicted, self.targets
         names = self.class_names(t.shape[1])
 
@@ -134,42 +127,27 @@ class Predictions:
             text = [f"{'misses' if t[i, j] else 'adds'} {short(names[j], 9)} {p[i, j]:.2f}" for j in wrong]
             return "\n".join(text[:3]) or "all right", not len(wrong)
 
-        own = np.clip(np.where(t == 1, p, 1 - p), 1e-7, 1)
-        return self.draw(self.choose(-np.log(own).sum(1)), caption)
+        return self.draw(self.choose(score("labels", p, t, 0)[1]), caption)
 
-    def overlays(self) -> dict[str, list[Sample]]:
-        p, t = self.predicted, self.targets
+    def overlays(self) -> Rows:
+        p, t, known = self.predicted.astype(int), self.targets, [*self.images]
+        loss = np.zeros(len(t))
+        loss[known] = score("masks", p[known], t[known], int(max(p.max(), t.max())) + 1)[1]
+        index = [(name, i) for name, own in self.choose(loss, COLUMNS // 2).items() for i in own.tolist()]
+        rows = {"image": [Sample(self.images[i], f"{name}\nIoU {1 - loss[i]:.2f}") for name, i in index]}
+        for name, masks in (("true", t), ("predicted", p)):
+            rows[name] = [Sample(self.images[i], mask=masks[i]) for _, i in index]
+        return rows
 
-        def error(i: int) -> float:
-            shares = [
-                ((p[i] == k) & (t[i] == k)).sum() / ((p[i] == k) | (t[i] == k)).sum() for k in np.union1d(p[i], t[i])
-            ]
-            return 1 - float(np.mean(shares))
-
-        score = np.array([error(i) if i in self.images else 0 for i in range(len(t))])
-        rows = self.choose(score, COLUMNS // 2)
-        index = [(name, int(i)) for name in rows for i in rows[name]]
-        plain = [Sample(self.images[i], f"{name}\nIoU {1 - score[i]:.2f}") for name, i in index]
-        masked = {
-            name: [Sample(self.images[i], mask=each[i]) for _, i in index]
-            for name, each in (("true", t), ("predicted", p))
-        }
-        return {"image": plain, **masked}
-
-    def neighbors(self) -> dict[str, list[Sample]]:
+    def neighbors(self) -> Rows:
         p, t, known = self.predicted, self.targets, np.array([*self.images])
         names, rows = self.class_names(int(t.max()) + 1), {}
         for i in known[:: max(1, len(known) // 6)][:6]:
             similar = p[known] @ p[i]
             similar[known == i] = -np.inf
             order = np.argsort(-similar, kind="stable")[: min(COLUMNS - 1, len(known) - 1)]
-            found = [
-                Sample(
-                    self.images[known[j]],
-                    f"{short(names[t[known[j]]], 11)} {similar[j]:.3f}",
-                    bool(t[known[j]] == t[i]),
-                )
-                for j in order
-            ]
-            rows[f"sample {i}"] = [Sample(self.images[i], f"is {short(names[t[i]], 11)}"), *found]
+            rows[f"sample {i}"] = [Sample(self.images[i], f"is {short(names[t[i]], 11)}")]
+            for j, similarity in zip(known[order], similar[order], strict=True):
+                caption = f"{short(names[t[j]], 11)} {similarity:.3f}"
+                rows[f"sample {i}"].append(Sample(self.images[j], caption, bool(t[j] == t[i])))
         return rows

@@ -49,9 +49,8 @@ def draw_maps(maps: Mapping[str, Array], columns: int = 10) -> Any:
             cell.set_axis_off()
         for cell, channel in zip(cells, channels, strict=False):
             cell.imshow(channel, cmap="viridis", interpolation="nearest")
-        cells[0].set_title(
-            f"{name}: {len(channels)} maps of {channels.shape[1]} x {channels.shape[2]}", loc="left", fontsize="small"
-        )
+        title = f"{name}: {len(channels)} maps of {channels.shape[1]} x {channels.shape[2]}"
+        cells[0].set_title(title, loc="left", fontsize="small")
     return drawn
 
 

@@ -61,7 +61,7 @@ def test_quarters_keep_equal_values_together() -> None:
 def test_the_planted_gap_is_named_and_no_other() -> None:
     dark = np.arange(N) < N // 4
     o = classes(DRAW.random(N) < np.where(dark, 0.6, 0.95))
-    o.traits = {"brightness": np.where(dark, 10.0, 90.0) + DRAW.random(N), "contrast": DRAW.random(N)}
+    o.traits = {"brightness": np.where(dark, 10.0, 90.0) + np.arange(N) % 100 / 99, "contrast": DRAW.random(N)}
     ((text, rule),) = largest_gaps(o, slices(o))
     value, rest = 100 * o.values[dark].mean(), 100 * o.values[~dark].mean()
     assert text.startswith(f"Largest gap by other traits: accuracy is {value:.2f} %")

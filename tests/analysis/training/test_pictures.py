@@ -9,8 +9,9 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_score, recall_score
 
+from src.analysis.outputs import confusion
 from src.analysis.statistics import wilson
-from src.analysis.training.pictures import count_confusion, draw_calibration, draw_embedding, principal_axes
+from src.analysis.training.pictures import draw_calibration, draw_embedding
 from src.analysis.training.predictions import Predictions
 from src.analysis.training.sheets import draw_filters, draw_maps
 
@@ -33,7 +34,7 @@ def classes(k: int, n: int = 400, size: tuple[int, ...] = (8, 8)) -> Predictions
 def test_a_confusion_matrix_is_that_of_scikit_learn(k: int) -> None:
     given = classes(k)
     expected = confusion_matrix(given.targets, given.predicted.argmax(1), labels=range(k))
-    assert (count_confusion(given.predicted.argmax(1), given.targets, k) == expected).all()
+    assert (confusion(given.predicted.argmax(1), given.targets, k) == expected).all()
     drawn = dict(given.figures())["confusion"]()
     assert sorted(map(int, texts(drawn))) == sorted(expected[expected > 0])
     assert drawn.axes[0].get_title() == f"accuracy {expected.trace() / 400:.1%} of 400"
@@ -71,11 +72,13 @@ def test_classes_without_samples_have_no_bar_and_no_color() -> None:
 
 def test_principal_axes_are_those_of_scikit_learn() -> None:
     vectors = RNG.normal(size=(50, 6)) * [5, 3, 1, 1, 1, 1]
-    points, shares = principal_axes(vectors)
+    axes = draw_embedding(vectors, np.arange(50)).axes[0]
+    points = np.asarray(axes.collections[0].get_offsets())
     reference = PCA(2, svd_solver="full").fit(vectors)
     expected = reference.transform(vectors)
     assert np.abs(points) == pytest.approx(np.abs(expected))  # signs are arbitrary
-    assert shares == pytest.approx(reference.explained_variance_ratio_)
+    shares = [axes.get_xlabel().split()[2], axes.get_ylabel().split()[2]]
+    assert shares == [f"{share:.0%}" for share in reference.explained_variance_ratio_]
     draw_embedding(np.ones((4, 3)), np.arange(4))  # no variance
 
 
