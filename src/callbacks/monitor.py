@@ -54,9 +54,7 @@ class Monitor(Callback):
         self.remove_hooks()
         self.outputs: dict[str, tuple[int, list[Tensor]]] = {}  # number of values, and their statistics
         self.samples: dict[str, Tensor] = {}  # values for histograms
-        self.tensors: list[
-            tuple[str, nn.Parameter, Tensor]
-        ] = []  # layer, parameter, and its negative from before the step
+        self.tensors: list[tuple[str, nn.Parameter, Tensor]] = []  # layer, parameter, its negative before the step
         self.norms: list[tuple[Tensor, Tensor]] = []  # of the gradient and of the values of these parameters
         self.step = -1
 
@@ -139,9 +137,8 @@ class Monitor(Callback):
         changes = torch._foreach_norm(copies) if copies else ()
         norms = [one for three in zip(*zip(*self.norms, strict=True), changes, strict=True) for one in three]
         parts = [part for _, own in self.outputs.values() for part in own] + ([torch.stack(norms)] if norms else [])
-        numbers = iter(
-            torch.cat([part.float() for part in parts]).cpu().split([len(part) for part in parts]) if parts else ()
-        )
+        parts = parts or [torch.zeros(0)]
+        numbers = iter(torch.cat([part.float() for part in parts]).cpu().split([*map(len, parts)]))
         found = {name: Measured() for name in self.layers}
         for name, (values, own) in self.outputs.items():
             found[name].add_outputs(values, *(next(numbers) for _ in own))
@@ -167,9 +164,11 @@ class Monitor(Callback):
         self.found += [{**where, "layer": layer, "kind": kind, "text": text} for (kind, layer), text in new.items()]
         for kind in dict.fromkeys(kind for kind, _ in new):
             first, *others = [layer for each, layer in new if each == kind]
-            also = f"; also {', '.join(others[:2])}" + (f" and {len(others) - 2} more" if len(others) > 2 else "")
-            text = f"{first}: {NAMES[kind]}: {new[kind, first]}{also if others else ''}"
-            rank_zero_warn(f"epoch {where['epoch']}, step {self.step}: {text}")
+            also = f"; also {', '.join(others[:2])}" if others else ""
+            also += f" and {len(others) - 2} more" if len(others) > 2 else ""
+            rank_zero_warn(
+                f"epoch {where['epoch']}, step {self.step}: {first}: {NAMES[kind]}: {new[kind, first]}{also}"
+            )
         if new and trainer.loggers and (folder := trainer.loggers[0].log_dir):
             Path(folder, "monitor.json").write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from src import require
 from src.analysis.training.layers import find_layers
-from src.callbacks.seen import Seen
+from src.callbacks.seen import Seen, first_tensor
 
 
 class Pictures(Callback):
@@ -44,10 +44,9 @@ class Pictures(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         if self.pattern is not None:
             find_layers(pl_module, self.pattern)  # refuses a pattern that matches nothing
-        if trainer.is_global_zero and (
-            logged := next((each.log_dir for each in trainer.loggers if each.log_dir), None)
-        ):
-            self.folder = Path(logged, "pictures")
+        folders = [each.log_dir for each in trainer.loggers if each.log_dir]
+        if trainer.is_global_zero and folders:
+            self.folder = Path(folders[0], "pictures")
             self.logger = next((each for each in trainer.loggers if isinstance(each, TensorBoardLogger)), None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,8 +58,8 @@ class Pictures(Callback):
             self.seen = Seen(trainer, pl_module, self.pattern)
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:  # noqa: ARG002
-        if self.seen is not None:
-            self.seen.end_batch(batch)
+        if self.seen is not None and self.seen.example is None and (inputs := first_tensor(batch)) is not None:
+            self.seen.example = inputs[:1] if len(inputs) else None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.seen is None or self.folder is None:

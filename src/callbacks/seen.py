@@ -1,6 +1,6 @@
 """What a validation computes anyway, for pictures of it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import isfinite, prod
 from typing import Any
@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from src.analysis.model.subject import tensors
+from src.analysis.outputs import as_array
 from src.analysis.training.layers import find_layers
 from src.analysis.training.predictions import Predictions
 from src.analysis.training.sheets import draw_filters, draw_maps
@@ -37,19 +39,14 @@ class Seen:
         self.example: Tensor | None = None  # inputs of one sample, (1, ...)
         self.samples, self.stride, self.image_stride = 0, 0, 1
         self.latest: Tensor | None = None  # features of the current batch
-        self.hooks = [each.register_forward_hook(partial(self.keep_map, name)) for name, each in self.mapped(pattern)]
+        mapped = find_layers(module, pattern) if pattern is not None else four_convolutions(module)
+        self.hooks = [each.register_forward_hook(partial(self.keep_map, name)) for name, each in mapped.items()]
         linear = [each for each in module.modules() if isinstance(each, nn.Linear)]
         self.hooks += [each.register_forward_pre_hook(self.keep_features) for each in linear[-1:]]
 
-    def mapped(self, pattern: str | None) -> list[tuple[str, nn.Module]]:
-        if pattern is not None:
-            return [*find_layers(self.module, pattern).items()]
-        found = [(name, each) for name, each in self.module.named_modules() if isinstance(each, nn.Conv2d)]
-        return [found[i] for i in dict.fromkeys(np.linspace(0, len(found) - 1, 4).astype(int))] if found else []
-
     def keep_map(self, name: str, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG002
         if name not in self.maps and isinstance(output, Tensor) and output.ndim == 4 and len(output):
-            self.maps[name] = output[0].detach().float().cpu().numpy()
+            self.maps[name] = as_array(output[0])
 
     def keep_features(self, module: nn.Module, args: Any) -> None:  # noqa: ARG002
         self.latest = args[0].detach() if args and isinstance(args[0], Tensor) and args[0].ndim == 2 else None
@@ -92,20 +89,11 @@ class Seen:
 
         def image(i: int) -> Any:
             x = inputs[i].detach().float().cpu()
-            if hasattr(normalize, "std"):
-                x = x * normalize.std.cpu() + normalize.mean.cpu()
-            else:
-                x = (x - x.min()) / (x.max() - x.min()).clamp(min=1e-12) * 255
+            x = x * normalize.std.cpu() + normalize.mean.cpu() if hasattr(normalize, "std") else stretched(x)
             x = x if len(x) == 3 else x.mean(0, keepdim=True)
             return x.round().clamp(0, 255).byte().permute(1, 2, 0).numpy().squeeze()
 
         return image
-
-    def end_batch(self, batch: Any) -> None:
-        """Keep the inputs of one sample."""
-        inputs = first_tensor(batch)
-        if self.example is None and inputs is not None and len(inputs):
-            self.example = inputs[:1]
 
     def close(self) -> None:
         vars(self.module).pop("evaluate", None)
@@ -115,7 +103,7 @@ class Seen:
     def figures(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         """Yield the names of figures and functions that draw them."""
         if (filters := self.filters()) is not None:
-            yield "filters", partial(draw_filters, filters.detach().float().cpu().numpy())
+            yield "filters", partial(draw_filters, as_array(filters))
         if self.maps:
             yield "maps", partial(draw_maps, self.maps)
         if self.kept["targets"]:
@@ -134,12 +122,15 @@ class Seen:
         return layer.weight.view(-1, *shape) if fits and layer.in_features == prod(shape) else None  # type: ignore[union-attr]
 
 
+def four_convolutions(module: nn.Module) -> dict[str, nn.Module]:
+    """Return up to four convolutions from the first to the last."""
+    found = [(name, each) for name, each in module.named_modules() if isinstance(each, nn.Conv2d)]
+    return dict(found[i] for i in np.linspace(0, len(found) - 1, 4).astype(int)) if found else {}
+
+
+def stretched(x: Tensor) -> Tensor:
+    return (x - x.min()) / (x.max() - x.min()).clamp(min=1e-12) * 255
+
+
 def first_tensor(batch: Any) -> Tensor | None:
-    """Return the first tensor of a batch, its inputs."""
-    entries = [*batch.values()] if isinstance(batch, Mapping) else [batch] if isinstance(batch, Tensor) else batch
-    entries = entries if isinstance(entries, list | tuple) else []
-    return next((each for each in entries if isinstance(each, Tensor) and each.ndim), None)
-
-
-def as_array(x: Tensor) -> Any:
-    return x.float().numpy() if x.is_floating_point() else x.numpy()
+    return next((each for each in tensors(batch) if each.ndim), None)
