@@ -1,5 +1,6 @@
 """KeepOutputs: what a test predicts of each sample, with the pictures of the worst, for ``report``."""
 
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from src import require
-from src.analysis.outputs import Array, Outputs, kind_of, score
+from src.analysis.outputs import Array, Outputs, as_array, kind_of, score
 from src.protocols import DrawsPredictions, ImageData
 
 WORST = 24  # samples whose pictures are kept
@@ -70,11 +71,6 @@ def are_classes(x: Array, k: int) -> bool:
     return bool(((x >= 0) & (x < k)).all())
 
 
-def as_array(x: Tensor) -> Array:
-    x = x.detach().cpu()
-    return (x.float() if x.is_floating_point() else x).numpy()
-
-
 def batch_part(preds: Array, targets: Array, start: int, module: Any) -> dict[str, Array]:
     """Return what is kept of a batch whose first sample has the position ``start`` in the test split."""
     aligned = preds.ndim and targets.ndim and len(preds) == len(targets)
@@ -104,33 +100,31 @@ def first_position(trainer: Any, batch_idx: int, seen: int) -> int:
 
 def complete(found: dict[str, Array], trainer: Any, task: Any) -> Outputs | None:
     """Return the outputs in the order of the test split, with names, traits and pictures of the data."""
-    order = np.argsort(found["index"], kind="stable")
-    masks = "values" in found
-    targets = found["targets"] if masks else found["targets"][order]
-    preds = found["preds"] if masks else found["preds"][order]
-    if (kind := "masks" if masks else kind_of(preds, targets)) is None:
-        vectors = (preds.ndim, targets.ndim, targets.dtype.kind) in ((2, 1, "i"), (2, 1, "u"))
-        require(not vectors, "preds (N, K) of classes must be probabilities, or embeddings of length 1")
-        return None
-    k = preds.shape[-1]
-    require(kind != "classes" or are_classes(targets, k), f"classes must be in [0, {k})")
-    values, loss = (found["values"], found["loss"]) if masks else score(kind, preds, targets, 0)
-    values, loss = (values[order], loss[order]) if masks else (values, loss)
-    require(not np.isnan(values).all(), "no two samples are of one class")
-    shown = np.argsort(-loss, kind="stable")[:WORST]
-    data = trainer.datamodule
-    known = isinstance(data, ImageData) and "test" in data.splits
-    o = Outputs(kind, values, loss, preds, targets, "", shown=shown)
+    order, preds, targets = np.argsort(found["index"], kind="stable"), found["preds"], found["targets"]
+    kind: str | None
+    if masks := "values" in found:
+        kind, values, loss = "masks", found["values"][order], found["loss"][order]
+    else:
+        preds, targets = preds[order], targets[order]
+        if (kind := kind_of(preds, targets)) is None:
+            vectors = (preds.ndim, targets.ndim, targets.dtype.kind) in ((2, 1, "i"), (2, 1, "u"))
+            require(not vectors, "preds (N, K) of classes must be probabilities, or embeddings of length 1")
+            return None
+        k = preds.shape[-1]
+        require(kind != "classes" or are_classes(targets, k), f"classes must be in [0, {k})")
+        values, loss = score(kind, preds, targets, 0)
+        require(not np.isnan(values).all(), "no two samples are of one class")
+    o = Outputs(kind, values, loss, preds, targets, "", shown=np.argsort(-loss, kind="stable")[:WORST])
     if masks:
         at = {position: i for i, position in enumerate(found["kept"].tolist())}
-        rows = [at[position] for position in shown.tolist()]
+        rows = [at[position] for position in o.shown.tolist()]
         o.pictures, o.preds, o.targets = {"mask": preds[rows], "true": targets[rows]}, preds[:0], targets[:0]
-    if known:
+    data = trainer.datamodule
+    if isinstance(data, ImageData) and "test" in data.splits:
         add_data(o, data, task)
-    own = targets if not masks else values[..., 0] + values[..., 2]  # pixels of each class
-    o.test_set = sha256(
-        repr([o.kind, o.names]).encode() + np.ascontiguousarray(own).tobytes() + o.test_set.encode()
-    ).hexdigest()[:16]
+    own = values[..., 0] + values[..., 2] if masks else targets  # pixels of each class
+    content = repr([o.kind, o.names]).encode() + np.ascontiguousarray(own).tobytes() + o.test_set.encode()
+    o.test_set = sha256(content).hexdigest()[:16]
     return o
 
 
@@ -138,7 +132,9 @@ def add_data(o: Outputs, data: Any, task: Any) -> None:
     """Add class names, file names, and of images their traits and the pictures of the worst."""
     split, n = data.splits["test"], len(o)
     o.class_names = [str(name) for name in data.class_names or ()]
-    o.splits = {name: sizes(each) for name, each in data.splits.items() if name in ("train", "val", "test")}
+    for name in [name for name in data.splits if name in ("train", "val", "test")]:
+        classes = data.splits[name].classes
+        o.splits[name] = np.array([len(data.splits[name])]) if classes is None else classes.bincount().cpu().numpy()
     files = data.files.get("test")
     o.names = [str(files[i]) for i in split.index[:n].tolist()] if files else []
     if not data.holds_images:
@@ -156,11 +152,6 @@ def add_data(o: Outputs, data: Any, task: Any) -> None:
         o.test_set = sha256(read(torch.arange(n)[:: max(1, n // 32)]).numpy().tobytes()).hexdigest()
 
 
-def sizes(split: Any) -> Array:
-    """Return the number of samples of each class, (K,), or of all, (1,)."""
-    return np.array([len(split)]) if split.classes is None else split.classes.bincount().cpu().numpy()
-
-
 def size_trait(files: list[Path]) -> dict[str, Array]:
     """Return the size of image files, the square root of their pixels, as a trait; none if they are all alike.
 
@@ -168,19 +159,14 @@ def size_trait(files: list[Path]) -> dict[str, Array]:
     """
     from PIL import Image  # only image files need it
 
-    found: dict[str, Array] = {}
-    for some in (files[:: max(1, len(files) // 64)], files):
-        sizes = []
-        for file in some:
-            try:
-                with Image.open(file) as image:
-                    sizes.append((image.width * image.height) ** 0.5)
-            except (OSError, ValueError, Image.DecompressionBombError):
-                return {}
-        if len({*sizes}) < 2:
-            return {}
-        found = {"size": np.array(sizes)}
-    return found
+    def side(file: Path) -> float:
+        with Image.open(file) as image:
+            return (image.width * image.height) ** 0.5
+
+    with suppress(OSError, ValueError, Image.DecompressionBombError):
+        if len({*map(side, files[:: max(1, len(files) // 64)])}) > 1:
+            return {"size": np.array([*map(side, files)])}
+    return {}
 
 
 def image_traits(images: Tensor) -> dict[str, Array]:
@@ -191,9 +177,5 @@ def image_traits(images: Tensor) -> dict[str, Array]:
     gray = images.float().mean(1)
     steps = [(gray.diff(dim=dim)).abs().flatten(1).mean(1) for dim in (1, 2) if gray.shape[dim] > 1]
     sharp = sum(steps) / len(steps) if steps else torch.zeros(len(gray))
-    values = {
-        "brightness": gray.flatten(1).mean(1),
-        "contrast": gray.flatten(1).std(1, correction=0),
-        "sharpness": sharp,
-    }
+    values = {"brightness": gray.mean((1, 2)), "contrast": gray.std((1, 2), correction=0), "sharpness": sharp}
     return {name: torch.as_tensor(value).numpy() for name, value in values.items()}

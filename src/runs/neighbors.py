@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from src.runs.folder import back_up
-from src.runs.predictions import true_classes
+from src.runs.predictions import stacked, true_classes
 from src.runs.summary import print_rows, save_figure
 
 COLUMNS = 8  # neighbors of each picture
@@ -36,13 +36,10 @@ class Embedded:
 
 def embeddings(outputs: list[Any], of_any_length: bool = False) -> Tensor | None:
     """Return the outputs as embeddings (N, D), or None if they are something else or, by default, not of length 1."""
-    if not outputs or not all(isinstance(each, Tensor) and each.ndim == 2 and each.shape[1] > 1 for each in outputs):
-        return None
-    if len({each.shape[1] for each in outputs}) > 1:
-        return None
-    vectors = torch.cat([output.float().cpu() for output in outputs])
-    lengths = vectors.norm(dim=1)
-    return vectors if of_any_length or torch.allclose(lengths, torch.ones(len(lengths)), atol=1e-2) else None
+    vectors = stacked(outputs)
+    if vectors is None or of_any_length:
+        return vectors
+    return vectors if torch.allclose(vectors.norm(dim=1), torch.ones(len(vectors)), atol=1e-2) else None
 
 
 def labels(names: list[str], classes: list[str], given: list[Path] | None, targets: Tensor | None) -> list[str]:
@@ -107,9 +104,8 @@ def draw(cell: Any, pixels: Tensor, name: str, label: str, right: bool = False) 
     cell.imshow(pixels.expand(3, -1, -1).permute(1, 2, 0).numpy())
     cell.set(xticks=[], yticks=[], frame_on=right)
     cell.spines[:].set(color="green", linewidth=2)
-    cell.set_xlabel(
-        f"{plain(name)}\n{plain(label[:14])}", fontsize="x-small", color="green" if right else "black", parse_math=False
-    )
+    color = "green" if right else "black"
+    cell.set_xlabel(f"{plain(name)}\n{plain(label[:14])}", fontsize="x-small", color=color, parse_math=False)
 
 
 def plain(text: str) -> str:
@@ -123,11 +119,9 @@ def save_projector(gallery: Embedded, folder: Path) -> None:
 
     first = torch.arange(min(PROJECTED, len(gallery.names)))
     side = min(32, max(gallery.pictures(first[:1]).shape[2:]))  # the projector needs squares
-    small = [
-        interpolate(gallery.pictures(part).float() / 255, (side, side), mode="bilinear", antialias=True)
-        for part in first.split(64)
-    ]
-    rows = [[plain(name), plain(label)] for name, label in zip(gallery.names, gallery.classes, strict=True)]
+    parts = [gallery.pictures(part).float() / 255 for part in first.split(64)]
+    small = [interpolate(part, (side, side), mode="bilinear", antialias=True) for part in parts]
+    rows = [[*map(plain, each)] for each in zip(gallery.names[:PROJECTED], gallery.classes, strict=False)]
     with SummaryWriter(str(folder)) as writer:
-        metadata: dict[str, Any] = {"metadata": rows[: len(first)], "metadata_header": ["image", "class"]}
+        metadata: dict[str, Any] = {"metadata": rows, "metadata_header": ["image", "class"]}
         writer.add_embedding(gallery.vectors[first], label_img=torch.cat(small), **metadata)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from src import UserError, require
+from src.runs.summary import end_of
 
 # of class i: black, then colors that differ much from one to the next
 PALETTE = [i * factor % 255 for i in range(256) for factor in (2**25 - 1, 2**15 - 1, 2**21 - 1)]
@@ -26,13 +27,19 @@ def probabilities(outputs: list[Any], num_classes: int = 0) -> Tensor | None:
 
     K is ``num_classes``, if it is known, that is above 0.
     """
-    if not outputs or not all(isinstance(each, Tensor) and each.ndim == 2 and each.shape[1] > 1 for each in outputs):
+    rows = stacked(outputs)
+    if rows is None or rows.shape[1] != (num_classes or rows.shape[1]):
         return None
-    if len({each.shape[1] for each in outputs} | ({num_classes} if num_classes else set())) > 1:
-        return None
-    rows = torch.cat([output.float().cpu() for output in outputs])
     sums_to_one = bool((rows >= 0).all()) and torch.allclose(rows.sum(1), torch.ones(len(rows)), atol=1e-2)
     return rows if sums_to_one else None
+
+
+def stacked(outputs: list[Any]) -> Tensor | None:
+    """Return the outputs as one tensor (N, D), float32, or None if they are something else."""
+    if not outputs or not all(isinstance(each, Tensor) and each.ndim == 2 and each.shape[1] > 1 for each in outputs):
+        return None
+    same = len({each.shape[1] for each in outputs}) == 1
+    return torch.cat([output.float().cpu() for output in outputs]) if same else None
 
 
 def let_forward_predict(task: LightningModule) -> None:
@@ -133,11 +140,11 @@ def write_csv(file: Path, names: list[str], classes: list[str], rows: Tensor, ta
     """Write the probabilities of all classes, and the true class of each image if any is known."""
     true = [classes[i] if i >= 0 else "" for i in targets.tolist()] if targets is not None else []
     lines: list[list[Any]] = [["image", "prediction", "probability", *classes]]
-    for name, row in zip(names, rows, strict=True):
-        best = int(row.argmax())
-        lines.append([name, classes[best], f"{row[best]:.6f}", *(f"{p:.6f}" for p in row.tolist())])
-    if any(true):
-        lines = [[*line, name] for line, name in zip(lines, ["true", *true], strict=False)]
+    for name, row in zip(names, rows.tolist(), strict=True):
+        best = max(row)
+        lines.append([name, classes[row.index(best)], *(f"{p:.6f}" for p in (best, *row))])
+    for line, name in zip(lines, ["true", *true], strict=False) if any(true) else ():
+        line.append(name)
     save_csv(file, lines)
 
 
@@ -157,9 +164,8 @@ def predictions_table(names: list[str], classes: list[str], rows: Tensor, limit:
     """Return the three most probable classes of each of the first images."""
     table = []
     for name, row in zip(names[:limit], rows, strict=False):
-        top = row.topk(min(3, len(classes)))
-        guesses = [f"{classes[i]} {p:.1%}" for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
-        table.append((name if len(name) <= 40 else f"...{name[-37:]}", "  ".join(guesses)))
+        guesses = [f"{classes[i]} {row[i]:.1%}" for i in row.topk(min(3, len(classes))).indices.tolist()]
+        table.append((end_of(name, 40), "  ".join(guesses)))
     return table + ([("...", f"{len(names) - limit} more")] if len(names) > limit else [])
 
 

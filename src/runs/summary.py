@@ -43,6 +43,10 @@ def print_rows(rows: Rows) -> None:
         echo("\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows))
 
 
+def end_of(name: str, length: int) -> str:
+    return name if len(name) <= length else f"...{name[3 - length :]}"
+
+
 def start_notes(trainer: Any, resumed: Path | None) -> Rows:
     """Return notes to print when training starts: the resumed run, and what may be unexpected."""
     data = getattr(trainer, "datamodule", None)
@@ -82,8 +86,7 @@ def merge_dataloaders(results: Sequence[Mapping[str, float]]) -> dict[str, float
 def metrics_table(metrics: Mapping[str, float], best: Any = None) -> Rows:
     """Return one row for each metric, with columns for validation, test and reference; not for metrics per class.
 
-    The reference is the test metric of a prediction that ignores its input, see ``src.tasks.setup``. The epoch of the
-    ``best`` checkpoint follows, and a note if its metric is no longer what it was when it was saved.
+    The epoch of the ``best`` checkpoint follows, and a note if its metric is not what it was when it was saved.
     """
     staged = {tuple(key.split("/")): metrics[key] for key in metrics if STAGED.match(key) and key.count("/") == 1}
     others = [(key, cell(value)) for key, value in metrics.items() if not STAGED.match(key)]  # of foreign modules
@@ -114,10 +117,8 @@ def changed_note(best: Any, metrics: Mapping[str, float]) -> Rows:
     then, now = getattr(best, "score", None), metrics.get(getattr(best, "monitor", ""))
     if then is None or now is None or isclose(then, now, rel_tol=1e-5, abs_tol=1e-6):
         return []
-    return [
-        ("note", f"{best.monitor} was {then:.4f} when the best checkpoint was saved: its validation"),
-        ("", "draws random numbers, or its data changed; compare with care"),
-    ]
+    text = f"{best.monitor} was {then:.4f} when the best checkpoint was saved: its validation"
+    return [("note", text), ("", "draws random numbers, or its data changed; compare with care")]
 
 
 def run_stats_table(stats: Mapping[str, float], previous: Mapping[str, float], previous_name: str) -> Rows:
@@ -166,6 +167,8 @@ def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    info = Path("/proc/cpuinfo")
+    cpu = re.search(r"^model name.*: (.*)", info.read_text(), re.M) if info.is_file() else None
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.orig_argv,
@@ -176,7 +179,12 @@ def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": bool(git("status", "--porcelain")),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
-        "hardware": {"machine": platform.platform(), "cpu": cpu_name(), "cores": os.cpu_count(), "gpus": gpus},
+        "hardware": {
+            "machine": platform.platform(),
+            "cpu": cpu[1] if cpu else platform.processor(),
+            "cores": os.cpu_count(),
+            "gpus": gpus,
+        },
     }
 
 
@@ -186,9 +194,3 @@ def git(*args: str) -> str | None:
         return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
