@@ -48,18 +48,21 @@ def run(
     require(not folder.is_file(), f"--output must be a folder, got the file {folder}")
     require(fix is None or not fix.is_dir(), f"--fix must be a file, got the folder {fix}")
     for each in (folder, *([fix.parent] if fix else [])):
-        make_folder(each)
+        try:
+            each.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=each).close()
+        except OSError as error:
+            raise UserError(f"cannot write to {each}: {error.strerror}; choose another place") from None
     return check_data(x, folder, fix, loose)
 
 
 def check_data(x: Experiment, folder: Path, fix: Path | None, loose: bool) -> Experiment:
-    own = isinstance(x.data, DataModule)
+    own = x.data if isinstance(x.data, DataModule) else None
     require(own or fix is None, "--fix needs a data module of this project, whose data.exclude takes the names")
-    samples = own_samples(x.data) if isinstance(x.data, DataModule) else other_samples(x)
+    samples = own_samples(own) if own else other_samples(x)
     found = findings.check(samples, loose)
     report = describe(x.data, samples, found)
-    gone = [samples.names[i] for i in findings.to_leave_out(samples, found)]
-    gone = [*report["undecodable"], *gone]
+    gone = [*report["undecodable"], *(samples.names[i] for i in findings.to_leave_out(samples, found))]
     page = render("check.html", **page_values(x, samples, found, report))
     (folder / "check.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     (folder / "check.html").write_text(page, encoding="utf-8")
@@ -74,12 +77,3 @@ def check_data(x: Experiment, folder: Path, fix: Path | None, loose: bool) -> Ex
         print_rows([("", ""), *(("" if i else "mend", each) for i, each in enumerate(report["faults"][:20] + more))])
         raise SystemExit(1)
     return x
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results before any work, and make sure that files can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another place") from None

@@ -12,13 +12,14 @@ from src.commands.show import caption, training_images
 from src.config.build import Experiment
 from src.data import DataModule
 
-PAIRS, SINGLES, ROWS, EPOCHS = 12, 12, 4, 5  # pictures of each kind, and of the sheet of augmented images
+SHOWN, ROWS, EPOCHS = 12, 4, 5  # pictures or pairs of each kind, and of the sheet of augmented images
 MEANINGS = {
-    "exact": "Pictures with equal pixels. In two splits, they make results look better than they are.",
-    "conflicts": "One picture with two labels. At least one of them is wrong.",
-    "near": "Pictures that look the same, most similar first, pairs in two splits before others.",
-    "suspects": "Samples whose label is unlikely, given all others, most suspect first: a ranking to look through.",
-    "outliers": "Pictures and targets unlike the others. They may be right.",
+    "Exact duplicates": "Pictures with equal pixels. In two splits, they make results look better than they are.",
+    "Label conflicts": "One picture with two labels. At least one of them is wrong.",
+    "Near duplicates": "Pictures that look the same, most similar first, pairs in two splits before others.",
+    "Suspect labels": "Samples whose label is unlikely, given all others, most suspect first: a ranking to look"
+    " through.",
+    "Outliers": "Pictures and targets unlike the others. They may be right.",
 }
 
 
@@ -27,17 +28,16 @@ def page_values(x: Experiment, samples: Samples, found: dict[str, Any], report: 
     splits = samples.splits
     near = sorted(found["near"], key=lambda pair: splits[pair[0]] == splits[pair[1]])
     sections = []
-    for key, title, pairs in (
-        ("conflicts", "Label conflicts", found["conflicts"]),
-        ("exact", "Exact duplicates", found["exact"]),
-        ("near", "Near duplicates", near),
-    ):
-        shown = [entry(samples, [i, j], f"similarity {score:.2f}") for i, j, score in pairs[:PAIRS]]
-        sections.append({"title": title, "count": len(pairs), "meaning": MEANINGS[key], "shown": shown})
-    for key, title in (("suspects", "Suspect labels"), ("outliers", "Outliers")):
-        lines = [(each[0], f"{each[1]}, rather {each[2]}" if key == "suspects" else each[1]) for each in found[key]]
-        shown = [entry(samples, [i], text) for i, text in lines[:SINGLES]]
-        sections.append({"title": title, "count": len(lines), "meaning": MEANINGS[key], "shown": shown})
+    kinds: dict[str, list[tuple[list[int], str]]] = {
+        "Label conflicts": [([i, j], f"similarity {score:.2f}") for i, j, score in found["conflicts"]],
+        "Exact duplicates": [([i, j], f"similarity {score:.2f}") for i, j, score in found["exact"]],
+        "Near duplicates": [([i, j], f"similarity {score:.2f}") for i, j, score in near],
+        "Suspect labels": [([i], f"{given}, rather {other}") for i, given, other, _ in found["suspects"]],
+        "Outliers": [([i], kind) for i, kind, _ in found["outliers"]],
+    }
+    for title, lines in kinds.items():
+        shown = [entry(samples, *line) for line in lines[:SHOWN]]
+        sections.append({"title": title, "count": len(lines), "meaning": MEANINGS[title], "shown": shown})
     names = [*dict.fromkeys(name for own in report["counts"].values() for name in own)]
     rows = [[name, *(f"{own.get(name, 0):,}" for own in report["counts"].values())] for name in names[:100]]
     facts = [(name, f"{count:,}") for key in ("sizes", "modes") for name, count in report.get(key, {}).items()][:20]
@@ -51,9 +51,8 @@ def page_values(x: Experiment, samples: Samples, found: dict[str, Any], report: 
 
 def entry(samples: Samples, indices: list[int], text: str) -> dict[str, Any]:
     """Return pictures and caption of one sample or of a pair."""
-    names = [samples.names[i] for i in indices]
-    labels = [class_label(samples)(i) if len(indices) > 1 else "" for i in indices]
-    lines = [f"{name} ({known})" if known else name for name, known in zip(names, labels, strict=True)]
+    names, label = [samples.names[i] for i in indices], class_label(samples) if len(indices) > 1 else lambda _: ""
+    lines = [f"{name} ({label(i)})" if label(i) else name for i, name in zip(indices, names, strict=True)]
     images = []
     if samples.images is not None:
         pixels = samples.images[torch.tensor(sorted(indices))]

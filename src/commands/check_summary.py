@@ -52,23 +52,20 @@ def class_label(samples: findings.Samples) -> Any:
 def counts(samples: findings.Samples, own: bool) -> dict[str, Any]:
     """Return the number of samples per split, by class if there are classes; of own data, also of an empty split."""
     found: dict[str, Any] = {}
+    classes = samples.classes if samples.classes is not None else torch.zeros(len(samples.names), dtype=torch.long)
+    names = samples.class_names or [str(k) for k in range(int(classes.max()) + 1)]
+    names = ["all"] if samples.classes is None else names
     for split in [each for each in SPLITS if own or each in samples.splits]:
-        index = torch.tensor([i for i, each in enumerate(samples.splits) if each == split], dtype=torch.long)
-        classes = samples.classes
-        if classes is None:
-            found[split] = {"all": len(index)}
-            continue
-        names = samples.class_names or [str(k) for k in range(int(classes.max()) + 1)]
-        found[split] = dict(zip(names, classes[index].bincount(minlength=len(names)).tolist(), strict=True))
+        own_classes = classes[torch.tensor([each == split for each in samples.splits], dtype=torch.bool)]
+        found[split] = dict(zip(names, own_classes.bincount(minlength=len(names)).tolist(), strict=True))
     return found
 
 
 def missing_classes(counted: dict[str, dict[str, int]]) -> list[str]:
     """Return which classes a split lacks that another one has."""
     used = {name for split in counted.values() for name, count in split.items() if count}
-    return [
-        f"{split} has no {name}" for split, own in counted.items() for name in own if name in used and not own[name]
-    ]
+    lacking = [(split, name) for split, own in counted.items() for name in own if name in used and not own[name]]
+    return [f"{split} has no {name}" for split, name in lacking]
 
 
 def target_facts(samples: findings.Samples) -> dict[str, Any]:
@@ -83,12 +80,11 @@ def target_facts(samples: findings.Samples) -> dict[str, Any]:
     values = findings.columns(targets)
     if ((values == 0) | (values == 1)).all():
         return {"share with label": {str(k): round(share, 4) for k, share in enumerate(values.mean(0).tolist())}}
-    found = {}
+    found, kinds = {}, ("mean", "std", "min", "25 %", "median", "75 %", "max")
     for k, column in enumerate(values.double().T[:10]):
-        quantiles = column.quantile(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)).tolist()
-        quarters = ("min", "25 %", "median", "75 %", "max")
-        facts = {"mean": float(column.mean()), "std": float(column.std())} | dict(zip(quarters, quantiles, strict=True))
-        found[f"target {k}"] = {name: round(value, 4) for name, value in facts.items()}
+        quarters = column.quantile(torch.arange(5, dtype=torch.float64) / 4)
+        facts = [column.mean(), column.std(), *quarters]
+        found[f"target {k}"] = {name: round(float(value), 4) for name, value in zip(kinds, facts, strict=True)}
     return found
 
 
@@ -99,31 +95,22 @@ def summary(report: dict[str, Any]) -> Rows:
     for name in classes[:20] if len(classes) > 1 else []:
         rows.append((name[:30], "".join(f"{own.get(name, 0):>9,}" for own in counted.values())))
     rows += [("all", "".join(f"{sum(own.values()):>9,}" for own in counted.values()))]
-    rows += (
-        [("sizes", listed([f"{n:,} of {size}" for size, n in report["sizes"].items()]))] if "sizes" in report else []
-    )
-    rows += [("modes", listed([f"{n:,} {mode}" for mode, n in report["modes"].items()]))] if "modes" in report else []
+    if "sizes" in report:
+        rows.append(("sizes", listed([f"{n:,} of {size}" for size, n in report["sizes"].items()])))
+        rows.append(("modes", listed([f"{n:,} {mode}" for mode, n in report["modes"].items()])))
     if pixels := report.get("pixels"):
         rows += [("pixels", f"mean {pixels['mean']:.1f}, std within a picture {pixels['std']:.1f}")]
     for name, facts in [*report["targets"].items()][:5]:
         rows += [(name, listed([f"{key} {value:.4g}" for key, value in facts.items()], 6))]
-    kinds = ("undecodable", "exact_duplicates", "near_duplicates", "label_conflicts", "suspect_labels", "outliers")
-    for key in kinds:
-        name, entries = key.replace("_", " "), report[key]
-        ranked = "ranked" if key == "suspect_labels" else "found"
-        rows.append((name, f"{len(entries):,} {ranked}" if entries else "none"))
-        rows += [("", line(key, each)) for each in entries[: 0 if key == "undecodable" else SHOWN]]
+    lines = {"undecodable": "", "exact_duplicates": "{}  {}", "near_duplicates": "{}  {}", "label_conflicts": "{}  {}"}
+    for key, line in (lines | {"suspect_labels": "{}: {}, rather {}", "outliers": "{}: {}"}).items():
+        entries, ranked = report[key], "ranked" if key == "suspect_labels" else "found"
+        rows.append((key.replace("_", " "), f"{len(entries):,} {ranked}" if entries else "none"))
+        rows += [("", line.format(*each)) for each in entries[:SHOWN] if line]
     return rows + [("note", note) for note in report["notes"]]
 
 
 def listed(parts: list[str], count: int = 3) -> str:
-    more = len(parts) - count
-    return ", ".join(parts[:count]) + (
-        f" and {more} others" if more > 1 else "".join(f", {each}" for each in parts[count:])
-    )
-
-
-def line(key: str, entry: list[Any]) -> str:
-    if key == "suspect_labels":
-        return f"{entry[0]}: {entry[1]}, rather {entry[2]}"
-    return f"{entry[0]}: {entry[1]}" if key == "outliers" else f"{entry[0]}  {entry[1]}"
+    if (more := len(parts) - count) > 1:
+        return f"{', '.join(parts[:count])} and {more} others"
+    return ", ".join(parts)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from PIL import Image
 from torch import Tensor
 
 from src import require
 from src.analysis.data.findings import Samples
-from src.commands.show import leaves
+from src.commands.show import batches, leaves, owner_of_loaders
 from src.config.build import Experiment
 from src.data import DataModule, Table
 
@@ -24,18 +23,14 @@ MOST = 100_000  # samples of a split of another project
 class Joined:
     """Images of several splits as one: ``joined[index]`` is (B, C, H, W)."""
 
-    def __init__(self, data: DataModule) -> None:
-        self.parts = [data.splits[split] for split in SPLITS]
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
         self.starts = torch.tensor([0, *(len(part) for part in self.parts)]).cumsum(0)
 
     def __getitem__(self, index: Tensor) -> Tensor:
         owner = torch.bucketize(index, self.starts, right=True) - 1
         pieces = [self.parts[k][index[owner == k] - self.starts[k]][1] for k in owner.unique().tolist()]
         return torch.cat(pieces)  # index is sorted
-
-    def targets(self) -> Tensor | None:
-        found = [None if part.targets is None else part.targets[part.index] for part in self.parts]
-        return None if any(each is None for each in found) else torch.cat(found)  # type: ignore[arg-type]
 
 
 def own_samples(data: DataModule) -> Samples:
@@ -52,13 +47,14 @@ def own_samples(data: DataModule) -> Samples:
         known = data.sample_names("train" if part.images is train.images else split, len(part.images))
         names += [known[i] for i in part.index.tolist()]
         splits += [split] * len(part)
-    joined = Joined(data)
-    common: dict[str, Any] = {"targets": joined.targets(), "class_names": data.class_names or []}
+    parts = [data.splits[split] for split in SPLITS]
+    targets = joined([None if part.targets is None else part.targets[part.index] for part in parts])
+    common: dict[str, Any] = {"targets": targets, "class_names": data.class_names or []}
     if not data.holds_images:
-        parts = [part.images[part.index].flatten(1) for part in joined.parts]
-        return Samples(names, splits, inputs=torch.cat(parts), **common)
+        inputs = torch.cat([part.images[part.index].flatten(1) for part in parts])
+        return Samples(names, splits, inputs=inputs, **common)
     root = data.root if data.files and all((data.root / name).is_file() for name in names[:1]) else None
-    return Samples(names, splits, images=joined, root=root, **common)
+    return Samples(names, splits, images=Joined(parts), root=root, **common)
 
 
 def other_samples(x: Experiment) -> Samples:
@@ -66,44 +62,40 @@ def other_samples(x: Experiment) -> Samples:
 
     Inputs that are no bytes are scaled so that all of the first batch are in [0, 255].
     """
-    owner: Any = next((each for each in (x.data, x.task) if each and is_overridden("train_dataloader", each)), None)
-    require(owner is not None, "check needs training data: neither data nor model has a train_dataloader")
-    owner.trainer = x.trainer
-    owner.prepare_data()
-    owner.setup("fit")
+    owner = owner_of_loaders(x, "check")
     inputs: list[Tensor] = []
     classes: list[Tensor | None] = []
     names: list[str] = []
-    splits: list[str] = []
-    scale: tuple[float, float] | None = None
     for split in [each for each in SPLITS if is_overridden(f"{each}_dataloader", owner)]:
         if split == "test":
             owner.setup("test")
-        count = 0
-        for batch, known in batches(getattr(owner, f"{split}_dataloader")()):
-            scale = scale or (float(batch.min()), max(float(batch.max() - batch.min()), 1e-9))
-            scaled = batch if batch.dtype == torch.uint8 else ((batch.float() - scale[0]) * 255 / scale[1])
+        before = len(names)
+        for batch, known in inputs_and_classes(getattr(owner, f"{split}_dataloader")()):
+            if not inputs:
+                low, high = batch.float().aminmax()
+            scaled = batch if batch.dtype == torch.uint8 else ((batch.float() - low) * 255 / (high - low).clamp(1e-9))
             inputs.append(scaled.clamp(0, 255).round().byte() if batch.ndim == 4 else batch.float().flatten(1))
             classes.append(known)
-            names += [f"{split}/{count + i}" for i in range(len(batch))]
-            splits += [split] * len(batch)
-            if (count := count + len(batch)) >= MOST:
+            names += [f"{split}/{len(names) - before + i}" for i in range(len(batch))]
+            if len(names) - before >= MOST:
                 break
     require(inputs, "check found no batch with a tensor of several samples")
     same = len({each.shape[1:] for each in inputs}) == 1
     require(same, "check needs inputs of one shape, but the batches of this data have several")
-    known = None if any(each is None for each in classes) else torch.cat(classes)  # type: ignore[arg-type]
-    together = torch.cat(inputs)
-    pictures = together.ndim == 4 and together.shape[1] in (1, 3, 4)
-    if pictures:
-        return Samples(names, splits, images=together, targets=known)
-    return Samples(names, splits, inputs=together, targets=known)
+    together, splits = torch.cat(inputs), [name.split("/")[0] for name in names]
+    if together.ndim == 4 and together.shape[1] in (1, 3, 4):
+        return Samples(names, splits, images=together, targets=joined(classes))
+    return Samples(names, splits, inputs=together, targets=joined(classes))
 
 
-def batches(loader: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
+def joined(parts: list[Tensor | None]) -> Tensor | None:
+    found = [each for each in parts if each is not None]
+    return torch.cat(found) if len(found) == len(parts) else None
+
+
+def inputs_and_classes(loader: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield the inputs of each batch, and its classes (N,) if it has integers of that shape."""
-    for each in CombinedLoader(loader) if isinstance(loader, list | tuple | dict) else loader:
-        batch = each[0] if type(each) is tuple and len(each) == 3 and isinstance(each[1], int) else each
+    for batch in batches(loader):
         tensors = [value for _, value in leaves(batch) if isinstance(value, Tensor)]
         inputs = next((value for value in tensors if value.ndim > 1), None)
         if inputs is not None:

@@ -58,14 +58,13 @@ def combine(members: list[Experiment], command: str, greedy: bool, soup: bool) -
 
 
 def ensemble(x: Experiment, pool: list[Any], counts: list[int]) -> Ensemble:
-    tasks, precisions = zip(*pool, strict=True)
-    settings: dict[str, Any] = {"members": [*tasks], "precisions": [*precisions], "averaged": tasks[0]}
-    settings |= {"weights": [n / sum(counts) for n in counts], "data_state": x.stored.get(type(x.data).__qualname__)}
+    tasks, precisions = ([*each] for each in zip(*pool, strict=True))
+    weights, data_state = [n / sum(counts) for n in counts], x.stored.get(type(x.data).__qualname__)
     if not isinstance(tasks[0], Task):
-        return Ensemble(**settings)
+        return Ensemble(tasks, precisions, weights, tasks[0], data_state)
     averaged = deepcopy(tasks[0], {id(tasks[0].net): nn.Identity()})
-    average_state(averaged, [*tasks], settings["weights"])
-    return Comparison(**settings | {"averaged": averaged})
+    average_state(averaged, tasks, weights)
+    return Comparison(tasks, precisions, weights, averaged, data_state)
 
 
 def check_member(first: Experiment, x: Experiment, names: tuple[str, str], needs_tasks: bool) -> None:
@@ -103,14 +102,13 @@ def is_close(a: Any, b: Any) -> bool:
 
 def check_equal_nets(first: Any, task: Any, names: tuple[str, str]) -> None:
     """Refuse nets whose parameters, buffers or layers differ."""
-    layouts: list[dict[str, str]] = [
-        {name: f"{tuple(value.shape)} {value.dtype}" for name, value in each.state_dict().items()}
-        | {f"{name} (layer)": type(layer).__qualname__ for name, layer in each.named_modules()}
-        for each in (first.net, task.net)
-    ]
+    layouts: list[dict[str, str]] = []
+    for net in (first.net, task.net):
+        layouts.append({name: f"{tuple(value.shape)} {value.dtype}" for name, value in net.state_dict().items()})
+        layouts[-1] |= {f"{name} (layer)": type(layer).__qualname__ for name, layer in net.named_modules()}
     for key in layouts[0] | layouts[1]:
-        differ = "; ".join(f"{layout.get(key, 'none')} in {name}" for layout, name in zip(layouts, names, strict=True))
-        require(layouts[0].get(key) == layouts[1].get(key), f"--soup needs equal nets, but {key} differs: {differ}")
+        a, b = (layout.get(key, "none") for layout in layouts)
+        require(a == b, f"--soup needs equal nets, but {key} differs: {a} in {names[0]}; {b} in {names[1]}")
 
 
 def choose(x: Experiment, pool: list[Member], soup: bool) -> list[int]:
@@ -140,13 +138,10 @@ def validation_predictions(x: Experiment, pool: list[Member]) -> tuple[Tensor, T
 
 
 def greedy_choice(soft: Tensor, score: Callable[[Tensor], float]) -> list[int]:
-    """Return how often each member counts in the average that scores highest; Caruana et al., 2004.
+    """Return how often each member counts in the average of predictions (N, members, ...) that scores highest.
 
-    doi:10.1145/1015330.1015432: starting with none, add the member, also again, whose addition scores highest; return
-    the best average on the way. Ties go to the member used least so far, and to the average of more members.
-
-    Args:
-        soft: predictions of each member, (N, members, ...).
+    Caruana et al., 2004, doi:10.1145/1015330.1015432: starting with none, add the member, also again, whose addition
+    scores highest; return the best average on the way. Ties go to the member used least, and to more members.
     """
     counts, best, total = [0] * soft.shape[1], ([0] * soft.shape[1], -inf), torch.zeros_like(soft[:, 0])
     for n in range(1, ROUNDS * len(counts) + 1):

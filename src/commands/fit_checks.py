@@ -1,7 +1,7 @@
 """The checks of ``check --fit``: prepare a run as fit does, take a few training steps, and report what is wrong."""
 
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from math import isfinite, nan
 from textwrap import wrap
 from time import perf_counter
@@ -75,13 +75,11 @@ class FitChecks:
         self.add("dead units", lambda: model_checks.dead_units(spy))
         dead = self.results["dead units"].ok is False  # which explains what else is 0
         self.add("gradients", lambda: model_checks.gradients(s, dead))
-        for name, check in (
-            ("deterministic", forward_checks.deterministic),
-            ("samples", forward_checks.independent),
-            ("train and eval", forward_checks.train_and_eval),
-        ):
-            with s.unchanged():
-                self.add(name, partial(check, s, calls))
+        with s.unchanged():
+            self.add("deterministic", lambda: forward_checks.deterministic(s, calls))
+            self.add("samples", lambda: forward_checks.independent(s, calls))
+        with s.unchanged():
+            self.add("train and eval", lambda: forward_checks.train_and_eval(s, calls))
         first = Check(None, "mend the above first")
         self.add("loss gradient", lambda: first if dead else model_checks.loss_gradient(s, calls))
         failed = any(each.ok is False for each in self.results.values())
@@ -98,12 +96,10 @@ class FitChecks:
         s = Subject(steps.module, batch, steps.loss, steps.step, steps.context, steps.trainer.optimizers)
         losses: list[Any] = []
         few = pick(batch, n, torch.arange(min(n, SAMPLES)))
-        try:
+        with suppress(*ERRORS):  # the whole batch then shows whether this is a bug
             with s.unchanged():
                 steps.loss(few)
             s.batch = few
-        except ERRORS:
-            pass  # the whole batch then shows whether this is a bug
         with s.unchanged(), Spy(steps.module) as spy:
             calls = find_calls(steps.module, lambda: losses.append(steps.loss(s.batch)))
         return s, spy, calls, losses[0]

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
-from src import UserError, require
-from src.analysis.outputs import Outputs, headline
+from src import require
+from src.analysis.outputs import Outputs, measured
 from src.analysis.report import baselines, robust
 from src.commands.test import start
 from src.config.arguments import Options
@@ -35,10 +35,8 @@ def open_run(options: Options, stages: tuple[str, ...]) -> tuple[Experiment, Any
     settings = [f"--trainer.{each}" for each in (*SETTINGS, "inference_mode=false")]  # attacks need gradients
     x = start(replace(options, command="test", settings=settings))
     data: Any = x.data
-    require(
-        isinstance(data, ImageData),
-        f"only data of src.data.DataModule can be measured again, got {type(data).__name__}",
-    )
+    own = isinstance(data, ImageData)
+    require(own, f"only data of src.data.DataModule can be measured again, got {type(data).__name__}")
     data.prepare_data()
     for stage in stages:
         data.setup(stage)
@@ -78,9 +76,9 @@ def measure_robustness(options: Options, folder: Path, o: Outputs, samples: int,
         x.trainer.test(x.task, datamodule=data, verbose=False)
         x.trainer.callbacks = x.trainer.callbacks[: -len(own)]  # type: ignore[attr-defined]
         require(keep.outputs, f"{type(x.task).__name__} returns no predictions that can be compared")
-        value, ends = headline(keep.outputs)
-        require(not isnan(value), f"{o.metric} of {len(chosen)} samples is not defined: raise --samples")
-        return {"value": value, "interval": list(ends)}
+        found = measured(keep.outputs)
+        require(not isnan(found["value"]), f"{o.metric} of {len(chosen)} samples is not defined: raise --samples")
+        return found
 
     facts: dict[str, Any] = {"identity": o.identity, "samples": len(chosen), "of": n, "clean": tested(images)}
     width = max(8, len(o.metric) + 5)
@@ -104,8 +102,7 @@ def cells(rows: list[dict[str, Any]], kind: str) -> str:
 
 def changes(task: Any, data: Any, o: Outputs) -> tuple[list[str], list[str], str]:
     """Return the corruptions and attacks that make sense, and what is left out; refuse what has no images."""
-    if not data.holds_images:
-        raise UserError(f"--robust needs images, {type(data).__name__} has none")
+    require(data.holds_images, f"--robust needs images, {type(data).__name__} has none")
     turns = o.kind not in TURNS
     colors = data.shape[0] in (1, 3)
     kinds = [each for each in robust.AMOUNTS if (each != "rotation" or turns) and (each != "JPEG" or colors)]

@@ -18,11 +18,7 @@ from src.data.loading.report import left_out_rows
 from src.protocols import ImageData
 from src.runs.folder import back_up
 from src.runs.neighbors import MAX_QUERIES, embeddings, write_neighbors
-from src.runs.predictions import (
-    columns,
-    let_forward_predict,
-    probabilities,
-)
+from src.runs.predictions import columns, let_forward_predict, probabilities
 from src.runs.summary import print_rows
 
 
@@ -87,8 +83,8 @@ def run(
 def predict(x: Experiment, loader: FilesLoader | None) -> list[Any]:
     """Return what ``predict_step`` returns for each batch: of image files, or of the test split."""
     outputs: Any = x.trainer.predict(x.task, loader, None if loader else x.data, ckpt_path=x.config.ckpt_path) or []
-    if loader is not None and not loader.names:
-        raise UserError(f"none of {len(loader.paths)} files can be decoded (first: {loader.paths[0]})")
+    if loader is not None:
+        require(loader.names, f"none of {len(loader.paths)} files can be decoded (first: {loader.paths[0]})")
     return outputs if len(x.trainer.num_predict_batches) < 2 else [batch for each in outputs for batch in each]
 
 

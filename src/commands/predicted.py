@@ -12,18 +12,9 @@ from src.data import DataModule
 from src.data.loading.files_loader import FilesLoader
 from src.data.loading.image_files import ImageFiles
 from src.protocols import DrawsPredictions, ImageData
+from src.runs import predictions
 from src.runs.folder import free_name
 from src.runs.neighbors import Embedded, labels
-from src.runs.predictions import (
-    accuracy_rows,
-    error_rows,
-    predictions_table,
-    save_csv,
-    save_pictures,
-    true_classes,
-    true_numbers,
-    write_csv,
-)
 from src.runs.summary import print_rows
 
 
@@ -41,10 +32,12 @@ def write_classes(
     """Write the probability of each class (N, K), print the first rows and the accuracy if known, and return N."""
     classes, names = classes or [str(i) for i in range(rows.shape[1])], sample_names(x, loader, len(rows))
     targets = x.data.splits["test"].classes if isinstance(x.data, ImageData) and not given else None
-    targets = true_classes(names, given, classes) if given else targets
-    write_csv(file, names, classes, rows, targets)
-    print_rows(predictions_table(names, classes, rows))
-    print_rows([("written to", str(file)), *accuracy_rows(rows, targets, classes, file.with_name("confusion.csv"))])
+    targets = predictions.true_classes(names, given, classes) if given else targets
+    predictions.write_csv(file, names, classes, rows, targets)
+    print_rows(predictions.predictions_table(names, classes, rows))
+    print_rows(
+        [("written to", str(file)), *predictions.accuracy_rows(rows, targets, classes, file.with_name("confusion.csv"))]
+    )
     return len(rows)
 
 
@@ -52,12 +45,12 @@ def write_values(x: Experiment, values: dict[str, list[Any]], loader: FilesLoade
     """Write values as they are, and the true numbers of the test split, if they are numbers, with their mean error."""
     count = len(next(iter(values.values()), []))
     split = x.data.splits["test"] if isinstance(x.data, ImageData) and not loader else None
-    true: dict[str, list[float]] = true_numbers(split.targets, count) if split else {}
+    true: dict[str, list[float]] = predictions.true_numbers(split.targets, count) if split else {}
     shown = ", ".join([*values][:4]) + (f", ... ({len(values) - 4} more)" if len(values) > 4 else "")
     table = {"image": sample_names(x, loader, count), **values, **true}
-    save_csv(file, [[*table], *map(list, zip(*table.values(), strict=True))])
+    predictions.save_csv(file, [[*table], *map(list, zip(*table.values(), strict=True))])
     rows = [("predicted", f"{count} samples"), ("values", shown or "none: predict_step returns nothing")]
-    print_rows([*rows, ("written to", str(file)), *error_rows(values, true)])
+    print_rows([*rows, ("written to", str(file)), *predictions.error_rows(values, true)])
     return count
 
 
@@ -96,8 +89,8 @@ def write_pictures(x: Experiment, outputs: list[Tensor], loader: FilesLoader | N
         else:
             pixels = output.float().cpu() * data.normalize.std.cpu() + data.normalize.mean.cpu()
             drawn = {"output": pixels.round().clamp(0, 255).byte()}
-        lines += save_pictures(drawn, own, len(lines), folder)
-    save_csv(file, [["image", *drawn], *lines])
+        lines += predictions.save_pictures(drawn, own, len(lines), folder)
+    predictions.save_csv(file, [["image", *drawn], *lines])
     print_rows([("predicted", f"{len(lines)} samples"), ("pictures", str(folder)), ("written to", str(file))])
     return len(lines)
 

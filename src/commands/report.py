@@ -15,7 +15,7 @@ from src.analysis.report.slices import Columns, match
 from src.commands.page import write_page
 from src.config.arguments import Options
 from src.runs.folder import Run, write_atomically
-from src.runs.summary import Rows, echo, print_rows
+from src.runs.summary import Rows, echo, end_of, print_rows
 
 
 def run(
@@ -54,8 +54,8 @@ def run(
         raise SystemExit(0)
     folders = [each.run for each in (options, *options.others) if each.run]
     require(folders, "report needs run folders: python -m src.cli report runs/digits/version_0")
-    typed = [*options.settings, *options.config[1:]]
-    require(not typed, f"report takes run folders and no settings, got {' '.join(map(str, typed))[:80]}")
+    typed = " ".join(map(str, [*options.settings, *options.config[1:]]))
+    require(not typed, f"report takes run folders and no settings, got {typed[:80]}")
     require(eps is None or robust, "--eps is an option of --robust: add that")
     for each in eps or ():
         require(0 < each <= 255, f"--eps must be in (0, 255], in pixel values, got {each:g}")
@@ -110,10 +110,10 @@ def comparison_rows(facts: dict[str, Any]) -> Rows:
     """Return the metric of each run with its interval, and its difference from the first."""
     rows: Rows = [("run", f"{facts['metric']:>11}  minus the first, 95 % interval, p")]
     for run in facts["runs"]:
-        name, text = run["run"], f"{run['value']:11.4f}"
+        text = f"{run['value']:11.4f}"
         if "difference" in run:
             low, high = run["difference_interval"]
             p = "" if run["p"] is None else f"  {run['p']:.2g}"
             text += f"  {run['difference']:+.4f}  {low:+.4f} to {high:+.4f}{p}"
-        rows.append((name if len(name) <= 32 else f"...{name[-29:]}", text))
+        rows.append((end_of(run["run"], 32), text))
     return rows

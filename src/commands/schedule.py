@@ -32,7 +32,13 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
     if x.trainer.is_global_zero:
         plateau = any(isinstance(each.scheduler, ReduceLROnPlateau) for each in x.trainer.lr_scheduler_configs)
         title = "without ReduceLROnPlateau, which reacts to val/loss" if plateau else config.name
-        draw(recorder.curves(), title, file)
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        axes = figure.subplots()
+        for lrs, names in recorder.curves().items():
+            axes.plot(lrs, label=names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
+        axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None), title=title)
+        figure.legend(fontsize="small", loc="outside right upper", title="parameters", title_fontsize="small")
+        save_figure(figure, file)
         print_rows([("steps", f"{len(recorder.lrs):,}"), ("written to", str(file))])
     return x
 
@@ -67,14 +73,3 @@ class LRRecorder(Callback):
         for lrs, names in zip(zip(*self.lrs, strict=True), self.groups, strict=True):
             found.setdefault(lrs, []).extend(names)
         return found
-
-
-def draw(curves: dict[tuple[float, ...], list[str]], title: str, file: Path) -> None:
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    for lrs, names in curves.items():
-        axes.plot(lrs, label=names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else ""))
-    axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
-    axes.set_title(title)
-    figure.legend(fontsize="small", loc="outside right upper", title="parameters", title_fontsize="small")
-    save_figure(figure, file)

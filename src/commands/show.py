@@ -35,7 +35,7 @@ def run(options: Options, *, output: Path | None = None) -> Experiment:
     x = build(parse(options), "show")
     data, file = x.data, output or Path("show.png")
     if not isinstance(data, DataModule) or not data.holds_images:
-        show_batch(first_batch(x), file)
+        show_batch(next(batches(owner_of_loaders(x, "show").train_dataloader())), file)
         return x
     data.prepare_data()
     data.setup("fit")
@@ -65,20 +65,24 @@ def training_images(data: DataModule, rows: int, epochs: int) -> list[tuple[str,
     return found
 
 
-def first_batch(x: Experiment) -> Any:
-    """Return the first training batch of a data module or LightningModule that is not this project's."""
+def owner_of_loaders(x: Experiment, command: str) -> Any:
+    """Return the data module or LightningModule of another project that has loaders, ready to call them."""
     owner: Any = next((each for each in (x.data, x.task) if each and is_overridden("train_dataloader", each)), None)
-    require(owner is not None, "show needs training data: neither data nor model has a train_dataloader")
+    require(owner is not None, f"{command} needs training data: neither data nor model has a train_dataloader")
     owner.trainer = x.trainer
     owner.prepare_data()
     owner.setup("fit")
-    loader = owner.train_dataloader()
-    return next(iter(CombinedLoader(loader) if isinstance(loader, list | tuple | dict) else loader))
+    return owner
+
+
+def batches(loader: Any) -> Iterator[Any]:
+    """Yield the batches of what a ``*_dataloader`` method returns: one loader or a collection of them."""
+    for each in CombinedLoader(loader) if isinstance(loader, list | tuple | dict) else loader:
+        yield each[0] if type(each) is tuple and len(each) == 3 and isinstance(each[1], int) else each
 
 
 def show_batch(batch: Any, file: Path) -> None:
     """Print what a batch holds, and draw its first images (N, C, H, W)."""
-    batch = batch[0] if type(batch) is tuple and len(batch) == 3 and isinstance(batch[1], int) else batch
     found = dict(leaves(batch))
     print_rows([(name or "batch", describe(value)) for name, value in found.items()])
     images = [value for value in found.values() if isinstance(value, Tensor) and value.ndim == 4]

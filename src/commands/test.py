@@ -6,12 +6,13 @@ from typing import Any
 
 from src import require
 from src.analysis.outputs import FILE
+from src.analysis.statistics import student
 from src.config.arguments import Options
 from src.config.build import Experiment, build, find_start
 from src.config.parser import parse
 from src.protocols import ImageData
 from src.runs.keep_outputs import KeepOutputs
-from src.runs.summary import Rows, cell, echo, merge_dataloaders, metrics_table, per_class_table, print_rows
+from src.runs.summary import Rows, cell, echo, end_of, merge_dataloaders, metrics_table, per_class_table, print_rows
 
 
 def run(options: Options, *, greedy: bool = False, soup: bool = False) -> Experiment:
@@ -25,11 +26,6 @@ def run(options: Options, *, greedy: bool = False, soup: bool = False) -> Experi
         python -m src.cli test --run runs/digits/version_0
         python -m src.cli test --run runs/digits/version_0 --run runs/digits/version_1
     """
-    return evaluate(options, greedy, soup)
-
-
-def evaluate(options: Options, greedy: bool = False, soup: bool = False) -> Experiment:
-    """Print the metrics of a checkpoint, in the table of validate or test."""
     x = start(options, greedy, soup)
     evaluation, keep, run = getattr(x.trainer, options.command), KeepOutputs(), x.run
     as_trained = run is not None and options.command == "test" and not (options.settings or options.config[1:])
@@ -84,17 +80,11 @@ def comparison(task: Any, names: list[str], soup: bool) -> Rows:
     *own, combined = task.results
     kind, spreads = "soup" if soup else "ensemble", [""] * len(own)
     if task.paired is not None:
-        from scipy.special import stdtrit  # slow to import
-
         differences = task.paired[:, -1:].double() - task.paired[:, :-1].double()
-        n = len(differences)
-        half = differences.std(0) / n**0.5 * stdtrit(n - 1, 0.975)
-        spreads = [f" +/- {each:.4f}" for each in half.tolist()]
+        spreads = [f" +/- {student(each.numpy()):.4f}" for each in differences.cpu().T]
     rows = [("run", f"{task.metric:>10}  {kind} minus run")]
     for name, value, spread in zip(names, own, spreads, strict=False):  # a soup is one more member
-        rows.append(
-            (name if len(name) <= 40 else f"...{name[-37:]}", f"{cell(value)}  {combined - value:+.4f}{spread}")
-        )
+        rows.append((end_of(name, 40), f"{cell(value)}  {combined - value:+.4f}{spread}"))
     rows.append((kind, cell(combined)))
     note = [("note", "+/- is the 95 % interval, paired by sample")] if task.paired is not None else []
     return [*rows, *note, ("", "")]

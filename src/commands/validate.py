@@ -1,6 +1,6 @@
 """validate: evaluate a checkpoint on the validation split."""
 
-from src.commands.test import evaluate
+from src.commands import test
 from src.config.arguments import Options
 from src.config.build import Experiment
 
@@ -11,4 +11,4 @@ def run(options: Options) -> Experiment:
     Examples:
         python -m src.cli validate --run runs/digits/version_0
     """
-    return evaluate(options)
+    return test.run(options)

@@ -16,11 +16,11 @@ class Comparison(Ensemble):
     """Test an ensemble, and compute the metric that its tasks monitor for each of them; validation keeps predictions.
 
     Args:
-        kwargs: see ``src.tasks.ensemble.Ensemble``.
+        args: see ``src.tasks.ensemble.Ensemble``.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.metric = self.averaged.monitor[0].removeprefix("val/")
         tasks = (*self.members, self.averaged)
         self.scores: Any = nn.ModuleList(self.averaged.test_metrics[self.metric].clone() for _ in tasks)
