@@ -87,6 +87,25 @@ def trained(_trained: Path) -> Path:
     return shutil.copytree(_trained, Path("runs/digits/version_0"))
 
 
+@pytest.fixture(scope="session")
+def _three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("configs").symlink_to(ROOT / "configs")
+        for seed in range(3):
+            hidden = f"--model.net.hidden_sizes=[{24 if seed == 2 else 16}]"
+            main(["fit", *SMALL, hidden, "--trainer.max_epochs=1", f"--seed_everything={seed}"])
+    return folder / "runs"
+
+
+@pytest.fixture
+def three(_three: Path) -> list[str]:
+    """Copy three runs of one epoch, the last of a wider net, and return their folders; they are trained once."""
+    shutil.copytree(_three, "runs")
+    return [f"runs/digits/version_{i}" for i in range(3)]
+
+
 def heavy(values: Iterable[Any], *names: str) -> list[Any]:
     """Return the values of a parameter; those whose text contains one of the names are left out of ``make test``."""
     slow = [value for value in values if any(name in str(value) for name in names)]

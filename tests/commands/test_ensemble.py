@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from src.cli import main
 from src.commands.ensemble import ROUNDS, greedy_choice, greedy_soup
 from src.data import Digits
 from tests.commands.test_fit_processes import TWO_PROCESSES, command_line
-from tests.conftest import ROOT, SMALL, refused, weights
+from tests.conftest import SMALL, refused, weights
 from tests.test_docs import PAGES, commands, section
 
 PARENT = Path("runs/digits")
@@ -30,24 +29,10 @@ NAMES = ["version_0", "version_1", "version_2"]
 CNN = ["--model.net=src.nets.SmallCNN", "--model.net.width=2", "--data.batch_size=256"]
 
 
-@pytest.fixture(scope="module")
-def _three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train three small nets, the last of another width, and return the folder of their runs."""
-    folder = tmp_path_factory.mktemp("three")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("configs").symlink_to(ROOT / "configs")
-        for seed in range(3):
-            hidden = f"--model.net.hidden_sizes=[{24 if seed == 2 else 16}]"
-            main(["fit", *SMALL, hidden, "--trainer.max_epochs=1", f"--seed_everything={seed}"])
-    return folder / "runs"
-
-
 @pytest.fixture
-def three(_three: Path) -> list[str]:
-    """Copy the runs to runs/digits, and return their options."""
-    shutil.copytree(_three, "runs")
-    return [f"--run={PARENT / name}" for name in NAMES]
+def three(three: list[str]) -> list[str]:
+    """Return the options of three runs."""
+    return [f"--run={run}" for run in three]
 
 
 def probabilities(file: str | Path) -> Tensor:

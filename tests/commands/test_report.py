@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +13,10 @@ from src.analysis.report.comparison import short_names
 from src.analysis.report.sections import classes_section, confused
 from src.cli import main
 from src.commands.report import plain
-from tests.conftest import ROOT, SMALL, refused, rows
+from tests.conftest import SMALL, refused, rows
 
 PARENT = Path("runs/digits")
 FAST = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4"]
-
-
-@pytest.fixture(scope="module")
-def _three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train two seeds of a net and one of another, and return the folder of their runs."""
-    folder = tmp_path_factory.mktemp("three")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("configs").symlink_to(ROOT / "configs")
-        for i in range(3):
-            main(["fit", *SMALL, *FAST, f"--seed_everything={i}", f"--model.net.hidden_sizes=[{[16, 16, 24][i]}]"])
-    return folder / "runs"
-
-
-@pytest.fixture
-def three(_three: Path) -> list[str]:
-    shutil.copytree(_three, "runs")
-    return [str(PARENT / f"version_{i}") for i in range(3)]
 
 
 def test_the_page_has_what_the_run_reached(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:
