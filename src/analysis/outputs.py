@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src import UserError
-from src.analysis.statistics import Interval, bootstrap_mean, ends, holm, mcnemar, resampling, wilson
+from src.analysis.statistics import Interval, bootstrap_mean, confusions, ends, holm, mcnemar, resampling, wilson
 
 Array = NDArray[Any]
 FILE = "test.npz"
@@ -138,18 +138,6 @@ def nearest_hits(embeddings: Array, targets: Array) -> tuple[Array, Array]:
         found.append([np.where(each, d, np.inf).min(1) for each in (same, ~same)])
     own, other = np.concatenate(found, 1)
     return np.where(np.isinf(own), np.nan, own <= other), np.nan_to_num(own - other, nan=0, posinf=0, neginf=0)
-
-
-def confusion(predicted: Array, true: Array, k: int) -> Array:
-    """Return the counts (K, K) of true classes, in rows, and predicted ones."""
-    return np.bincount(true.ravel().astype(np.int64) * k + predicted.ravel(), minlength=k * k).reshape(k, k)
-
-
-def confusions(predicted: Array, true: Array, k: int) -> Array:
-    """Return true positives, false positives and false negatives of each class, (K, 3)."""
-    table = confusion(predicted, true, k)
-    hit = np.diag(table)
-    return np.stack([hit, table.sum(0) - hit, table.sum(1) - hit], 1)
 
 
 def macro(counts: Array, kind: str, per_sample: bool = False) -> Array:

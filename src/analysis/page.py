@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 WEB = Path(__file__).parents[1] / "web"
 Series = tuple[str, Sequence[float], Sequence[float]]  # name, x and y
+Range = tuple[float, float] | None
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 360, 220, 48, 12, 26
 COLORS, DASHES = 6, ("", "6 3", "2 3")
 LABEL = 18  # letters of the name of a line; of longer ones, the end
@@ -87,17 +88,11 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round((first + i) * step, 12) for i in range(count + 3) if i == 0 or (first + i - 1) * step < high - 1e-9]
 
 
-def chart(
-    title: str,
-    series: Sequence[Series],
-    y_range: tuple[float, float] | None = None,
-    dots: bool = False,
-    sizes: Sequence[list[float] | None] = (),
-) -> Any:
+def chart(title: str, series: Sequence[Series], y_range: Range = None, dots: bool = False, sizes: Any = ()) -> Any:
     """Return what the macro ``chart`` draws of lines, each with its name at its end; None without finite values.
 
     Values that are not finite are left out. The y axis begins by default at 0, or the lowest value below it. ``dots``
-    marks the points; a line with ``sizes`` is only points of these radii.
+    marks the points; a line with ``sizes``, a list for each line or None, is only points of these radii.
     """
     finite = [(name, [(x, y) for x, y in zip(xs, ys, strict=True) if isfinite(y)]) for name, xs, ys in series]
     finite = [(name, points) for name, points in finite if points]
@@ -138,7 +133,7 @@ def chart(
     }  # fmt: skip
 
 
-def later_range(series: Sequence[Series]) -> tuple[float, float] | None:
+def later_range(series: Sequence[Series]) -> Range:
     """Return the range of the values after the first fifth of each line, where early ones would hide the others."""
     later, everything = ([y for *_, ys in series for y in ys[len(ys) * i // 5 :] if isfinite(y)] for i in (1, 0))
     if not later or max(len(ys) for *_, ys in series) < 5:

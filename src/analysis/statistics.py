@@ -94,6 +94,18 @@ def resampling(n: int, draws: int) -> NDArray[np.float32]:
     return np.array(counts, dtype=np.float32)
 
 
+def confusion(predicted: NDArray[Any], true: NDArray[Any], k: int) -> NDArray[Any]:
+    """Return the counts (K, K) of true classes, in rows, and predicted ones."""
+    return np.bincount(true.ravel().astype(np.int64) * k + predicted.ravel(), minlength=k * k).reshape(k, k)
+
+
+def confusions(predicted: NDArray[Any], true: NDArray[Any], k: int) -> NDArray[Any]:
+    """Return true positives, false positives and false negatives of each class, (K, 3)."""
+    table = confusion(predicted, true, k)
+    hit = np.diag(table)
+    return np.stack([hit, table.sum(0) - hit, table.sum(1) - hit], 1)
+
+
 def f1_intervals(counts: NDArray[np.int64], n: int) -> NDArray[np.float64]:
     """Return F1 of each class with its 95 % bootstrap interval: (K, 3) of value, low and high; NaN if not defined.
 

@@ -166,9 +166,8 @@ class Monitor(Callback):
             first, *others = [layer for each, layer in new if each == kind]
             also = f"; also {', '.join(others[:2])}" if others else ""
             also += f" and {len(others) - 2} more" if len(others) > 2 else ""
-            rank_zero_warn(
-                f"epoch {where['epoch']}, step {self.step}: {first}: {NAMES[kind]}: {new[kind, first]}{also}"
-            )
+            text = f"{first}: {NAMES[kind]}: {new[kind, first]}{also}"
+            rank_zero_warn(f"epoch {where['epoch']}, step {self.step}: {text}")
         if new and trainer.loggers and (folder := trainer.loggers[0].log_dir):
             Path(folder, "monitor.json").write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
 

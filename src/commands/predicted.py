@@ -35,9 +35,8 @@ def write_classes(
     targets = predictions.true_classes(names, given, classes) if given else targets
     predictions.write_csv(file, names, classes, rows, targets)
     print_rows(predictions.predictions_table(names, classes, rows))
-    print_rows(
-        [("written to", str(file)), *predictions.accuracy_rows(rows, targets, classes, file.with_name("confusion.csv"))]
-    )
+    accuracy = predictions.accuracy_rows(rows, targets, classes, file.with_name("confusion.csv"))
+    print_rows([("written to", str(file)), *accuracy])
     return len(rows)
 
 

@@ -23,10 +23,7 @@ PALETTE = [i * factor % 255 for i in range(256) for factor in (2**25 - 1, 2**15 
 
 
 def probabilities(outputs: list[Any], num_classes: int = 0) -> Tensor | None:
-    """Return the outputs as class probabilities (N, K), or None if they are something else, such as logits.
-
-    K is ``num_classes``, if it is known, that is above 0.
-    """
+    """Return the outputs as probabilities (N, K) of K classes, by default of any number; None if they are no such."""
     rows = stacked(outputs)
     if rows is None or rows.shape[1] != (num_classes or rows.shape[1]):
         return None
@@ -130,8 +127,7 @@ def accuracy_rows(rows: Tensor, targets: Tensor | None, classes: list[str], file
         return []
     predicted, true = rows.argmax(1)[known], targets[: len(rows)][known]
     counts = multiclass_confusion_matrix(predicted, true, len(classes))
-    lines = [[name, *line] for name, line in zip(classes, counts.tolist(), strict=True)]
-    save_csv(file, [["class", *classes], *lines])
+    save_csv(file, [["class", *classes], *([name, *line] for name, line in zip(classes, counts.tolist(), strict=True))])
     right = int(counts.trace())
     return [("confusion", str(file)), ("accuracy", f"{right / len(true):.4f}, {right} of {len(true)} images")]
 
@@ -171,9 +167,8 @@ def predictions_table(names: list[str], classes: list[str], rows: Tensor, limit:
 
 def true_numbers(targets: Tensor | None, count: int) -> dict[str, list[float]]:
     """Return targets (N,) or (N, D) that are numbers as columns named true, or true_0 and so on."""
-    if targets is None or not targets.is_floating_point() or targets.ndim > 2:
-        return {}
-    return columns([{"true": targets[:count]}])
+    numbers = targets is not None and targets.is_floating_point() and targets.ndim < 3
+    return columns([{"true": targets[:count]}]) if numbers else {}  # type: ignore[index]
 
 
 def error_rows(values: dict[str, list[Any]], true: dict[str, list[float]]) -> list[tuple[str, str]]:

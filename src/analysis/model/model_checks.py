@@ -84,9 +84,8 @@ def gradients(s: Subject, dead: bool) -> Check:
     optimized = {id(p) for each in s.optimizers for group in each.param_groups for p in group["params"]}
     names = {p: name for name, p in s.module.named_parameters() if p.requires_grad}
     if lost := [name for p, name in names.items() if id(p) not in optimized]:
-        return Check(
-            False, f"no optimizer has {first_of(lost)}", "pass all to it, or freeze them: requires_grad_(False)"
-        )
+        advice = "pass all to it, or freeze them: requires_grad_(False)"
+        return Check(False, f"no optimizer has {first_of(lost)}", advice)
     seen: dict[str, set[str]] = {name: set() for name in names.values()}
     handles = [p.register_hook(lambda grad, name=name: seen[name].add(kind(grad))) for p, name in names.items()]
     with s.unchanged():

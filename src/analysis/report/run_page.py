@@ -7,11 +7,12 @@ from typing import Any
 import yaml
 
 from src import read_json
-from src.analysis.outputs import Outputs, confusion, headline, measured
+from src.analysis.outputs import Outputs, headline, measured
 from src.analysis.page import NAMES, chart, interval, later_range, percent, render
 from src.analysis.report import baselines, robust, sections
 from src.analysis.report.curves import Curve, read_curves, sentences
 from src.analysis.report.slices import Columns, largest_gaps, slices, slices_section
+from src.analysis.statistics import confusion
 
 HEADLINES = ("iou", "map", "mae", "accuracy", "f1")  # the curve of the first that the run has is drawn
 LAYER_VALUES = {  # of src.callbacks.Monitor

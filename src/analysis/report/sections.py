@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from src.analysis.outputs import Outputs, confusion, macro
+from src.analysis.outputs import Outputs, macro
 from src.analysis.page import chart, interval, picture, shades
-from src.analysis.statistics import bootstrap_mean, calibration, f1, f1_intervals, wilson
+from src.analysis.statistics import bootstrap_mean, calibration, confusion, f1, f1_intervals, wilson
 
 MATRIX = 30  # classes up to which the confusion matrix is shown; beyond, its largest errors
 LARGEST = 15  # errors in that list

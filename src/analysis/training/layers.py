@@ -71,9 +71,7 @@ class Measured:
     size: int = 0  # number of parameters with a gradient
     matrix: bool = False  # whether these are more than a bias or the factors of a norm, which may start at 0
 
-    def add_outputs(
-        self, values: int, moments: Tensor, live: Tensor | None = None, saturated: Tensor | None = None
-    ) -> None:
+    def add_outputs(self, values: int, moments: Tensor, live: Any = None, saturated: Any = None) -> None:
         """Set what ``output_statistics`` returned for a number of values."""
         self.mean, self.std = moments.tolist()
         if live is not None:

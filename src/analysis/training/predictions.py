@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from src.analysis.outputs import confusion, confusions, kind_of, score
+from src.analysis.outputs import kind_of, score
+from src.analysis.statistics import confusion, confusions
 from src.analysis.training import pictures
 from src.analysis.training.pictures import Array, short
 from src.analysis.training.sheets import Sample, draw_samples

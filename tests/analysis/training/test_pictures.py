@@ -9,8 +9,7 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, confusion_matrix, jaccard_score, recall_score
 
-from src.analysis.outputs import confusion
-from src.analysis.statistics import wilson
+from src.analysis.statistics import confusion, wilson
 from src.analysis.training.pictures import draw_calibration, draw_embedding
 from src.analysis.training.predictions import Predictions
 from src.analysis.training.sheets import draw_filters, draw_maps
