@@ -65,11 +65,8 @@ class EpochMeans:
             return {}
         values = self.pending_values()
         state = torch.cat([self.sums.to(values.device).expand(len(values))[:, None], values], 1)
-        return dict(
-            zip(
-                [*self.names, "samples", "loss_weight"], all_gather(state).view(-1, *state.shape).unbind(1), strict=True
-            )
-        )
+        gathered = all_gather(state).view(-1, *state.shape).unbind(1)
+        return dict(zip([*self.names, "samples", "loss_weight"], gathered, strict=True))
 
     def load_state(self, state: dict[str, Tensor], rank: int) -> None:
         """Restore this process's values from the result of ``gather_state``."""

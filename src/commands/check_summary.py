@@ -51,13 +51,13 @@ def class_label(samples: findings.Samples) -> Any:
 
 def counts(samples: findings.Samples, own: bool) -> dict[str, Any]:
     """Return the number of samples per split, by class if there are classes; of own data, also of an empty split."""
-    found: dict[str, Any] = {}
-    classes = samples.classes if samples.classes is not None else torch.zeros(len(samples.names), dtype=torch.long)
-    names = samples.class_names or [str(k) for k in range(int(classes.max()) + 1)]
-    names = ["all"] if samples.classes is None else names
-    for split in [each for each in SPLITS if own or each in samples.splits]:
-        own_classes = classes[torch.tensor([each == split for each in samples.splits], dtype=torch.bool)]
-        found[split] = dict(zip(names, own_classes.bincount(minlength=len(names)).tolist(), strict=True))
+    splits = [split for split in SPLITS if own or split in samples.splits]
+    if (classes := samples.classes) is None:
+        return {split: {"all": samples.splits.count(split)} for split in splits}
+    names, found = samples.class_names or [str(k) for k in range(int(classes.max()) + 1)], {}
+    for split in splits:
+        inside = classes[torch.tensor([each == split for each in samples.splits])]
+        found[split] = dict(zip(names, inside.bincount(minlength=len(names)).tolist(), strict=True))
     return found
 
 

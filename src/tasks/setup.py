@@ -37,9 +37,8 @@ def build_net(net: nn.Module | Callable[..., nn.Module], outputs: int) -> nn.Mod
     classes = [each for each in getattr(net, "args", ()) if inspect.isclass(each)]  # of a partial of jsonargparse
     parameters = inspect.signature(classes[-1] if classes else net).parameters.values()
     new = [each for each in parameters if each.name not in given]
-    settings: dict[str, Any] = {
-        p.name: False if isinstance(p.default, bool) else None for p in new if p.name in DOWNLOADS
-    }
+    downloads = [p for p in new if p.name in DOWNLOADS]
+    settings: dict[str, Any] = {p.name: False if isinstance(p.default, bool) else None for p in downloads}
     names = [p.name for p in parameters if OUTPUTS.fullmatch(p.name)]
     required = [p for p in new if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
     if names and not (required and required[0].name not in names):

@@ -15,9 +15,8 @@ def check_tta(task: Any) -> None:
     """Refuse augmentation at test time that needs several pixels."""
     data: Any = task.trainer.datamodule
     tiny = isinstance(data, ImageData) and bool(data.shape) and min(data.shape[1:]) < 2
-    require(
-        not (tiny and task.tta == "mirror_shift"), "tta must not be mirror_shift: the inputs are one pixel high or wide"
-    )
+    fits = not tiny or task.tta != "mirror_shift"
+    require(fits, "tta must not be mirror_shift: the inputs are one pixel high or wide")
 
 
 def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: str) -> Tensor:
