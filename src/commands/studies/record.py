@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from src import require
+from src import read_json, require
 from src.analysis.statistics import student
 from src.commands.studies.claim import Claim
 from src.commands.studies.plan import Plan
-from src.runs.folder import read_json, write_atomically
+from src.runs.folder import write_atomically
 
 FINISHED = ("complete", "pruned", "failed")
 

@@ -14,7 +14,7 @@ from typing import Any
 from lightning.pytorch import Callback
 from optuna.trial import FrozenTrial, Trial
 
-from src import UserError, require
+from src import UserError, read_json, require
 from src.commands import fit
 from src.commands.studies.plan import typed
 from src.commands.studies.record import Record, Study
@@ -22,7 +22,7 @@ from src.commands.studies.sampling import suggest
 from src.commands.studies.storage import Storage
 from src.config.arguments import Options, read
 from src.config.errors import as_user_error
-from src.runs.folder import Run, read_json
+from src.runs.folder import Run
 
 RENEW = 50  # runs of one process
 AGAIN = 75  # exit code that asks for a fresh process: EX_TEMPFAIL of sysexits.h
