@@ -102,8 +102,10 @@ def summary(report: dict[str, Any]) -> Rows:
         rows += [("pixels", f"mean {pixels['mean']:.1f}, std within a picture {pixels['std']:.1f}")]
     for name, facts in [*report["targets"].items()][:5]:
         rows += [(name, listed([f"{key} {value:.4g}" for key, value in facts.items()], 6))]
-    lines = {"undecodable": "", "exact_duplicates": "{}  {}", "near_duplicates": "{}  {}", "label_conflicts": "{}  {}"}
-    for key, line in (lines | {"suspect_labels": "{}: {}, rather {}", "outliers": "{}: {}"}).items():
+    pair = "{}  {}"
+    lines = {"undecodable": "", "exact_duplicates": pair, "near_duplicates": pair, "label_conflicts": pair}
+    lines |= {"suspect_labels": "{}: {}, rather {}", "outliers": "{}: {}"}
+    for key, line in lines.items():
         entries, ranked = report[key], "ranked" if key == "suspect_labels" else "found"
         rows.append((key.replace("_", " "), f"{len(entries):,} {ranked}" if entries else "none"))
         rows += [("", line.format(*each)) for each in entries[:SHOWN] if line]
