@@ -16,8 +16,10 @@ from src.analysis.outputs import FILE, Outputs, score
 from src.analysis.page import render
 from src.analysis.report.comparison import compare, comparison_page
 from src.analysis.report.run_page import run_page
+from src.analysis.study.page import study_page
 from src.cli import main
 from tests.browser import AXE, PROGRAM, Browser
+from tests.studies import SPACE, VALUES, made_trials
 
 LOOKS = [(360, "light"), (1400, "dark"), (360, "dark"), (1400, "light")]
 FAST = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=3"]
@@ -203,6 +205,14 @@ def compared(count: int) -> Path:
     return file
 
 
+def searched(count: int, keys: int = len(SPACE), runs: int = 3) -> Path:
+    space = dict([*SPACE.items()][:keys])
+    trials, file = made_trials(count, space, runs), Path("search.html").resolve()
+    page = study_page(f"Study {'long' * 30}", "val/accuracy", "max", space, trials, **VALUES)
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
 PAGES: dict[str, Callable[[], Path]] = {
     **{
         name: partial(trained, name)
@@ -212,6 +222,11 @@ PAGES: dict[str, Callable[[], Path]] = {
     "a check of data": checked,
     "two runs": partial(compared, 2),
     "eight runs": partial(compared, 8),
+    "a study": partial(searched, 60),
+    "a study of one trial": partial(searched, 1),
+    "a study of seeds": partial(searched, 1, keys=0),
+    "a study with one run a trial": partial(searched, 9, keys=4, runs=1),
+    "a study of nothing yet": partial(searched, 0),
     "30 classes with long names": partial(page, names=LONG, samples=3000),
     "100 classes": partial(page, names=[f"{name} {i}" for i in range(4) for name in LONG[:25]], samples=3000),
     "names with HTML and of other scripts": partial(page, names=ODD, right=0.3),

@@ -88,11 +88,24 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round((first + i) * step, 12) for i in range(count + 3) if i == 0 or (first + i - 1) * step < high - 1e-9]
 
 
-def chart(title: str, series: Sequence[Series], y_range: Range = None, dots: bool = False, sizes: Any = ()) -> Any:
+def clipped(text: str, letters: int) -> str:
+    """Return the end of a text that is too long."""
+    return text if len(text) <= letters else f"…{text[len(text) - letters + 1 :]}"
+
+
+def chart(
+    title: str,
+    series: Sequence[Series],
+    y_range: Range = None,
+    dots: bool = False,
+    sizes: Any = (),
+    x_marks: Any = None,
+) -> Any:
     """Return what the macro ``chart`` draws of lines, each with its name at its end; None without finite values.
 
     Values that are not finite are left out. The y axis begins by default at 0, or the lowest value below it. ``dots``
-    marks the points; a line with ``sizes``, a list for each line or None, is only points of these radii.
+    marks the points; a line with ``sizes``, a list for each line or None, is only points of these radii. ``x_marks``
+    are places and labels on an x axis from 0 to 1; by default, the axis is that of the points.
     """
     finite = [(name, [(x, y) for x, y in zip(xs, ys, strict=True) if isfinite(y)]) for name, xs, ys in series]
     finite = [(name, points) for name, points in finite if points]
@@ -104,7 +117,9 @@ def chart(title: str, series: Sequence[Series], y_range: Range = None, dots: boo
     x_ticks = [x for x in ticks(min(xs), max(xs)) if halves or x % 1 == 0]
     names = [name[-LABEL:] for name, _ in finite]
     right = WIDTH - 16 - round(max(6.5 * len(name) + 3 * sum(map(str.isupper, name)) for name in names))
-    x0, x1, y0, y1 = min(xs), max(max(xs), min(xs) + 1e-9), y_ticks[0], max(y_ticks[-1], y_ticks[0] + 1e-9)
+    y0, y1 = y_ticks[0], max(y_ticks[-1], y_ticks[0] + 1e-9)
+    x0, x1 = (0, 1) if x_marks else (min(xs), max(max(xs), min(xs) + 1e-9))
+    x_marks = x_marks or [(x, f"{x:g}") for x in x_ticks if x0 <= x <= x1]
     low = HEIGHT - BOTTOM
     title += " (zoomed in)" if min(ys) < y0 or max(ys) > y1 else ""
 
@@ -121,14 +136,15 @@ def chart(title: str, series: Sequence[Series], y_range: Range = None, dots: boo
         radii = sizes[i] if i < len(sizes) else None
         text = "" if radii else " ".join(f"{x},{y}" for x, y in at)
         shown = zip(at, radii or [2.5] * len(at), strict=True) if radii or dots or len(at) == 1 else ()
-        label = name if len(name) <= LABEL else f"…{name[1 - LABEL :]}"
-        lines.append({"name": label, "points": text, "dots": [(x, y, r) for (x, y), r in shown], **style})
+        lines.append(
+            {"name": clipped(name, LABEL), "points": text, "dots": [(x, y, r) for (x, y), r in shown], **style}
+        )
     spread(lines)
     ends = "; ".join(f"{name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in finite)
     return {
         "title": title, "alt": f"{title}. {ends}", "lines": lines, "width": WIDTH, "height": HEIGHT,
         "left": LEFT, "right": right, "bottom": low,
-        "x_ticks": [(place(x, y0)[0], f"{x:g}") for x in x_ticks if x0 <= x <= x1],
+        "x_ticks": [(place(x, y0)[0], text) for x, text in x_marks],
         "y_ticks": [(place(x0, y)[1], f"{y:g}") for y in y_ticks],
     }  # fmt: skip
 

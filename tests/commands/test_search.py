@@ -75,6 +75,7 @@ def test_a_trial_is_the_run_that_fit_would_train() -> None:
     rates = {each["values"]["seed_0"]: each["settings"]["model.optimizer.lr"] for each in (second, first)}
     assert best["model"]["init_args"]["optimizer"]["init_args"]["lr"] == rates[max(rates)]
     assert (best["name"], best["test"], best["trainer"]["default_root_dir"]) == ("digits", True, None)
+    assert "trial_0001/" in (STUDY / "search.html").read_text()
     assert [row["value"] for row in results()] == [repr(each["values"]["seed_0"]) for each in (first, second)]
 
 

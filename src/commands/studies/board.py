@@ -4,8 +4,9 @@ import math
 import sys
 from typing import Any
 
+from src.analysis.study.axes import counts_text, minutes
 from src.commands.studies.record import Record, Study
-from src.commands.studies.results import counts_text, estimate, settings_text
+from src.commands.studies.results import estimate, settings_text
 from src.runs.summary import echo
 
 SHOWN = 8  # finished and running trials in the table
@@ -70,10 +71,3 @@ class Board:
         seconds = [each.content.get("seconds", 0.0) for each in records if each.is_finished]
         running = max(1, sum(not each.is_finished for each in records))
         return math.fsum(seconds) / done * (total - done) / running
-
-
-def minutes(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -3,28 +3,21 @@
 import csv
 import io
 import math
+from pathlib import Path
 from shlex import quote
-from typing import Any
+from uuid import uuid4
 
 import yaml
 
 from src import UserError
 from src.analysis.statistics import student
+from src.analysis.study.axes import counts_text, number, short_names
+from src.analysis.study.charts import TIED, WINNER, Trial
+from src.analysis.study.page import study_page
 from src.commands.studies.plan import typed
 from src.commands.studies.record import Record, Study
 from src.runs.folder import Run, write_atomically
 from src.runs.summary import Rows, print_rows
-
-STATES = ("complete", "running", "pruned", "failed")
-
-
-def short_names(keys: list[str]) -> dict[str, str]:
-    """Return for each dotted key the fewest of its last words that no other key ends with."""
-    ends = {key: [key.split(".", i)[-1] for i in range(key.count("."), -1, -1)] for key in keys}
-    return {
-        key: next(end for end in ends[key] if sum(other == end or other.endswith(f".{end}") for other in keys) == 1)
-        for key in keys
-    }
 
 
 def settings_text(study: Study, record: Record) -> str:
@@ -32,18 +25,10 @@ def settings_text(study: Study, record: Record) -> str:
     return " ".join(f"{names[key]}={number(value)}" for key, value in record.settings.items())
 
 
-def number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else typed({"": value})[0].removeprefix("--=")
-
-
 def estimate(record: Record, confirmed: bool = False) -> str:
     """Return the mean of a trial's runs, with half the length of its 95 % interval if there are several."""
     mean, half = record.mean(confirmed), record.half(confirmed)
     return f"{mean:.4f}" if math.isnan(half) else f"{mean:.4f} ± {half:.4f}"
-
-
-def counts_text(records: list[Record]) -> str:
-    return ", ".join(f"{n} {state}" for state in STATES if (n := sum(each.state == state for each in records)))
 
 
 def winner(study: Study) -> Record | None:
@@ -69,29 +54,20 @@ def write_results(study: Study) -> None:
     """Write results.csv, a row for each trial, and best.yaml, the config of the winner."""
     study.known.clear()  # later runs may have confirmed some
     keys = [*study.plan.space]
-    head = [
-        "trial",
-        "state",
-        "value",
-        "half_interval",
-        "confirmed",
-        "confirmed_half_interval",
-        "seconds",
-        "error",
-        *keys,
-    ]
+    figures = ["value", "half_interval", "confirmed", "confirmed_half_interval", "seconds"]
+    head = ["trial", "state", *figures, "error", *keys]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(head)
     for each in study.records():
-        figures = [each.mean(), each.half(), each.mean(confirmed=True), each.half(confirmed=True)]
-        shown = ["" if math.isnan(figure) else repr(figure) for figure in figures]
+        found = [each.mean(), each.half(), each.mean(confirmed=True), each.half(confirmed=True)]
+        shown = ["" if math.isnan(figure) else repr(figure) for figure in found]
         settings = ["" if key not in each.settings else typed({"": each.settings[key]}) for key in keys]
         values = [each[0].removeprefix("--=") if each else "" for each in settings]
         rows.writerow(
             [each.number, each.state, *shown, each.content.get("seconds", ""), each.content.get("error", ""), *values]
         )
-    write_atomically(study.folder / "results.csv", text.getvalue())
+    publish(study.folder / "results.csv", text.getvalue())
     best = winner(study)
     if best is not None:
         config = yaml.safe_load(run_of(study, best).config.read_text(encoding="utf-8"))
@@ -99,7 +75,37 @@ def write_results(study: Study) -> None:
         config |= {"name": base["name"], "test": base["test"]}
         config["trainer"]["default_root_dir"] = base["trainer"]["default_root_dir"]
         text_of_best = yaml.safe_dump(config, sort_keys=False)
-        write_atomically(study.folder / "best.yaml", text_of_best)
+        publish(study.folder / "best.yaml", text_of_best)
+    publish(study.folder / "search.html", page_of(study))
+
+
+def publish(file: Path, text: str) -> None:
+    """Replace a file that several processes may write at the same time."""
+    own = file.with_name(uuid4().hex)
+    write_atomically(own, text)
+    own.replace(file)
+
+
+def page_of(study: Study) -> str:
+    best, notes = winner(study), {each.number: TIED for each in ties(study)}
+    notes |= {best.number: WINNER} if best else {}
+    others = sorted(study.records(), key=lambda each: (each.state != "pruned", each.number))
+    ordered = {each.number: each for each in [*study.ranked(confirmed=True), *study.ranked(), *others]}
+    trials = [
+        Trial(
+            each.number, each.state, each.settings, each.values(), each.values(confirmed=True), each.seconds(),
+            each.content.get("error", ""), notes.get(each.number, ""),
+        )
+        for each in ordered.values()
+    ]  # fmt: skip
+    first = (f"Study {study.folder.name}", study.content["monitor"], study.content["mode"], study.plan.space, trials)
+    return study_page(*first, commands=commands(study, best) if best else [], folds=study.plan.folds is not None)
+
+
+def commands(study: Study, best: Record) -> list[str]:
+    """Return the commands that test and train the winner."""
+    run, config = (quote(str(path)) for path in (run_of(study, best).path, study.folder / "best.yaml"))
+    return [f"python -m src.cli test --run {run}", f"python -m src.cli fit --config {config}"]
 
 
 def run_of(study: Study, record: Record) -> Run:
@@ -134,7 +140,5 @@ def print_results(study: Study) -> None:
             ("note", "one run a trial: differences may be chance; confirm the best with"),
             ("", "--search.confirm='{top: 5, seeds: [1, 2, 3]}'"),
         ]
-    rows += [("results", str(study.folder / "results.csv"))]
-    rows += [("test it", f"python -m src.cli test --run {quote(str(run_of(study, best).path))}")]
-    rows += [("train it", f"python -m src.cli fit --config {quote(str(study.folder / 'best.yaml'))}")]
-    print_rows(rows)
+    rows += [("results", str(study.folder / "results.csv")), ("page", str(study.folder / "search.html"))]
+    print_rows([*rows, *zip(("test it", "train it"), commands(study, best), strict=True)])

@@ -7,14 +7,15 @@ from importlib import import_module
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial
 
 from src import UserError, require
+from src.analysis.study.importance import distribution
 from src.commands.studies.plan import Plan
-from src.commands.studies.space import applies, is_int, points
+from src.commands.studies.space import applies, points
 
 SAMPLERS = {"random": "optuna.samplers.RandomSampler", "tpe": "optuna.samplers.TPESampler"}
 SAMPLERS |= {"gp": "optuna.samplers.GPSampler"}
@@ -74,16 +75,6 @@ def make(name: str, known: dict[str, str], value: Any, kind: type, defaults: dic
         raise UserError(f"search.{name}: cannot create {path}: {error}") from None
     require(isinstance(made, kind), f"search.{name} must be a {kind.__name__[4:].lower()}, got {path}")
     return made
-
-
-def distribution(entry: dict[str, Any]) -> Any:
-    """Return Optuna's description of an entry of the space; choices are stored as JSON."""
-    if "choices" in entry:
-        return CategoricalDistribution([json.dumps(each) for each in entry["choices"]])
-    low, high, log, step = entry["from"], entry["to"], bool(entry.get("log")), entry.get("step")
-    if is_int(low) and is_int(high) and not isinstance(step, float):
-        return IntDistribution(low, high, log, step or 1)
-    return FloatDistribution(low, high, log, step)
 
 
 def suggest(space: dict[str, Any], trial: Trial) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from src import UserError, require
+from src.analysis.study.importance import distribution
 from src.commands.studies.claim import Claim
 from src.commands.studies.record import Record, Study
-from src.commands.studies.sampling import SeededSampler, distribution, make_pruner
+from src.commands.studies.sampling import SeededSampler, make_pruner
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
