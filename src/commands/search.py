@@ -55,6 +55,8 @@ def run(options: Options, *, workers: int = 1, storage: str | None = None) -> No
         try:
             Workers(options, study, workers, storage).run()
         except SystemExit:
+            if study.records():
+                write_results(study)
             print_rows([("stopped", "the same command continues")])
             raise
     if "SEARCH_WORKER" not in os.environ:

@@ -6,7 +6,7 @@ from typing import Any
 
 from src.analysis.study.axes import counts_text, minutes
 from src.commands.studies.record import Record, Study
-from src.commands.studies.results import estimate, settings_text
+from src.commands.studies.results import estimate, settings_text, write_table
 from src.runs.summary import echo
 
 SHOWN = 8  # finished and running trials in the table
@@ -18,7 +18,7 @@ class Board:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.live: Any = None
-        self.printed = {each.number for each in study.records() if each.is_finished}
+        self.known = {each.number for each in study.records() if each.is_finished}
 
     def __enter__(self) -> "Board":
         if sys.stdout.isatty():
@@ -40,11 +40,13 @@ class Board:
         records = self.study.records()
         if self.live:
             self.live.update(self.table(records))
-        for each in records if not self.live else ():
-            if each.is_finished and each.number not in self.printed:
-                self.printed.add(each.number)
-                result = each.content.get("error") or f"{self.study.content['monitor']} {estimate(each)}"
-                echo(f"trial {each.number:>3}  {each.state:<8}  {result}  {settings_text(self.study, each)}")
+        new = [each for each in records if each.is_finished and each.number not in self.known]
+        self.known |= {each.number for each in new}
+        if new:
+            write_table(self.study)
+        for each in new if not self.live else ():
+            result = each.content.get("error") or f"{self.study.content['monitor']} {estimate(each)}"
+            echo(f"trial {each.number:>3}  {each.state:<8}  {result}  {settings_text(self.study, each)}")
 
     def table(self, records: list[Record]) -> Any:
         from rich.table import Table

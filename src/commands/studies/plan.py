@@ -128,8 +128,11 @@ class Plan:
 
 def typed(settings: dict[str, Any]) -> list[str]:
     """Return settings as they are typed; ``config`` is a file."""
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
-    return [f"--{key}={text}" for key, text in texts.items() if (key, settings[key]) != ("config", None)]
+    return [f"--{key}={as_text(value)}" for key, value in settings.items() if (key, value) != ("config", None)]
+
+
+def as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def check_name(name: str, value: Any, known: tuple[str, ...]) -> None:

@@ -66,9 +66,14 @@ class Study:
     def ranked(self, confirmed: bool = False) -> "list[Record]":
         """Return the complete trials, or those confirmed by all their runs, the best first."""
         sign = -1 if self.content["mode"] == "max" else 1
+        if confirmed and not self.plan.confirm:
+            return []
         count = len(self.runs(confirmed))
         known = [each for each in self.records() if each.state == "complete" and len(each.values(confirmed)) == count]
         return sorted(known, key=lambda each: (sign * each.mean(confirmed), each.number))
+
+    def is_confirmed(self, record: "Record") -> bool:
+        return any(record.number == each.number for each in self.ranked(confirmed=True))
 
     def unconfirmed(self) -> "list[Record]":
         """Return those of the best trials that still need runs with new seeds."""

@@ -14,7 +14,7 @@ from src.analysis.statistics import student
 from src.analysis.study.axes import counts_text, number, short_names
 from src.analysis.study.charts import TIED, WINNER, Trial
 from src.analysis.study.page import study_page
-from src.commands.studies.plan import typed
+from src.commands.studies.plan import as_text
 from src.commands.studies.record import Record, Study
 from src.runs.folder import Run, write_atomically
 from src.runs.summary import Rows, print_rows
@@ -40,7 +40,7 @@ def ties(study: Study) -> list[Record]:
     """Return the trials that the 95 % interval of the paired difference does not tell from the winner."""
     if (best := winner(study)) is None:
         return []
-    confirmed = bool(best.values(confirmed=True))
+    confirmed = study.is_confirmed(best)
     found = []
     for other in [each for each in study.ranked(confirmed) if each is not best]:
         ours, theirs = best.values(confirmed), other.values(confirmed)
@@ -50,32 +50,30 @@ def ties(study: Study) -> list[Record]:
     return found
 
 
-def write_results(study: Study) -> None:
-    """Write results.csv, a row for each trial, and best.yaml, the config of the winner."""
-    study.known.clear()  # later runs may have confirmed some
-    keys = [*study.plan.space]
+def write_table(study: Study) -> None:
+    """Write results.csv, a row for each trial."""
     figures = ["value", "half_interval", "confirmed", "confirmed_half_interval", "seconds"]
-    head = ["trial", "state", *figures, "error", *keys]
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(head)
+    rows = csv.DictWriter(text, ["trial", "state", *figures, "error", *study.plan.space], lineterminator="\n")
+    rows.writeheader()
     for each in study.records():
         found = [each.mean(), each.half(), each.mean(confirmed=True), each.half(confirmed=True)]
-        shown = ["" if math.isnan(figure) else repr(figure) for figure in found]
-        settings = ["" if key not in each.settings else typed({"": each.settings[key]}) for key in keys]
-        values = [each[0].removeprefix("--=") if each else "" for each in settings]
-        rows.writerow(
-            [each.number, each.state, *shown, each.content.get("seconds", ""), each.content.get("error", ""), *values]
-        )
+        row = dict(zip(figures, ("" if math.isnan(figure) else repr(figure) for figure in found), strict=False))
+        row |= {name: each.content.get(name, "") for name in ("seconds", "error")}
+        settings = {key: as_text(value) for key, value in each.settings.items()}
+        rows.writerow({"trial": each.number, "state": each.state} | row | settings)
     publish(study.folder / "results.csv", text.getvalue())
-    best = winner(study)
-    if best is not None:
-        config = yaml.safe_load(run_of(study, best).config.read_text(encoding="utf-8"))
-        base = study.content["base"]
+
+
+def write_results(study: Study) -> None:
+    """Write results.csv, search.html, and best.yaml, the config of the winner."""
+    study.known.clear()  # later runs may have confirmed some
+    write_table(study)
+    if (best := winner(study)) is not None:
+        config, base = yaml.safe_load(run_of(study, best).config.read_text(encoding="utf-8")), study.content["base"]
         config |= {"name": base["name"], "test": base["test"]}
         config["trainer"]["default_root_dir"] = base["trainer"]["default_root_dir"]
-        text_of_best = yaml.safe_dump(config, sort_keys=False)
-        publish(study.folder / "best.yaml", text_of_best)
+        publish(study.folder / "best.yaml", yaml.safe_dump(config, sort_keys=False))
     publish(study.folder / "search.html", page_of(study))
 
 
@@ -91,9 +89,10 @@ def page_of(study: Study) -> str:
     notes |= {best.number: WINNER} if best else {}
     others = sorted(study.records(), key=lambda each: (each.state != "pruned", each.number))
     ordered = {each.number: each for each in [*study.ranked(confirmed=True), *study.ranked(), *others]}
+    confirmed = {each.number: each.values(confirmed=True) if study.plan.confirm else {} for each in ordered.values()}
     trials = [
         Trial(
-            each.number, each.state, each.settings, each.values(), each.values(confirmed=True), each.seconds(),
+            each.number, each.state, each.settings, each.values(), confirmed[each.number], each.seconds(),
             each.content.get("error", ""), notes.get(each.number, ""),
         )
         for each in ordered.values()
@@ -123,7 +122,7 @@ def print_results(study: Study) -> None:
     if best is None:
         print_rows(rows)
         raise UserError(f"no trial of {study.folder} is complete: see its log.txt files")
-    confirmed = bool(best.values(confirmed=True))
+    confirmed = study.is_confirmed(best)
     count = len(best.values(confirmed))
     runs = f"{count} runs" if count > 1 else "one run"
     metric = study.content["monitor"]
