@@ -17,9 +17,11 @@ from src.commands.studies.plan import Plan
 from src.commands.studies.record import Study
 from src.commands.studies.results import print_results, write_results
 from src.config.arguments import Options, run_name, run_parent
+from src.engine.launched import requeue
 from src.runs.summary import print_rows
 
 AGAIN = 75  # exit code of a worker that asks for a fresh process
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two are absent on Windows
 TRIES = 5  # starts of a worker in a row that end before it trains anything
 
 
@@ -94,7 +96,8 @@ class Workers:
     def run(self) -> None:
         """Start the workers, and again those that were killed, until the study is complete."""
         board = Board(self.study)
-        before = {each: signal.signal(each, self.stop) for each in (signal.SIGTERM, signal.SIGINT)}
+        heard = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+        before = {each: signal.signal(each, self.stop) for each in heard}
         try:
             with board:
                 for i in range(len(self.processes)):
@@ -146,6 +149,8 @@ class Workers:
         self.start(i)
 
     def stop(self, number: int, frame: Any) -> None:  # noqa: ARG002
+        if signal.Signals(number).name == "SIGUSR1":  # from SLURM, before the time of the job is over
+            requeue()
         raise SystemExit(128 + number)
 
     def end(self) -> None:

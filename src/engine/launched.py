@@ -1,8 +1,9 @@
-"""Launched processes: the error of one ends all of them, with its exit code; they draw the same seed."""
+"""Launched processes: the error of one ends all of them, with its exit code; they draw the same seed. Jobs of SLURM."""
 
 import os
 import subprocess
 import time
+from contextlib import suppress
 from hashlib import sha256
 from threading import Thread
 
@@ -55,3 +56,17 @@ def random_seed() -> int:
     launcher = os.getppid() if one_node else 0  # each node has a launcher of its own
     key = repr([*job, launcher]).encode() if int(size) > 1 else os.urandom(8)
     return int.from_bytes(sha256(key).digest()[:4], "big")
+
+
+def scheduler_job() -> str:
+    """Return the ID of this SLURM or torchrun job, which stays the same when the job is restarted."""
+    return " ".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")).strip()
+
+
+def requeue() -> None:
+    """Put the SLURM job back into the queue, if there is one."""
+    job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
+    if job:
+        with suppress(OSError):  # a container may lack the command
+            subprocess.run(["scontrol", "requeue", job], check=False)

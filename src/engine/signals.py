@@ -2,10 +2,9 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 
 from src import UserError
 from src.engine.checkpoints import LastCheckpoint
-from src.engine.launched import code_of_lost_process, watch
+from src.engine.launched import code_of_lost_process, requeue, watch
 from src.engine.resume import can_resume_here
 from src.runs.summary import print_rows
 
@@ -119,11 +118,8 @@ class Signals(Callback):
     def leave(self, trainer: Trainer) -> None:
         if self.last is not None:
             self.last.publish(trainer)
-        job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")
-        if job and signal.Signals(self.received).name == "SIGUSR1" and trainer.is_global_zero:
-            job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else job
-            with suppress(OSError):  # a container may lack the command
-                subprocess.run(["scontrol", "requeue", job], check=False)
+        if signal.Signals(self.received).name == "SIGUSR1" and trainer.is_global_zero:
+            requeue()
         getattr(trainer.strategy.launcher, "procs", []).clear()  # or Lightning kills this process when one of them ends
         trainer.strategy.barrier()
         raise SystemExit(128 + self.received)
