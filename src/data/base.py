@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from src import UserError, require
 from src.data.loading.exclude import NamedSamples, kept, leave_out
 from src.data.loading.loader import BatchSampler, Sampling, TensorLoader
-from src.data.loading.splits import Samples, digest, has_classes, kfold_split, max_folds, move_to_device
+from src.data.loading.splits import Folds, Samples, digest, move_to_device, split_fold
 from src.data.loading.transform import BatchTransform, Normalize
 
 
@@ -24,7 +24,8 @@ class DataModule(NamedSamples, LightningDataModule):
     Args:
         root: folder of the data.
         batch_size: maximum number of samples per batch and process.
-        folds: number of stratified folds of the training set, at least 2; not stratified unless targets are classes.
+        folds: number of stratified folds of the training set, at least 2; not stratified unless targets are classes;
+            ``groups``: a fold for each group, in the order of their names (leave one group out).
         fold: index of the fold to validate on, in [0, folds).
         split_seed: seed of the folds, independent of the training seed.
         augment: transforms of a training batch (N, C, H, W) with uint8 pixels, applied in this order.
@@ -36,6 +37,8 @@ class DataModule(NamedSamples, LightningDataModule):
             by default those of the training split.
         exclude: a file of names to leave out of any split, one a line: a file below ``root``, or ``test/123``, split
             and index in the data set. ``check --fix`` writes it. The folds stay the same.
+        groups: a CSV file with the columns ``name``, as in ``exclude``, and ``group``, such as the patient of an image:
+            no group is in both the training and the validation split.
     """
 
     class_names: list[str] | None = None  # None unless targets are classes
@@ -48,7 +51,7 @@ class DataModule(NamedSamples, LightningDataModule):
         self,
         root: str = "data",
         batch_size: int = 128,
-        folds: int = 10,
+        folds: Folds = 10,
         fold: int = 0,
         split_seed: int = 0,
         augment: list[nn.Module] | None = None,
@@ -57,16 +60,19 @@ class DataModule(NamedSamples, LightningDataModule):
         classes_per_batch: int | None = None,
         normalize: dict[str, list[float]] | None = None,
         exclude: str | None = None,
+        groups: str | None = None,
     ) -> None:
         super().__init__()
         require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
-        require(folds >= 2, f"folds must be at least 2, got {folds}")
-        require(0 <= fold < folds, f"fold must be in [0, {folds}), got {fold}")
+        require(folds == "groups" or folds >= 2, f"folds must be at least 2, got {folds}")
+        require(fold >= 0 and (folds == "groups" or fold < folds), f"fold must be in [0, {folds}), got {fold}")
+        require(folds != "groups" or groups, "folds=groups needs data.groups, which says what belongs to which group")
         self.root, self.batch_size = Path(root).expanduser(), batch_size
         few = classes_per_batch is None or (sampling == "balanced" and classes_per_batch >= 2)
         require(few, f"classes_per_batch needs sampling=balanced and at least 2 classes, got {classes_per_batch}")
         self.augment, self.mix, self.sampling, self.classes_per_batch = augment or [], mix, sampling, classes_per_batch
-        self.folds, self.fold, self.split_seed = folds, fold, split_seed
+        self.folds, self.fold, self.split_seed, self.groups = folds, fold, split_seed, groups
+        self.num_folds = 0  # known once the data is split; 0 with a separate validation set
         self.splits: dict[str, Samples] = {}  # keys: train, val, test, predict
         self.files: dict[str, list[str]] = {}  # file name of each image in a split; empty if not read from image files
         self.exclude = None if exclude is None else Path(exclude).expanduser()
@@ -106,14 +112,9 @@ class DataModule(NamedSamples, LightningDataModule):
         """Load the training set, split off validation data, and compute the normalization."""
         images, targets = self.load(train=True)
         if (separate := self.load_val()) is None:
-            limit, meaning = max_folds(images, targets)
-            require(limit > 1, f"the {meaning} must be at least 2, to train and to validate, got {limit}: add some")
-            self.enforce_limit("folds", limit, meaning)
-            smallest = int(targets.long().bincount().min()) if has_classes(targets) else self.folds
-            if smallest < self.folds:
-                self.notes += [("note", f"a class has only {smallest} training images, fewer than {self.folds} folds")]
-            train, val = kfold_split(images, targets, self.folds, self.fold, self.split_seed)
+            train, val = split_fold(self, images, targets)
         else:
+            require(self.groups is None, "data.groups divides folds, but there is a separate validation set: remove it")
             train, val = Samples(images, targets), Samples(*separate)
         if self.exclude:
             leave_out(self, train, val)
@@ -191,7 +192,7 @@ class DataModule(NamedSamples, LightningDataModule):
         if changed or test_hash not in ("", state.get("test_hash", test_hash)):
             raise UserError(
                 "the checkpoint was trained on another split of the data: evaluation would include training images; "
-                "restore the data, folds, fold, split_seed, test_fraction and exclude, or start a new run"
+                "restore the data, folds, fold, split_seed, test_fraction, exclude and groups, or start a new run"
             )
         self.class_names, self.shape, self.split_hash = state["class_names"], tuple(state["shape"]), state["split_hash"]
         self.scale = state.get("scale") and tuple(state["scale"])

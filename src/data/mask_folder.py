@@ -50,7 +50,8 @@ class MaskFolder(DataModule):
         if test is not None:
             return self.read(base if train else test, "train" if train else "test")
         images, masks = self.read(base, "train")
-        sets, names = hold_out(torch.empty(len(masks)), self.test_fraction, base), self.files["train"]
+        names = self.files["train"]
+        sets = hold_out(torch.empty(len(masks)), self.test_fraction, base, self.groups_of(names))
         self.test_hash = digest(names, Samples(images, masks, sets[1]))
         self.files["train"], self.files["test"] = ([names[i] for i in index.tolist()] for index in sets)
         index = sets[0 if train else 1]

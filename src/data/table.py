@@ -1,5 +1,6 @@
 """Table: rows of a CSV file, with named columns of numbers and categories."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,8 @@ class Table(DataModule):
             the ``mean`` or ``median`` of the column, and those of a category by the most frequent one.
         classes: whether the values of the target are classes even if they are numbers, such as 0 and 1.
         test_fraction: fraction of the rows held out as the test split; a fixed one, stratified by class.
-        kwargs: see ``src.data.DataModule``.
+        kwargs: see ``src.data.DataModule``; ``groups`` is the name of a column, such as patient, which is then no input
+            by default.
     """
 
     holds_images = False
@@ -60,19 +62,20 @@ class Table(DataModule):
     def load(self, train: bool) -> tuple[Any, Tensor]:
         rows = self.read_rows()
         found = next(iter(rows.values()))
-        names = self.columns or [name for name in found if name and name not in self.target]
-        for name in [*names, *self.target]:
+        others = [*self.target, *([self.groups] if self.groups else [])]
+        names = self.columns or [name for name in found if name and name not in others]
+        for name in [*names, *others]:
             require(name in found, f"{self.file} has no column {name}; it has {', '.join(found)}")
         require(names, f"{self.file} has no column but the target {', '.join(self.target)}: add inputs")
         if train and "" in found:
             self.notes += [("note", f"{self.file}: a column without a name, such as an index, is not used")]
         if self.missing == "drop":
-            used = [*names, *self.target]
+            used = [*names, *others]
             rows = {i: row for i, row in rows.items() if not any(is_missing(row[name]) for name in used)}
             require(len(rows) > 1, f"{self.file} has fewer than two rows without gaps")
         columns = [parse(self.file, name, rows, self.missing in ("mean", "median")) for name in names]
         targets = self.parse_targets(rows)
-        sets = hold_out(targets, self.test_fraction, self.file)
+        sets = hold_out(targets, self.test_fraction, self.file, self.groups_of([f"row {i}" for i in rows]))
         index = sets[0 if train else 1]
         values = np.array(columns, dtype=object).T
         self.test_hash = digest([names, columns, targets.tolist()], Samples(values, targets, sets[1]))
@@ -87,6 +90,12 @@ class Table(DataModule):
     def read_rows(self) -> Rows:
         """Return the fields of each row by column."""
         return read_csv(self.file)
+
+    @cached_property
+    def named_groups(self) -> dict[str, str]:
+        """Return the field of the column ``groups`` of each row that has one."""
+        rows = {f"row {i}": row[str(self.groups)].strip() for i, row in self.read_rows().items()}
+        return {name: group for name, group in rows.items() if not is_missing(group)}
 
     def parse_targets(self, rows: Rows) -> Tensor:
         columns = [parse(self.file, name, rows, may_miss=False) for name in self.target]

@@ -1,6 +1,7 @@
-"""Samples that are left out of a data set by name, and image files that cannot be decoded."""
+"""Samples that are left out of a data set or grouped by name, and image files that cannot be decoded."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from src import UserError, require
-from src.data.loading.splits import Samples
+from src.data.loading.splits import Samples, lost_classes
 
 
 class NamedSamples:
@@ -20,6 +21,7 @@ class NamedSamples:
     tolerant = False  # True: undecodable files and missing classes are no errors, because ``check`` names them
     excluded_hash = ""  # identifies the test samples that are left out
     exclude: Path | None  # names of samples to leave out, one a line
+    groups: str | None  # a CSV file of names and groups
     files: dict[str, list[str]]  # file name of each image in a split; empty if not read from image files
     train_names: Sequence[str] = ()  # of all samples of the training set, if ``files`` has others
     bad: Mapping[str, str] = MappingProxyType({})  # undecodable files by name, with their errors
@@ -41,6 +43,31 @@ class NamedSamples:
         own = self.train_names if split == "train" else ()
         return list(own) or self.files.get(split) or [f"{split}/{i}" for i in range(count)]
 
+    @cached_property
+    def named_groups(self) -> dict[str, str]:
+        """Map the names of samples to their groups."""
+        from src.data.loading.csv_file import read_csv  # most runs need none
+
+        file = Path(str(self.groups)).expanduser()
+        found: dict[str, str] = {}
+        for row, fields in read_csv(file).items():
+            known = {"name", "group"} <= fields.keys()
+            require(known, f"data.groups: {file} must have the columns name and group, got {', '.join(fields)[:80]}")
+            name, group = fields["name"].strip(), fields["group"].strip()
+            require(name and group, f"data.groups: {file}, row {row} must have a name and a group")
+            one = found.setdefault(name, group) == group
+            require(one, f"data.groups: {file}, row {row}: {name} must have one group, got {found[name]} and {group}")
+        return found
+
+    def groups_of(self, names: Sequence[str]) -> list[str] | None:
+        """Return the group of each named sample; None without groups."""
+        if self.groups is None:
+            return None
+        lost = [name for name in names if name not in self.named_groups]
+        more = f", and {len(lost) - 1} other samples have" if len(lost) > 1 else " has"
+        require(not lost, f"data.groups: {[*lost, ''][0]}{more} no group in {self.groups}")
+        return [self.named_groups[name] for name in names]
+
 
 def kept(data: Any, split: str, count: int) -> Tensor:
     """Return the dataset indices of the samples of a set that are not left out."""
@@ -59,12 +86,10 @@ def leave_out(data: Any, train: Samples, val: Samples) -> None:
         names = data.sample_names(source, len(samples.images))
         keep = torch.tensor([names[i] not in data.excluded for i in samples.index.tolist()], dtype=torch.bool)
         found |= {*names}
-        before = samples.classes
+        before = replace(samples)
         counts[split], samples.index = int((~keep).sum()), samples.index[keep]
         require(len(samples), f"data.exclude: {data.exclude} leaves no {split} samples")
-        lost = [] if before is None else sorted({*before.tolist()} - {*samples.classes.tolist()})  # type: ignore[union-attr]
-        classes = ", ".join(data.class_names[k] if data.class_names else str(k) for k in lost[:5])
-        data.notes += [("note", f"{split} has no samples left of {len(lost)} classes: {classes}")] if lost else []
+        data.notes += lost_classes(data, split, before, samples)
     known = {*data.files.get("test", ())}
     if data.excluded - found - known:  # only now, because it must be loaded
         data.setup("test")

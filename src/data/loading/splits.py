@@ -1,13 +1,13 @@
 """Subsets of a dataset, and k-fold splits of the training set."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from src import UserError, require
 
+Folds = int | Literal["groups"]
 NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
@@ -69,19 +70,69 @@ def max_folds(images: Any, targets: Tensor | None) -> tuple[int, str]:
     return len(images), "number of training samples"
 
 
-def kfold_split(images: Any, targets: Tensor | None, folds: int, fold: int, seed: int) -> tuple[Samples, Samples]:
-    """Return the training and the validation subset for one fold; classes are stratified."""
-    require(fold < folds, f"fold must be in [0, {folds}), got {fold}")
-    from sklearn.model_selection import KFold, StratifiedKFold  # slow to import
+def split_fold(data: Any, images: Any, targets: Tensor | None) -> tuple[Samples, Samples]:
+    """Return the training and the validation subset for ``data.fold``; classes are stratified. Set ``num_folds``."""
+    groups = data.groups_of(data.sample_names("train", len(images))) if data.groups else None
+    limits = [max_folds(images, targets)] if data.folds != "groups" else []
+    limits += [(len({*groups}), "number of groups of training samples")] if groups else []
+    limit, meaning = min(limits)
+    require(limit > 1, f"the {meaning} must be at least 2, to train and to validate, got {limit}: add some")
+    if data.folds != "groups":
+        data.enforce_limit("folds", limit, meaning)
+        smallest = int(targets.long().bincount().min()) if has_classes(targets) else data.folds
+        few = f"a class has only {smallest} training images, fewer than {data.folds} folds"
+        data.notes += [("note", few)] if smallest < data.folds else []
+    data.num_folds = limit if data.folds == "groups" else data.folds
+    require(data.fold < data.num_folds, f"fold must be in [0, {data.num_folds}), got {data.fold}")
+    index = kfold(targets, len(images), data.folds, data.fold, data.split_seed, groups)
+    train, val = (Samples(images, targets, each) for each in index)
+    if groups:
+        found = sorted({groups[i] for i in val.index.tolist()})
+        data.notes += [("val groups", f"{', '.join(found[:5])}{', ...' if len(found) > 5 else ''}")]
+        data.notes += lost_classes(data, "train", Samples(images, targets), train)
+        both = {*groups} & {data.named_groups.get(name) for name in data.files.get("test", ())}
+        data.notes += [("note", f"{len(both)} groups are also in the test set, such as {min(both)}")] if both else []
+    return train, val
 
-    splitter = (StratifiedKFold if has_classes(targets) else KFold)(folds, shuffle=True, random_state=seed)
+
+def kfold(
+    targets: Tensor | None, count: int, folds: Folds, fold: int, seed: int, groups: Sequence[str] | None
+) -> tuple[Tensor, Tensor]:
+    """Return indices of training and validation samples for one fold; no group is in both."""
+    from sklearn.model_selection import (  # slow to import
+        GroupKFold,
+        KFold,
+        LeaveOneGroupOut,
+        StratifiedGroupKFold,
+        StratifiedKFold,
+    )
+
+    kinds: Any = (StratifiedGroupKFold, GroupKFold) if groups else (StratifiedKFold, KFold)
+    kind = kinds[0 if has_classes(targets) else 1]
+    splitter = LeaveOneGroupOut() if folds == "groups" else kind(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings(action="ignore"):  # of classes that not every fold has
-        train, val = next(islice(splitter.split(torch.arange(len(images)), targets), fold, None))
-    return Samples(images, targets, torch.from_numpy(train)), Samples(images, targets, torch.from_numpy(val))
+        train, val = next(islice(splitter.split(torch.arange(count), targets, groups), fold, None))
+    return torch.from_numpy(train), torch.from_numpy(val)
 
 
-def hold_out(targets: Tensor, fraction: float, name: Any) -> tuple[Tensor, Tensor]:
-    """Return sorted indices of training and test samples: a fixed fraction, stratified by class, one per class."""
+def lost_classes(data: Any, split: str, before: Samples, after: Samples) -> list[tuple[str, str]]:
+    """Return a note that names the classes of which a split has no samples left, if any."""
+    if before.classes is None or after.classes is None:
+        return []
+    lost = sorted({*before.classes.tolist()} - {*after.classes.tolist()})
+    names = ", ".join(data.class_names[k] if data.class_names else str(k) for k in lost[:5])
+    return [("note", f"{split} has no samples left of {len(lost)} classes: {names}")] if lost else []
+
+
+def hold_out(targets: Tensor, fraction: float, name: Any, groups: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+    """Return sorted indices of training and test samples: a fixed fraction, stratified by class, one per class.
+
+    With groups, about that fraction, without splitting a group.
+    """
+    if groups:
+        folds = min(max(round(1 / fraction), 2), len({*groups}), max_folds(targets, targets)[0])
+        require(len({*groups}) > 2, f"data.groups needs at least 3 groups in {name}: to train, to validate and to test")
+        return kfold(targets, len(targets), folds, 0, 0, groups)
     from sklearn.model_selection import train_test_split  # slow to import
 
     classes = targets if has_classes(targets) else None
