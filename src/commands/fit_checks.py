@@ -8,8 +8,6 @@ from time import perf_counter
 from typing import Any, cast
 
 import torch
-from jsonargparse import Namespace
-from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from src import require
 from src.analysis.model import forward_checks, model_checks
@@ -17,12 +15,11 @@ from src.analysis.model.cost import MEBI, clock, free_memory, memory_by_batch, s
 from src.analysis.model.label_check import inputs_and_labels, labels_depend_on_inputs
 from src.analysis.model.spies import Spy
 from src.analysis.model.subject import Check, Subject, find_calls, pick, samples
+from src.commands.trials import build_trials
 from src.config.arguments import Options
-from src.config.build import Experiment, build
-from src.config.checks import check_training
-from src.config.parser import parse
+from src.config.build import Experiment
 from src.engine.trial_steps import TrialSteps
-from src.protocols import Averageable, ImageData, LoadsRuns
+from src.protocols import Averageable, ImageData
 from src.runs.summary import print_rows
 
 SAMPLES = 32  # of a batch that is enough for most checks
@@ -35,25 +32,10 @@ WORDS = {True: "pass", False: "FAIL", None: "skip"}
 
 def check_fit(options: Options) -> tuple[Experiment, dict[str, Check]]:
     """Build what fit would train, check it in the first training step and print a line for each check."""
-    config = parse(options)
-    check_training(config.trainer, config.name)
-    accumulated = config.trainer.accumulate_grad_batches
-    config.trainer.update(Namespace(logger=False, fast_dev_run=False, num_sanity_val_steps=0, limit_val_batches=0))
-    config.trainer.update(Namespace(accumulate_grad_batches=1, enable_progress_bar=False, enable_checkpointing=False))
-    x = build(config, "check")
-    alone = isinstance(x.trainer.strategy, SingleDeviceStrategy) and x.trainer.world_size == 1
-    how = "add --trainer.devices=1 --trainer.num_nodes=1 --trainer.strategy=auto"
-    require(alone, f"check --fit needs one process and device, got {type(x.trainer.strategy).__name__}: {how}")
-    if isinstance(x.task, LoadsRuns):
-        x.task.loads_runs, x.task.trust_runs = True, options.trust
-    callbacks: list[Any] = x.trainer.callbacks  # type: ignore[attr-defined]
-    own = [each for each in callbacks if type(each).__module__.startswith("src.")]
-    others = [type(each).__name__ for each in callbacks if each not in own]
-    x.trainer.callbacks = own  # type: ignore[attr-defined]  # others may write files or stop the run
-    off = [] if config.compile is False else [("note", "compile is off here: it would take a minute")]
-    print_rows(off + [("note", f"{name} is off here") for name in dict.fromkeys(others)])
+    x = build_trials(options)
+    accumulated = x.config.trainer.accumulate_grad_batches
     results: dict[str, Check] = {}
-    TrialSteps(lambda steps: FitChecks(x, steps, results, accumulated or 1).run()).run(x.trainer, x.task, x.data)
+    TrialSteps(lambda steps: FitChecks(x, steps, results, accumulated).run()).run(x.trainer, x.task, x.data)
     require(results, "training has no batches: use more data or smaller batches")
     return x, results
 

@@ -52,11 +52,14 @@ class TrialSteps(Callback):
     def arguments(self, batch: Any) -> OrderedDict[str, Any]:
         return self.trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, 0)
 
-    def next_batch(self) -> Any:
-        """Return the next training batch on the device, None at the end of the epoch."""
+    def next_batch(self, again: bool = False) -> Any:
+        """Return the next training batch on the device; at the end of the epoch None, or the first ``again``."""
         trainer: Any = self.trainer
+        fetcher = trainer.fit_loop._data_fetcher
+        if fetcher.done and again:
+            iter(fetcher)
         try:
-            batch, _, _ = next(trainer.fit_loop._data_fetcher)
+            batch, _, _ = next(fetcher)
         except StopIteration:
             return None
         batch = self.module._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
