@@ -100,11 +100,11 @@ def execute(target: Sequence[str] | Callable[[], Any], folder: Path, log: Path, 
 class Launched:
     """Run a command in two processes, launched by torchrun, which restarts them when one dies, or by Lightning."""
 
-    def __init__(self, args: Sequence[str], folder: Path, torchrun: bool = True) -> None:
+    def __init__(self, args: Sequence[str], folder: Path, torchrun: bool = True, preset: str = "ddp") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.log, self.torchrun = folder, folder.with_suffix(".log"), torchrun
         run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=9"]
-        two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+        two = ["--trainer.accelerator=cpu", "--trainer.devices=2", f"--config={ROOT}/configs/presets/{preset}.yaml"]
         # without the first variable, restarted processes may look for the ports of dead ones
         more = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with self.log.open("a") as log:

@@ -18,7 +18,7 @@ import torch
 
 from tools.bad_inputs import doors, inputs
 from tools.bad_pictures import pictures
-from tools.interruptions import asked, asked_ranks, killed, own, ranks
+from tools.interruptions import asked, asked_ranks, killed, own, ranks, sharded
 from tools.mutations import edited, mutated, redrawn
 from tools.steps import memory, numbers
 from tools.storage import damage, disk, saving, together
@@ -36,6 +36,7 @@ PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str
     "together": (8, together),
     "memory": (20, memory),
     "ranks": (20, ranks),
+    "sharded": (20, sharded),
     "asked_ranks": (50, asked_ranks),
     "searched": (50, searched),
     "inputs": (ALL, inputs),

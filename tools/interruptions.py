@@ -118,14 +118,24 @@ def duration(process: Process | Launched) -> float:
 
 def ranks(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     """SIGKILL of either of two processes under torchrun: it restarts them, and the run ends bit for bit the same."""
+    yield from killed_ranks(tries, draw, folder, "ddp")
+
+
+def sharded(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """The same with weights that are divided among the processes (FSDP2)."""
+    yield from killed_ranks(tries, draw, folder, "fsdp")
+
+
+def killed_ranks(tries: int, draw: random.Random, folder: Path, preset: str) -> Iterator[str]:
+    """Kill ranks of runs with a preset; yield for each what was wrong in the end."""
     args, reference = ["fit", *TWO["two processes"], "--resume=auto"], folder / "reference"
-    seconds = duration(Launched(args, reference))
+    seconds = duration(Launched(args, reference, preset=preset))
     total = 0
     for i in count():
         if total >= tries:
             return
         place, faults = folder / f"interrupted_{i}", 0
-        process = Launched(args, place)
+        process = Launched(args, place, preset=preset)
         while faults < min(5, tries - total):
             time.sleep(draw.uniform(0, seconds))
             if process.agent.poll() is not None:

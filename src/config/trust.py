@@ -116,10 +116,14 @@ def fault(path: str) -> str:
     return "is none of what configs may name, such as a module, optimizer, callback or function of torch.nn.init"
 
 
+def is_machinery(path: str) -> bool:
+    return path.startswith(MACHINERY) and not path.startswith("src.engine.sharding")  # a strategy, for configs
+
+
 def is_trusted(path: str) -> bool:
     """Tell whether a dotted path may be imported and called: a class of a known kind, or a function without effects."""
     top, *names = path.split(".")
-    if top not in TRUSTED or any(name.startswith("_") for name in names) or path.startswith(MACHINERY):
+    if top not in TRUSTED or any(name.startswith("_") for name in names) or is_machinery(path):
         return False
     try:
         found = import_object(path, check_path=False)
@@ -129,7 +133,7 @@ def is_trusted(path: str) -> bool:
     home = "" if home.startswith(f"{NETS}_") else home  # such as create_model, which reads files
     if not callable(found):
         return True
-    if home.split(".")[0] not in TRUSTED or home.startswith(MACHINERY):
+    if home.split(".")[0] not in TRUSTED or is_machinery(home):
         return False
     if home.startswith(tuple(f"src.{room}" for room in ROOMS)) or path.rpartition(".")[0] in FUNCTIONS:
         return home.startswith(("src", *FUNCTIONS, "torch._C._nn")) or home == "torch"

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from src import UserError
 from src.cli import main
-from tests.conftest import ROOT, SMALL
+from tests.conftest import ROOT, SMALL, rows, same, weights
 
 RUN = Path("runs/digits/version_0")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -46,6 +48,95 @@ def test_two_processes_train_and_test_as_one() -> None:
     assert {key: results[key] for key in alone} == pytest.approx(alone, abs=1e-5)  # each sample is counted once
     steps = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert steps == 3 * 11  # 1,293 samples, 2 x 64 in a step
+
+
+TASKS = ["digits_autoencoder", "digits_masks", "digits_multilabel", "digits_retrieval", "digits_rotation", "diabetes"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", TASKS)
+def test_two_processes_test_each_task_as_one(name: str) -> None:
+    done = command_line("fit", f"--config=configs/{name}.yaml", *TWO_PROCESSES, "--trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+    run = Path(f"runs/{name}/version_0")
+    x = main(["test", f"--run={run}", "--trainer.devices=1", "--trainer.strategy=auto"])
+    alone = {key: float(value) for key, value in x.trainer.callback_metrics.items() if "reference" not in key}
+    results = json.loads((run / "results.json").read_text())
+    assert len(alone) >= 1
+    assert {key: results[key] for key in alone} == pytest.approx(alone, rel=1e-4, abs=1e-5)
+
+
+def trained_weights(version: int) -> dict[str, Tensor]:
+    return weights(RUN.with_name(f"version_{version}"))
+
+
+PLAIN = [
+    "--model.net.dropout=0",
+    "--model.optimizer=torch.optim.SGD",
+    "--model.optimizer.lr=0.1",
+    "--trainer.max_epochs=2",
+]
+FSDP = ["--config=configs/presets/fsdp.yaml", *TWO_PROCESSES[1:], "--trainer.strategy.min_params=500"]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("two", [TWO_PROCESSES, FSDP], ids=["ddp", "fsdp"])
+def test_two_processes_of_32_train_like_one_of_64(two: list[str]) -> None:
+    main(["fit", *SMALL, *PLAIN, "--test=false"])
+    done = command_line("fit", *SMALL, *PLAIN, *two, "--data.batch_size=32", "--test=false")
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(trained_weights(1), trained_weights(0), rtol=0, atol=1e-5)
+    one, other = (
+        [float(row["val/loss"]) for row in rows(RUN.with_name(f"version_{i}")) if row["val/loss"]] for i in (0, 1)
+    )
+    assert other == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.heavy
+def test_divided_weights_resume_to_the_bit_and_are_tested_by_one_process() -> None:
+    for args in (["--trainer.max_epochs=1"], ["--trainer.max_epochs=2"]):
+        done = command_line("fit", *SMALL, *FSDP, *args, "--seed_everything=1")
+        assert done.returncode == 0, done.stderr
+    done = command_line("fit", f"--run={RUN}", "--trainer.max_epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert same(trained_weights(0), trained_weights(1))
+    x = main(["test", f"--run={RUN}", "--trainer.devices=1", "--trainer.strategy=auto"])
+    results = json.loads((RUN / "results.json").read_text())
+    alone = {key: float(value) for key, value in x.trainer.callback_metrics.items()}
+    assert {key: results[key] for key in alone} == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.heavy
+def test_torchrun_with_one_agent_and_with_two_trains_as_lightnings_launcher() -> None:
+    args = ["-m", "src.cli", "--", "fit", *SMALL, "--trainer.max_epochs=1", "--test=false", *TWO_PROCESSES[:2]]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    assert command_line(*args[3:], "--trainer.devices=2").returncode == 0
+    one = [*torchrun, "--standalone", "--nproc_per_node=2", *args, "--trainer.devices=2"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"--rdzv_endpoint=127.0.0.1:{free.getsockname()[1]}"
+    two = [*torchrun, "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", "--rdzv_id=a", endpoint]
+    two += [*args, "--trainer.devices=1", "--trainer.num_nodes=2"]
+    for agents in ([one], [two, two]):
+        started = [subprocess.Popen(each, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) for each in agents]
+        for agent in started:
+            _, err = agent.communicate(timeout=300)
+            assert agent.returncode == 0, err
+    assert len([*RUN.parent.iterdir()]) == 3
+    assert same(trained_weights(0), trained_weights(1))
+    assert same(trained_weights(0), trained_weights(2))
+
+
+@pytest.mark.heavy
+def test_another_number_of_processes_than_torchrun_started_is_one_line() -> None:
+    job = {"WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
+    job |= {"TORCHELASTIC_RUN_ID": "a", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29777"}
+    command = [sys.executable, "-m", "src.cli", "fit", *SMALL, *TWO_PROCESSES]
+    done = subprocess.run(command, env=ENVIRONMENT | job, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: You set `devices=2` and `num_nodes=1`")
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path("runs").exists()
 
 
 @pytest.mark.heavy
