@@ -10,11 +10,10 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from src import UserError, require
-from src.config.arguments import Options
+from src.config.arguments import Options, scheduler_job
 from src.config.build import Experiment, build, compile_task, find_start
 from src.config.parser import named_settings, parse, plain_config, to_yaml
 from src.engine.checkpoints import PublishedCheckpoint, validation_metrics
-from src.engine.launched import scheduler_job
 from src.engine.progress import RunTensorBoardLogger, run_loggers
 from src.engine.signals import explain_end, reached_limit, restore_limits, tuned_names
 from src.protocols import ImageData, LoadsRuns

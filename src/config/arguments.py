@@ -17,7 +17,6 @@ import yaml
 
 from src import UserError, require
 from src.config.checks import check_setting, check_yaml, did_you_mean
-from src.engine.launched import scheduler_job
 from src.runs.folder import Run
 
 COMMANDS = Path(__file__).parents[1] / "commands"
@@ -155,6 +154,11 @@ def refuse_options_of_others(options: Options) -> None:
     for name in command_names():
         if belongs := typed & {f"--{option}" for option in describe(name)[1]}:
             raise UserError(f"{min(belongs)} is an option of {name}, not of {options.command}")
+
+
+def scheduler_job() -> str:
+    """Return the ID of this SLURM or torchrun job, which stays the same when the job is restarted."""
+    return " ".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")).strip()
 
 
 def choose_run(options: Options, job: str | None) -> None:

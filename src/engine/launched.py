@@ -58,11 +58,6 @@ def random_seed() -> int:
     return int.from_bytes(sha256(key).digest()[:4], "big")
 
 
-def scheduler_job() -> str:
-    """Return the ID of this SLURM or torchrun job, which stays the same when the job is restarted."""
-    return " ".join(os.environ.get(name, "") for name in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")).strip()
-
-
 def requeue() -> None:
     """Put the SLURM job back into the queue, if there is one."""
     job, array = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_ARRAY_JOB_ID")

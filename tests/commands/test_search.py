@@ -268,3 +268,17 @@ def test_a_trial_that_a_bug_ends_fails_after_some_attempts() -> None:
     for step in (3, 4):
         assert states[step]["error"] == "ended 2 times without a new checkpoint, the last time by OSError: interrupted"
         assert "Traceback" in (STUDY / f"trial_{states[step]['number']:04}/log.txt").read_text()
+
+
+@pytest.mark.heavy
+def test_each_group_is_left_out_once() -> None:
+    rows = [f"train/{i},{'abc'[i % 3]}" for i in range(1797)]
+    Path("groups.csv").write_text("\n".join(["name,group", *rows]))
+    main([*SEARCH, "--search.folds=all", "--data.folds=groups", "--data.groups=groups.csv"])
+    assert [*trials()[0]["values"]] == ["seed_0_fold_0", "seed_0_fold_1", "seed_0_fold_2"]
+
+
+def test_folds_need_data_that_is_divided(capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData", "--search.monitor=val/accuracy"]
+    error = refused(capsys, "search", *own, "--search.folds=all", "--workers=0")
+    assert "search.folds needs a data module that divides its training set into folds" in error

@@ -32,8 +32,7 @@ def start(options: Options, plan: Plan, folder: Path, url: str | None) -> Study:
     require(monitor, "search.monitor must name the validation metric to optimize, such as val/loss")
     mode = plan.mode or config.best.mode or (own_mode if monitor == own else better_when(monitor))
     require(mode, f"whether a higher or a lower {monitor} is better is unknown: set search.mode to max or min")
-    folds = getattr(data, "folds", 0) if plan.folds else 1
-    require(folds, "search.folds needs a data module with folds, such as src.data.ImageFolder")
+    folds = count_folds(data) if plan.folds else 1
     for point in extremes(plan):
         check_point(options, point)
     study = Study(folder, plan)
@@ -41,6 +40,16 @@ def start(options: Options, plan: Plan, folder: Path, url: str | None) -> Study:
     base["best"] |= {"monitor": monitor, "mode": mode}
     write_atomically(folder / "base.yaml", to_yaml(base | {"test": False}))
     return study
+
+
+def count_folds(data: Any) -> int:
+    """Return the number of folds of a data module, which may depend on its samples or groups."""
+    needs = "search.folds needs a data module that divides its training set into folds"
+    require(hasattr(data, "num_folds"), needs)
+    data.prepare_data()
+    data.setup("fit")
+    require(data.num_folds, f"{needs}, got one with a separate validation set")
+    return data.num_folds
 
 
 def extremes(plan: Plan) -> list[dict[str, Any]]:
