@@ -159,6 +159,13 @@ def test_a_failed_trial_keeps_its_error_and_others_go_on() -> None:
     assert {each.state.name for each in stored()} == {"COMPLETE", "FAIL"}
 
 
+def test_a_loss_that_is_not_finite_fails_its_trial_alone() -> None:
+    space = "--search.space={model.optimizer.lr: [1.0e+30, 0.01]}"
+    main([*SEARCH, space, "--search.sampler=grid", "--search.monitor=val/loss", "--non_finite.max_consecutive=1000"])
+    found = [(each["settings"]["model.optimizer.lr"], each["state"], each.get("error")) for each in trials()]
+    assert found == [(1e30, "failed", "val/loss is not finite"), (0.01, "complete", None)]
+
+
 def test_a_mistake_in_the_first_trial_stops_the_search(capsys: pytest.CaptureFixture[str]) -> None:
     error = refused(capsys, *SEARCH, "--search.space={data.batch_size: [0]}", "--search.trials=1")
     assert "batch_size must be at least 1, got 0" in error

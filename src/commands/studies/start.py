@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from src import UserError, require
 from src.commands.studies.plan import Plan, typed
 from src.commands.studies.record import Study
+from src.commands.studies.results import publish
 from src.commands.studies.space import applies
 from src.config.arguments import Options
 from src.config.build import give_outputs, infer_num_classes
@@ -16,7 +17,6 @@ from src.config.checks import check_training
 from src.config.parser import instantiate, parse, plain_config, to_yaml
 from src.engine.checkpoints import better_when
 from src.engine.progress import own_monitor
-from src.runs.folder import write_atomically
 
 
 def start(options: Options, plan: Plan, folder: Path, url: str | None) -> Study:
@@ -38,7 +38,7 @@ def start(options: Options, plan: Plan, folder: Path, url: str | None) -> Study:
     study = Study(folder, plan)
     study.create({"search": plan.fixed(), "monitor": monitor, "mode": mode, "folds": folds, "url": url, "base": base})
     base["best"] |= {"monitor": monitor, "mode": mode}
-    write_atomically(folder / "base.yaml", to_yaml(base | {"test": False}))
+    publish(folder / "base.yaml", to_yaml(base | {"test": False}))
     return study
 
 

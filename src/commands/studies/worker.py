@@ -48,6 +48,10 @@ class Report(Callback):
                 trainer.should_stop = True
 
 
+class TrialError(UserError):
+    """What may happen to one trial but not to others, such as a loss that is not finite."""
+
+
 class Worker:
     """Runs the trials of a study until all have ended."""
 
@@ -129,8 +133,8 @@ class Worker:
             if self.renews:
                 sys.exit(AGAIN)
             raise error
-        memory = "out of memory" in str(known)
-        if not memory and not any(each.is_finished for each in self.study.records()):
+        alone = isinstance(known, TrialError) or "out of memory" in str(known)
+        if not alone and not any(each.is_finished for each in self.study.records()):
             if record.content.get("attempts") == 1:
                 self.study.discard()
             raise known
@@ -158,7 +162,8 @@ class Worker:
         metrics = read_json(results, {})
         known = ", ".join(key for key in metrics if key.startswith("val"))
         require(self.monitor in metrics, f"search.monitor {self.monitor} is not logged; choose from {known}")
-        require(metrics[self.monitor] is not None, f"{self.monitor} is not finite")
+        if metrics[self.monitor] is None:
+            raise TrialError(f"{self.monitor} is not finite")
         return float(metrics[self.monitor])
 
     def fit(self, record: Record, name: str, settings: list[str], callback: Callback | None) -> Path:
