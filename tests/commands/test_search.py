@@ -104,6 +104,7 @@ def test_a_search_never_reads_the_test_set(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(loaded)
 
 
+@pytest.mark.heavy
 def test_seeds_and_folds_give_mean_and_interval(capsys: pytest.CaptureFixture[str]) -> None:
     main([*SEARCH, "--search.folds=all", "--data.folds=2", "--search.seeds=[0, 1]"])
     (trial,) = trials()
@@ -132,6 +133,7 @@ def test_the_winner_is_chosen_by_runs_with_new_seeds() -> None:
     assert yaml.safe_load((STUDY / "best.yaml").read_text())["data"]["init_args"]["batch_size"] == 512
 
 
+@pytest.mark.heavy
 def test_a_pruned_trial_keeps_its_results(capsys: pytest.CaptureFixture[str]) -> None:
     pruner = "{class_path: optuna.pruners.ThresholdPruner, init_args: {lower: 1.1}}"  # no accuracy is as high
     study = [*SEARCH, "--trainer.max_epochs=3", LR, "--search.trials=1", f"--search.prune={pruner}"]
@@ -150,6 +152,7 @@ def stopped(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_a_failed_trial_keeps_its_error_and_others_go_on() -> None:
     space = "--search.space={data.batch_size: [64, 0]}"
     main([*SEARCH, space, "--search.sampler=grid"])
@@ -159,6 +162,7 @@ def test_a_failed_trial_keeps_its_error_and_others_go_on() -> None:
     assert {each.state.name for each in stored()} == {"COMPLETE", "FAIL"}
 
 
+@pytest.mark.heavy
 def test_a_loss_that_is_not_finite_fails_its_trial_alone() -> None:
     space = "--search.space={model.optimizer.lr: [1.0e+30, 0.01]}"
     main([*SEARCH, space, "--search.sampler=grid", "--search.monitor=val/loss", "--non_finite.max_consecutive=1000"])

@@ -70,6 +70,7 @@ def test_a_class_that_only_one_group_has_is_noted() -> None:
     assert data.splits["val"].classes.unique().tolist() == [3]
 
 
+@pytest.mark.heavy
 def test_a_run_trains_and_is_tested_on_a_fold_of_groups(capsys: pytest.CaptureFixture[str]) -> None:
     settings = [f"--data.groups={write()}", "--data.folds=groups", "--data.fold=1"]
     x = main(["fit", *SMALL, "--trainer.max_epochs=1", *settings])
