@@ -1,7 +1,5 @@
 """ImageFolder: image files of your own."""
 
-import math
-import os
 import warnings
 from collections import Counter
 from hashlib import sha256
@@ -15,20 +13,20 @@ from src import UserError, require
 from src.data.base import DataModule
 from src.data.loading import cache
 from src.data.loading.exclude import kept, undecodable
-from src.data.loading.image_files import ImageFiles, decode_all, scan
+from src.data.loading.image_files import ImageFiles, scan
 from src.data.loading.report import Rows, Subset, describe
 from src.data.loading.splits import NAMES, Samples, digest, find_split, hold_out
 
 MAX_BAD = 0.25  # fraction of undecodable images above which the folder itself is probably wrong
-DECODING = 2  # of the decoder: a new number makes older caches invalid
+DECODING = 3  # of the decoder: a new number makes older caches invalid
 
 
 class ImageFolder(DataModule):
     """One folder of images per class: ``root/<class>/*``, or ``root/train/<class>/*``, with optional val/ and test/.
 
     Without ``test/``, a fixed stratified fraction of the images is held out. Without ``val/`` (also ``valid/``), one
-    fold is. Images are decoded once, in parallel, into a file in ``cache``; datasets too large for memory are decoded
-    on access. If pixels have more than 8 bits, the training images define the scale of all images.
+    fold is. Images are decoded once, in parallel, into a file in ``cache``, which may be larger than memory. If pixels
+    have more than 8 bits, the training images define the scale of all images.
 
     Args:
         root: folder that contains ``train/``, or the folders of the classes.
@@ -36,8 +34,9 @@ class ImageFolder(DataModule):
         channels: 3 for color, 1 for gray.
         test_fraction: fraction of the images to hold out if there is no ``test/``, in (0, 1).
         on_bad_image: ``stop`` at images that cannot be decoded, or ``skip`` up to a quarter; both name them.
-        in_memory: whether to keep all images in memory; by default if they fit into a quarter of it.
-        num_workers: number of processes that decode images on access; by default one per core, at most 8.
+        in_memory: true: keep all images in memory; false: decode them on access. By default they are in memory if they
+            fit into a quarter of it, otherwise in a file of pixels if the disk has room, else decoded on access.
+        num_workers: number of processes that read or decode images on access; by default one per core, at most 8.
         cache: folder for decoded images.
         kwargs: see ``src.data.DataModule``.
     """
@@ -161,10 +160,7 @@ class ImageFolder(DataModule):
     def read(self, split: str) -> tuple[Any, Tensor]:
         """Return the images of a split that can be decoded, and their classes; name the other files."""
         paths, targets = self.list_files(split)
-        sysconf = getattr(os, "sysconf", lambda _: 2**16)  # absent on Windows: as if of 4 GiB
-        memory = sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")
-        keep = len(paths) * math.prod(self.shape) < memory / 4 if self.in_memory is None else self.in_memory
-        cached = self.decode_cached(split, paths, keep)
+        cached = self.decode_cached(split, paths)
         good, bad = cached["good"], undecodable(self, paths, cached)
         if bad and not (self.skip_bad or self.tolerant):
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
@@ -177,21 +173,20 @@ class ImageFolder(DataModule):
         self.files[split] = [str(paths[i].relative_to(self.root)) for i in good.tolist()]
         self.scale = self.scale or (cached["scale"] and tuple(cached["scale"]))
         self.decoded[split], self.subsets[split] = cached, (cached["digests"], targets[good])
-        files = cached["images"] if keep else ImageFiles(paths, self.shape, self.num_workers, self.scale).subset(good)
-        return files, targets[good]
+        files = ImageFiles(paths, self.shape, self.num_workers, self.scale).subset(good)
+        images = files if cached["images"] is None else cached["images"]
+        if not isinstance(images, Tensor):
+            images.num_workers = files.num_workers
+        return images, targets[good]
 
-    def decode_cached(self, split: str, paths: list[Path], keep: bool) -> dict[str, Any]:
+    def decode_cached(self, split: str, paths: list[Path]) -> dict[str, Any]:
         """Return the cached result of ``decode_all``; changed names, sizes or times of files invalidate it."""
         stats = [(str(path.relative_to(self.root)), path.stat(follow_symlinks=path.exists())) for path in paths]
-        content = [DECODING, str(self.root.absolute()), keep, self.shape]
+        content = [DECODING, str(self.root.absolute()), self.shape]
         content += [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
         key = sha256(repr(content).encode()).hexdigest()[:16]
         file = self.cache / f"{self.root.absolute().name}-{split}-{key}.pt"
-        cached = cache.load(file, len(paths), self.shape, keep)
-        if cached is None or (self.scale and cached["scale"] and tuple(cached["scale"]) != self.scale):
-            cached = decode_all(paths, self.shape, keep, self.scale)
-            cache.save(cached, file)
-        return cached
+        return cache.decode_cached(file, paths, self.shape, self.in_memory, self.scale)
 
 
 def check_same_classes(names: list[str], expected: list[str], message: str) -> None:

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from src import UserError
 from src.config.arguments import read
 from src.config.build import build
 from src.config.parser import parse
 from src.data import ImageFolder
+from src.data.loading.cache import MappedImages
+from src.data.loading.image_files import ImageFiles
 from src.data.loading.splits import Samples
 
 CLASSES = ("cat", "dog", "eel")
@@ -160,7 +163,7 @@ def test_impossible_settings_are_refused(settings, message):
 def test_images_are_decoded_once(monkeypatch):
     fill("train", 6)
     first = grays(small_folder().load(train=True))
-    monkeypatch.setattr("src.data.loading.image_files.decode", None)
+    monkeypatch.setattr("src.data.loading.image_files.read", None)
     assert grays(small_folder().load(train=True)) == first
 
 
@@ -392,22 +395,114 @@ def test_data_sets_of_equal_names_sizes_and_times_have_their_own_cache():
     assert not loaded[0].equal(loaded[1])
 
 
+@pytest.fixture
+def little_memory(monkeypatch) -> None:
+    monkeypatch.setattr("src.data.loading.cache.memory", lambda: 64)
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("test_folder", [True, False])
+def test_a_set_larger_than_memory_is_read_from_a_file_of_pixels(test_folder, monkeypatch):
+    fill("train", 6)
+    if test_folder:
+        fill("test", 2)
+    expected = [grays(small_folder(in_memory=False).load(train=train)) for train in (True, False)]
+    first = small_folder()
+    assert [grays(first.load(train=train)) for train in (True, False)] == expected
+    monkeypatch.setattr("src.data.loading.image_files.read", None)
+    again = small_folder(num_workers=3)
+    images, targets = again.load(train=True)
+    assert type(images) is MappedImages
+    assert images.num_workers == 3
+    assert grays((images, targets)) == expected[0]
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_batches_from_a_file_of_pixels_equal_those_decoded_on_access():
+    fill("train", 6)
+    batches = []
+    for settings in ({"in_memory": False}, {}, {"num_workers": 2}):
+        data = small_folder(batch_size=3, **{"num_workers": 0, **settings})
+        data.setup("fit")
+        batches.append([[values.tolist() for values in batch] for batch in data.train_dataloader()])
+    assert batches[0] == batches[1] == batches[2]
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_without_room_on_the_disk_images_are_decoded_on_access(monkeypatch):
+    fill("train", 6)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=200))
+    assert type(small_folder().load(train=True)[0]) is ImageFiles
+    assert [file.suffix for file in Path("data/cache").iterdir()] == [".pt"]
+    assert isinstance(small_folder(in_memory=True).load(train=True)[0], Tensor)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_file_of_pixels_that_is_truncated_later_is_named():
+    fill("train", 6)
+    images, _ = small_folder().load(train=True)
+    os.truncate(images.file, 100)
+    with pytest.raises(UserError, match=r"data/cache/.*\.pixels is truncated: delete it"):
+        images[torch.arange(8)]
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_deep_images_in_a_file_of_pixels_have_the_scale_of_those_in_memory():
+    for i, high in enumerate((4095, 300, 100, 200)):
+        for name in "ab":
+            Path("data/train", name).mkdir(parents=True, exist_ok=True)
+            pixels = np.full((4, 4), high).astype(np.uint8 if i % 2 else np.uint16)
+            Image.fromarray(pixels).save(Path("data/train", name, f"{i}.png"))
+    damaged = Path("data/train/a/0.png")
+    damaged.write_text("not an image")
+    with pytest.warns(UserWarning, match="skipped"):
+        mapped, _ = small_folder(on_bad_image="skip").load(train=True)
+    with pytest.warns(UserWarning, match="skipped"):
+        held, _ = small_folder(on_bad_image="skip", in_memory=True, cache="other").load(train=True)
+    assert mapped[torch.arange(len(mapped))].equal(held)
+
+
+def test_a_full_disk_is_named_before_images_are_decoded(monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    fill("train", 4)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(UserError, match=r"cannot write data/cache/.*\.pixels: .*No space left.*--data\.cache"):
+        small_folder().load(train=True)
+    assert not [*Path("data/cache").iterdir()]
+
+
+def test_temporary_files_of_killed_processes_are_removed():
+    fill("train", 4)
+    fill("test", 1)
+    small_folder().load(train=True)
+    (pixels,) = Path("data/cache").glob("*.pixels")
+    old, new = (pixels.with_name(f"{pixels.name}.{pid}") for pid in (1, 2))
+    old.write_text("")
+    new.write_text("")
+    os.utime(old, (0, 0))
+    pixels.unlink()
+    small_folder().load(train=True)
+    assert [old.exists(), new.exists(), pixels.exists()] == [False, True, True]
+
+
 def flipped(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    at = content.index(bytes(range(80, 84)) * 4)  # pixels of the fifth image
-    content[at : at + 16] = bytes(255 - each for each in content[at : at + 16])
-    file.write_bytes(content)
+    content = bytearray(file.with_suffix(".pixels").read_bytes())
+    content[70] ^= 1  # in the fifth image
+    file.with_suffix(".pixels").write_bytes(content)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         flipped,
+        lambda file: os.truncate(file.with_suffix(".pixels"), 100),
+        lambda file: file.with_suffix(".pixels").unlink(),
         lambda file: torch.save([1, 2], file),
         lambda file: torch.save({}, file),
-        lambda file: torch.save(torch.load(file) | {"images": torch.zeros(12, 1, 2, 2, dtype=torch.uint8)}, file),
         lambda file: torch.save(torch.load(file) | {"good": torch.arange(12) + 1}, file),
-        lambda file: torch.save(torch.load(file) | {"images": torch.zeros(12, 1, 4, 4)}, file),
+        lambda file: torch.save(torch.load(file) | {"digests": torch.zeros(12)}, file),
     ],
 )
 def test_a_cache_with_other_content_is_replaced(change):
@@ -419,7 +514,7 @@ def test_a_cache_with_other_content_is_replaced(change):
     (cached,) = Path("data/cache").glob("*.pt")
     change(cached)
     assert small_folder().load(train=True)[0].equal(first)
-    assert [file.suffix for file in Path("data/cache").iterdir()] == [".pt"]
+    assert sorted(file.suffix for file in Path("data/cache").iterdir()) == [".pixels", ".pt"]
 
 
 def test_deep_images_of_a_data_set_have_one_scale():

@@ -167,31 +167,34 @@ def read_all(paths: Sequence[Path], shape: tuple[int, ...]) -> Iterator[np.ndarr
 
 
 def decode_all(
-    paths: Sequence[Path], shape: tuple[int, ...], keep: bool = True, scale: Scale | None = None
+    paths: Sequence[Path], shape: tuple[int, ...], keep: bool = True, scale: Scale | None = None, into: Any = None
 ) -> dict[str, Any]:
     """Decode files with one scale for all of them: the given one, or one that fits all.
 
-    Return ``images`` (N, C, H, W), empty unless ``keep``; ``good``, the positions (N,) of files that can be decoded;
-    ``bad``, the error messages of the others; ``digests`` (N,), equal for equal pixels; ``scale``, None if not used.
+    Return ``images`` (N, C, H, W), the first rows of the tensor ``into`` if given, empty unless ``keep``; ``good``, the
+    positions (N,) of files that can be decoded; ``bad``, the error messages of the others; ``digests`` (N,), equal for
+    equal pixels; ``scale``, None if not used.
     """
-    images = torch.empty(len(paths) if keep else 0, *shape, dtype=torch.uint8)
-    bad: dict[int, str] = {}
-    digests: dict[int, int] = {}
-    deep: dict[int, np.ndarray] = {}
+    images = torch.empty(len(paths) if keep else 0, *shape, dtype=torch.uint8) if into is None else into
+    good: list[int] = []
+    bad: list[str] = []
+    digests: list[int] = []
     extremes: list[float] = []
+    deep: dict[int, Any] = {}  # pixels by row; memory does not hold those of images that are decoded into a file
     for i, pixels in enumerate(read_all(paths, shape)):
         if isinstance(pixels, str):
-            bad[i] = pixels
+            bad.append(pixels)
             continue
-        digests[i] = int.from_bytes(blake2b(pixels.tobytes(), digest_size=8).digest(), "little", signed=True)
         if pixels.dtype != np.uint8:
             extremes += [float(pixels.min()), float(pixels.max())]
-            deep |= {i: pixels} if keep else {}
+            deep |= {len(good): pixels if into is None else None} if keep else {}
         elif keep:
-            images[i] = torch.from_numpy(pixels)
+            images[len(good)] = torch.from_numpy(pixels)
+        digests.append(int.from_bytes(blake2b(pixels.tobytes(), digest_size=8).digest(), "little", signed=True))
+        good.append(i)
     used = (scale or find_scale(min(extremes), max(extremes))) if extremes else None
-    for i, pixels in deep.items():
-        images[i] = to_8_bits(pixels, shape, used)  # type: ignore[arg-type]
-    good = torch.tensor([*digests], dtype=torch.long)
-    found = {"good": good, "bad": [*bad.values()], "digests": torch.tensor([*digests.values()], dtype=torch.long)}
-    return found | {"images": images[good] if keep and bad else images, "scale": used and [*used]}
+    again = deep.values() if into is None or not deep else read_all([paths[good[row]] for row in deep], shape)
+    for row, pixels in zip(deep, again, strict=True):
+        images[row] = to_8_bits(pixels, shape, used)  # type: ignore[arg-type]
+    found = {"good": torch.tensor(good, dtype=torch.long), "bad": bad, "scale": used and [*used]}
+    return found | {"images": images[: len(good)], "digests": torch.tensor(digests, dtype=torch.long)}
