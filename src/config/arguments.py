@@ -127,7 +127,7 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     refuse_options_of_others(options)
     for setting in settings:
         check_setting(setting)
-    if isinstance(own.get("output"), Path) and own["output"].is_dir() and args[0] != "check":
+    if isinstance(own.get("output"), Path) and own["output"].is_dir() and args[0] not in ("check", "shard"):
         raise UserError(f"--output must be a file, got the folder {own['output']}")
     require(len(known.run) < 2 or args[0] in SEVERAL, f"{args[0]} takes one --run, got {len(known.run)}")
     options, *options.others = [use_run(options, path) for path in known.run] or [options]

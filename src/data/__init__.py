@@ -21,4 +21,5 @@ from src.data.made import (
     UnseenMNIST,
 )
 from src.data.mask_folder import MaskFolder
+from src.data.shard_folder import ShardFolder
 from src.data.table import Diabetes, Table

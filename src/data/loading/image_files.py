@@ -87,8 +87,8 @@ def find_images(folder: Path) -> list[Path]:
     return scan(folder)[0]
 
 
-def decode(path: Path, shape: tuple[int, ...], scale: Scale | None = None) -> Tensor | str:
-    """Return an image as (C, H, W), uint8, or an error message.
+def decode(path: Any, shape: tuple[int, ...], scale: Scale | None = None) -> Tensor | str:
+    """Return an image, of a path or stream, as (C, H, W), uint8, or an error message.
 
     The image is EXIF-rotated, composited on white, resized and center-cropped; of an animation, the first frame.
     ``scale`` has the values that become black and white if pixels have more than 8 bits; by default, the image's own.
@@ -99,7 +99,7 @@ def decode(path: Path, shape: tuple[int, ...], scale: Scale | None = None) -> Te
     return to_8_bits(pixels, shape, scale or find_scale(pixels.min(), pixels.max()))
 
 
-def read(path: Path, shape: tuple[int, ...]) -> np.ndarray | str:
+def read(path: Any, shape: tuple[int, ...]) -> np.ndarray | str:
     """Return an image as (C, H, W), uint8, or as (1, H, W), float32, if its pixels are deep; or an error message."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats()) as file:

@@ -1,6 +1,6 @@
 """Which samples form each batch, and the loader of batches that depend only on seed, epoch and position."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from multiprocessing.util import get_temp_dir
@@ -51,8 +51,8 @@ class BatchSampler(Sampler):
         kinds = get_args(Sampling)
         require(sampling in kinds, f"sampling must be one of {', '.join(kinds)}, got {sampling}")
         self.num_samples, self.shuffle, self.seed = num_samples, shuffle, seed
-        self.rank, self.world_size, self.sampling = rank, world_size, sampling
-        self.classes_per_batch = classes_per_batch
+        self.rank, self.world_size = rank, world_size
+        self.sampling, self.classes_per_batch = sampling, classes_per_batch
         num_batches = -(-num_samples // (batch_size * world_size))
         self.num_batches = min(num_batches, max(1, num_samples // world_size))  # no empty batch if there are enough
         self.members: list[Tensor] = []  # positions of each class
@@ -61,6 +61,7 @@ class BatchSampler(Sampler):
         self.epoch = self.start = 0
         self.as_arrays = False  # True: for workers, to which each tensor would take a file descriptor
         self.frozen = False  # True: repeat the order of epoch 0
+        self.windows: Any = None  # WindowedOrder of samples in shards, instead of a shuffled one
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -74,6 +75,14 @@ class BatchSampler(Sampler):
         return self.num_batches
 
     def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.batches():
+            own = batch if self.world_size == 1 else batch.tensor_split(self.world_size)[self.rank]
+            yield own.numpy() if self.as_arrays else own  # type: ignore[misc]
+
+    def batches(self) -> Iterable[Tensor]:
+        """Return the sample positions of the batches of all processes, from batch ``start`` on."""
+        if self.windows:
+            return self.windows.batches(self.seed, self.seed_epoch, self.num_batches, self.start)
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.seed_epoch))
         if not self.shuffle:
             order = torch.arange(self.num_samples)
@@ -81,9 +90,7 @@ class BatchSampler(Sampler):
             order = self.class_balanced_order(generator)
         else:
             order = torch.randperm(self.num_samples, generator=generator)
-        for batch in order.tensor_split(self.num_batches)[self.start :]:
-            own = batch if self.world_size == 1 else batch.tensor_split(self.world_size)[self.rank]
-            yield own.numpy() if self.as_arrays else own  # type: ignore[misc]
+        return order.tensor_split(self.num_batches)[self.start :]
 
     def place(self, position: int) -> tuple[int, int, int]:
         """Return start and number of this process's samples in the batch of all processes, and the length of that."""
@@ -130,17 +137,15 @@ class TensorLoader:
     def __init__(
         self, samples: Samples, batch_sampler: BatchSampler, transform: Transform, device: torch.device | str = "cpu"
     ) -> None:
-        self.samples, self.transform, self.device = samples, transform, torch.device(device)
+        self.samples, self.transform, self.device, self.position = samples, transform, torch.device(device), 0
         self.sampler = batch_sampler  # Lightning sets its epoch under this name
         self.batch_sampler = None  # Lightning reads it
-        self.position = 0
         self.resume_state: dict[str, Any] | None = None
         self.workers: DataLoader | None = None
         if num_workers := getattr(samples.images, "num_workers", 0):
             get_temp_dir()  # created here, because a killed worker would leave its own behind
-            settings: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": ignore_group_signals}
-            settings["pin_memory"] = self.device.type == "cuda"
-            settings |= {"collate_fn": Packed.of, "sampler": batch_sampler}
+            settings: dict[str, Any] = {"collate_fn": Packed.of, "worker_init_fn": ignore_group_signals}
+            settings |= {"persistent_workers": True, "pin_memory": self.device.type == "cuda", "sampler": batch_sampler}
             batch_sampler.as_arrays = True
             self.workers = DataLoader(samples, None, num_workers=num_workers, **settings)
 
@@ -148,8 +153,7 @@ class TensorLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
-        state, self.resume_state = self.resume_state, None
-        self.position = 0
+        state, self.resume_state, self.position = self.resume_state, None, 0
         if state is not None and state["epoch"] == self.sampler.epoch:
             self.check_same_batches(state)
             self.position = state["position"]

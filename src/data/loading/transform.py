@@ -25,11 +25,15 @@ class Normalize:
 
     @classmethod
     def of(cls, samples: Samples, given: dict[str, list[float]] | None = None) -> "Normalize":
-        """Compute mean and std per channel, over all images in memory or up to 9,999 evenly spaced image files.
+        """Compute mean and std per channel, over all images in memory or up to 9,999 evenly spaced image files,
+        those of the first shards.
 
         Those that are ``given`` replace them.
         """
-        index = samples.index if isinstance(samples.images, Tensor) else samples.index[:: max(1, len(samples) // 5000)]
+        index = samples.index
+        if not isinstance(samples.images, Tensor):
+            index = samples.images.near(index, 5000) if hasattr(samples.images, "near") else index
+            index = index[:: max(1, len(index) // 5000)]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         each = []
         for chunk in index.split(1000):

@@ -1,0 +1,90 @@
+"""The order of samples in shards: mixed over many shards, while few of them are open at a time."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.loading.loader import derive_seed
+
+
+class WindowedOrder:
+    """Shuffled order of samples in shards, of which ``window`` at most are read at a time, in streams.
+
+    Each epoch deals all shards, shuffled, to ``window`` streams. A stream reads one shard after the other, each in an
+    order of its own, and all streams end together. A batch has samples of all streams, sorted by stream, so that
+    processes that divide a batch read different shards if their number divides ``window``. The order is a function of
+    seed, epoch, sizes and ``window`` alone: the numbers of processes and workers don't matter.
+
+    Only the shards that are open are shuffled, so memory and time to start depend on the number of shards.
+
+    Args:
+        sizes: number of samples in each shard (S,); the first have the positions 0, 1, ...
+        window: number of shards that are open at a time.
+        positions: positions (N,) in another order of the samples, if that is not shard by shard.
+    """
+
+    def __init__(self, sizes: Tensor, window: int, positions: Tensor | None = None) -> None:
+        self.sizes, self.window, self.positions = sizes.numpy(), min(window, len(sizes)), positions
+        self.starts = np.cumsum(self.sizes) - self.sizes
+
+    def batches(self, seed: int, epoch: int, num_batches: int, start: int = 0) -> Iterator[Tensor]:
+        """Yield the positions (B,) of each batch of an epoch from batch ``start`` on."""
+        generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
+        dealt = torch.randperm(len(self.sizes), generator=generator).numpy()
+        phases = torch.rand(self.window, generator=generator, dtype=torch.float64).numpy()
+        streams = [Stream(dealt[k :: self.window], self, (seed, epoch)) for k in range(self.window)]
+        lengths = np.array([stream.ends[-1] for stream in streams])
+        total = int(lengths.sum())
+        size, larger = divmod(total, num_batches)
+        read = shares(lengths, phases, start * size + min(start, larger))
+        for batch in range(start + 1, num_batches + 1):
+            before, read = read, shares(lengths, phases, batch * size + min(batch, larger))
+            due = zip(streams, before.tolist(), read.tolist(), strict=True)
+            positions = torch.from_numpy(np.concatenate([stream.read(a, b) for stream, a, b in due if a < b]))
+            yield positions if self.positions is None else self.positions[positions]
+
+
+class Stream:
+    """Some shards of an epoch, one after the other."""
+
+    def __init__(self, shards: np.ndarray, order: WindowedOrder, key: tuple[int, int]) -> None:
+        self.shards, self.order, self.key = shards, order, key
+        self.ends = np.cumsum(order.sizes[shards])
+        self.open: tuple[int, np.ndarray] = (-1, self.ends[:0])  # place of a shard in the stream, and its samples
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Return the positions of the samples ``first`` to ``last`` of the stream, without the last."""
+        parts = []
+        place = int(np.searchsorted(self.ends, first, side="right"))
+        while first < last:
+            if self.open[0] != place:
+                self.open = place, self.shuffle(int(self.shards[place]))
+            samples = self.open[1]
+            start = int(self.ends[place]) - len(samples)
+            parts.append(samples[first - start : last - start])
+            first, place = start + len(samples), place + 1
+        return np.concatenate(parts)
+
+    def shuffle(self, shard: int) -> np.ndarray:
+        generator = torch.Generator().manual_seed(derive_seed(*self.key, shard))
+        return torch.randperm(int(self.order.sizes[shard]), generator=generator).numpy() + self.order.starts[shard]
+
+
+def shares(lengths: np.ndarray, phases: np.ndarray, stop: int) -> np.ndarray:
+    """Return how many samples of each stream (C,) are among the first ``stop`` of all.
+
+    Sample j of stream c is due at (j + phase) / length, between 0 and 1.
+    """
+    total, slack = lengths.sum(), phases.sum()
+    low, high = (
+        np.ceil(lengths * ((stop + margin + slack) / total) - phases).clip(0, lengths).astype(np.int64)
+        for margin in (-len(lengths) - 1, 1)
+    )  # before and after the first ``stop`` samples
+    open_ = high - low
+    stream = np.repeat(np.arange(len(lengths)), open_)
+    sample = np.arange(len(stream)) - np.repeat(np.cumsum(open_) - open_ - low, open_)
+    due = (sample + phases[stream]) / lengths[stream]
+    first = np.argsort(due, kind="stable")[: stop - low.sum()]
+    return low + np.bincount(stream[first], minlength=len(lengths))
