@@ -18,10 +18,10 @@ import torch
 
 from tools.bad_inputs import doors, inputs
 from tools.bad_pictures import pictures
-from tools.interruptions import asked, asked_ranks, killed, own, ranks, sharded
+from tools.interruptions import asked, asked_ranks, killed, own, ranks, sharded, shards
 from tools.mutations import edited, mutated, redrawn
 from tools.steps import memory, numbers
-from tools.storage import damage, disk, saving, together
+from tools.storage import damage, damaged_shards, disk, saving, together
 from tools.studies import searched
 
 ALL = 999  # more than there are: each is tried once
@@ -35,6 +35,8 @@ PROMISES: dict[str, tuple[int, Callable[[int, random.Random, Path], Iterator[str
     "numbers": (21, numbers),
     "together": (8, together),
     "memory": (20, memory),
+    "shards": (50, shards),
+    "damaged_shards": (100, damaged_shards),
     "ranks": (20, ranks),
     "sharded": (20, sharded),
     "asked_ranks": (50, asked_ranks),

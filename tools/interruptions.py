@@ -43,6 +43,8 @@ OWN = {
     "own DataLoader with workers": [*OWN_RUN, "--data.num_workers=2"],
     "own stream": [*OWN_RUN, "--data.stream=true"],
 }
+SHARDS = [*SMALL, "--data=src.data.ShardFolder", "--data.batch_size=32", "--data.window=8", "--data.root=../shards"]
+WORKERS = {f"{count} workers": [*SHARDS, f"--data.num_workers={count}"] for count in (0, 1, 2, 4)}
 TWO = {"two processes": [*SMALL, "--trainer.max_epochs=20"]}
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
 
@@ -148,3 +150,18 @@ def killed_ranks(tries: int, draw: random.Random, folder: Path, preset: str) -> 
         faults = max(faults, bool(wrong))
         total += faults
         yield from [", ".join(wrong[:5])] * faults
+
+
+def shards(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """SIGKILL while shards are read with 0, 1, 2 and 4 workers: each run ends bit for bit like the one without."""
+    write_shards(folder)
+    yield from interrupted(tries, draw, folder, [signal.SIGKILL], WORKERS)
+    references = [folder / name for name in WORKERS if (folder / name).is_dir()]
+    yield from [", ".join(differences(place, references[0])[:5]) for place in references[1:]]
+
+
+def write_shards(folder: Path) -> None:
+    """Write the first digits of scikit-learn as shards of 4 KB."""
+    draw_pictures(folder / "pictures")
+    args = [*PICTURES, "--data.root=pictures", "--data.cache=cache", "--output=shards", "--shard_mb=0.004096"]
+    assert Process(["shard", *SMALL, *args], folder).wait() == 0, folder.with_suffix(".log").read_text()

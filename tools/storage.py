@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import torch
 
@@ -16,6 +17,7 @@ from src import UserError
 from src.runs.checkpoint import AtomicCheckpointIO, load_checkpoint
 from tests.processes import SMALL, Process
 from tools.comparison import same
+from tools.interruptions import SHARDS, write_shards
 
 RUN = "runs/digits/version_0"
 
@@ -139,3 +141,30 @@ def together(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:  #
     runs = [path for path in (folder / "runs/digits").iterdir() if (path / "checkpoints/last.ckpt").is_file()]
     yield from ["" if code == 0 else f"exit code {code}" for code in codes[: len(runs)]]
     yield from ["no folder"] * (tries - len(runs))
+
+
+def damaged_shards(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
+    """Shards truncated, missing or with a flipped bit, in a folder and at an address: one line names the shard."""
+    write_shards(folder)
+    for i in range(tries):
+        place = folder / f"shards_{i}"
+        shutil.copytree(folder / "shards", place)
+        file = draw.choice(sorted(place.glob("train-*.zip")))
+        content = bytearray(file.read_bytes())
+        if i % 3 == 0:
+            with ZipFile(file) as archive:
+                start = draw.choice(archive.infolist()).header_offset
+                name = int.from_bytes(content[start + 26 : start + 28], "little")
+            content[start + 30 + name + draw.randrange(60)] ^= 1 << draw.randrange(8)  # in a picture
+        file.write_bytes(content if i % 3 == 0 else content[: draw.randrange(len(content))])
+        if i % 3 == 1:
+            file.unlink()
+        root = f"../{place.name}" if i % 2 else f"file://{place.absolute()}"
+        cache, workers = f"--data.cache=../cache_{i}", f"--data.num_workers={i % 4}"
+        process = Process(["fit", *SHARDS, f"--data.root={root}", cache, workers], folder / "run")
+        code, output = process.wait(), process.log.read_text()
+        process.log.unlink()
+        errors = [line for line in output.splitlines() if line.startswith("error: ")]
+        right = code == 2 and len(errors) == 1 and file.name in errors[0] and "Traceback" not in output
+        yield "" if right else f"exit code {code}: {output[-500:]}"
+        shutil.rmtree(place)

@@ -95,7 +95,8 @@ class Store:
                 with replacing(file) as temporary, self.file_system(name) as remote:
                     remote.get_file(f"{self.root}/{name}", str(temporary))
                     self.check(name, temporary)
-                self.evict(file)
+                with suppress(FileNotFoundError):  # another process deletes them too
+                    self.evict(file)
         return file
 
     def check(self, name: str, file: Path) -> None:
@@ -105,14 +106,18 @@ class Store:
         place = f"{self.root}/{name}"
         require(found == self.files[name]["sha256"], f"{place} is damaged: its SHA-256 is {found[:8]}...; {REMEDY}")
 
+    def open(self, name: str) -> Any:
+        for _ in range(3):
+            with suppress(FileNotFoundError):  # another process has just deleted it
+                return self.path(name).open("rb", buffering=0)
+        raise UserError(f"{self.folder} keeps losing files: raise cache_gb")
+
     def evict(self, kept: Path) -> None:
         """Delete the downloaded shards that were not used for the longest time, down to the limit."""
-        if self.limit is None:
-            return
-        shards = sorted(self.folder.glob("*.zip"), key=lambda file: file.stat().st_mtime)
+        shards = sorted(self.folder.glob("*.zip"), key=lambda file: file.stat().st_mtime) if self.limit else []
         size = sum(file.stat().st_size for file in shards)
         for file in shards:
-            if size > self.limit and file != kept:
+            if size > self.limit and file != kept:  # type: ignore[operator]
                 size -= file.stat().st_size
                 file.unlink(missing_ok=True)
 
@@ -160,22 +165,21 @@ class ShardFiles:
         rows = index.numpy()
         shards = self.arrays["shard"][rows]
         for shard in np.unique(shards).tolist():
-            path = self.store.path(self.shards[shard])
-            with path.open("rb", buffering=0) as file:
+            with self.store.open(self.shards[shard]) as file:
                 for place in np.flatnonzero(shards == shard).tolist():
-                    image = decode(self.read(file, path, int(rows[place])), self.shape, self.scale)
+                    image = decode(self.read(file, int(rows[place])), self.shape, self.scale)
                     require(not isinstance(image, str), f"{image}; {REMEDY}")
                     images[place] = image  # type: ignore[assignment]
         return images
 
-    def read(self, file: Any, path: Path, row: int) -> Content:
+    def read(self, file: Any, row: int) -> Content:
         """Return the image file of a sample; refuse one that was damaged after it arrived."""
         offset, size, crc = (int(self.arrays[name][row]) for name in ("offset", "size", "crc"))
         file.seek(offset)
         content = file.read(size)
         remedy = "delete it" if self.store.remote else REMEDY
-        require(zlib.crc32(content) == crc, f"{path} is damaged at byte {offset:,}: {remedy}")
-        return Content(content, f"{path}, {self.arrays['name'][row].decode(errors='replace')}")
+        require(zlib.crc32(content) == crc, f"{file.name} is damaged at byte {offset:,}: {remedy}")
+        return Content(content, f"{file.name}, {self.arrays['name'][row].decode(errors='replace')}")
 
     def near(self, index: Tensor, count: int) -> Tensor:
         """Return at least ``count`` of the samples of an index (N,), those of the first shards, or all of them."""
