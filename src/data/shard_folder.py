@@ -78,6 +78,11 @@ class ShardFolder(DataModule):
             expected = f"{self.address} must have the checkpoint's classes"
             check_same_classes(classes, self.class_names, expected)
         self.class_names, self.scale = classes, manifest["scale"] and tuple(manifest["scale"])
+        shards = manifest["splits"][split]
+        largest = max((self.store.files[name]["bytes"] for name in shards), default=0)
+        count = min(self.window or len(shards), len(shards)) + 1  # one may be on its way
+        small = self.store.remote and self.limit is not None and self.limit < count * largest
+        require(not small, f"cache_gb must be at least {count * largest / 1e9:.6f}, for {count} shards of the window")
         index, targets = self.store.index(split)
         channels, height, width = manifest["shape"]
         fixed = targets is None or targets.ndim < 3 or self.size is None or (height, width) == (self.size, self.size)
