@@ -1,6 +1,8 @@
 """ImageFolder: splits, classes, bad files and the cache."""
 
 import os
+import re
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from src import UserError
+from src.cli import main
 from src.config.arguments import read
 from src.config.build import build
 from src.config.parser import parse
 from src.data import ImageFolder
+from src.data.loading import cache
 from src.data.loading.cache import MappedImages
 from src.data.loading.image_files import ImageFiles
 from src.data.loading.splits import Samples
+from tests.processes import Process
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -28,7 +33,7 @@ def fill(split: str, count: int, classes: tuple[str, ...] = CLASSES, first: int 
         folder = Path("data", split, name)
         folder.mkdir(parents=True)
         for i in range(first, first + count):
-            Image.new("L", (5, 5), 80 * target + i).save(folder / f"{i:02}.bmp")
+            Image.new("L", (5, 5), (80 * target + i) % 256).save(folder / f"{i:02}.bmp")
 
 
 def small_folder(**settings) -> ImageFolder:
@@ -485,6 +490,30 @@ def test_temporary_files_of_killed_processes_are_removed():
     pixels.unlink()
     small_folder().load(train=True)
     assert [old.exists(), new.exists(), pixels.exists()] == [False, True, True]
+
+
+def fit_within_memory() -> None:
+    """Train on 1,200 images of 192 KB, 236 MB, with 200 MB of memory more than this process has."""
+    import sklearn.model_selection  # noqa: F401  # takes memory of its own
+
+    used = int(re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 200 * 10**6,) * 2)
+    with pytest.raises(MemoryError):
+        np.ones(1200 * 192 * 1024, np.uint8)
+    cache.memory = lambda: 2**20
+    args = ["--model.net=src.nets.MLP", "--model.net.image_shape=[3,256,256]", "--model.net.hidden_sizes=[2]"]
+    args += ["--data.size=256", "--data.batch_size=8", "--data.num_workers=0", "--data.augment=null", "--no_page"]
+    main(["fit", "--config=configs/folder.yaml", *args, "--model.tta=plain", "--trainer.max_epochs=1", "--test=false"])
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit is of Linux")
+def test_a_run_trains_on_more_images_than_memory_holds():
+    fill("train", 400)
+    process = Process(fit_within_memory, Path.cwd())
+    assert process.wait() == 0, process.log.read_text()
+    (pixels,) = Path("data/cache").glob("*-train-*.pixels")
+    assert pixels.stat().st_size == 1200 * 3 * 256 * 256
 
 
 def flipped(file: Path) -> None:

@@ -161,7 +161,7 @@ def read_all(paths: Sequence[Path], shape: tuple[int, ...]) -> Iterator[np.ndarr
     """Read files in parallel, with a progress bar on a terminal; arrays, unlike tensors, need no shared memory."""
     workers = min(os.cpu_count() or 1, len(paths) // 500)  # starting one takes as long as decoding a few hundred files
     settings: dict[str, Any] = {"num_workers": workers, "collate_fn": partial(read_batch, shape=shape)}
-    batches: Any = DataLoader(paths, 256, **settings)  # type: ignore[arg-type]
+    batches: Any = DataLoader(paths, max(1, min(256, 2**23 // int(np.prod(shape)))), **settings)  # type: ignore[arg-type]
     for batch in track(batches, "decoding", console=Console(stderr=True)) if sys.stderr.isatty() else batches:
         yield from batch
 

@@ -138,12 +138,12 @@ class Store:
 class Content(io.BytesIO):
     """The content of an image file, with its name for error messages."""
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes, shard: str, name: bytes) -> None:
         super().__init__(content)
-        self.name = name
+        self.shard, self.name = shard, name
 
     def __str__(self) -> str:
-        return self.name
+        return f"{self.name.decode(errors='replace')} in {self.shard}"
 
 
 class ShardFiles:
@@ -168,8 +168,9 @@ class ShardFiles:
             with self.store.open(self.shards[shard]) as file:
                 for place in np.flatnonzero(shards == shard).tolist():
                     image = decode(self.read(file, int(rows[place])), self.shape, self.scale)
-                    require(not isinstance(image, str), f"{image}; {REMEDY}")
-                    images[place] = image  # type: ignore[assignment]
+                    if isinstance(image, str):
+                        raise UserError(f"{image}; {REMEDY}")
+                    images[place] = image
         return images
 
     def read(self, file: Any, row: int) -> Content:
@@ -177,9 +178,11 @@ class ShardFiles:
         offset, size, crc = (int(self.arrays[name][row]) for name in ("offset", "size", "crc"))
         file.seek(offset)
         content = file.read(size)
-        remedy = "delete it" if self.store.remote else REMEDY
-        require(zlib.crc32(content) == crc, f"{file.name} is damaged at byte {offset:,}: {remedy}")
-        return Content(content, f"{file.name}, {self.arrays['name'][row].decode(errors='replace')}")
+        if zlib.crc32(content) != crc:
+            raise UserError(
+                f"{file.name} is damaged at byte {offset:,}: {'delete it' if self.store.remote else REMEDY}"
+            )
+        return Content(content, file.name, self.arrays["name"][row])
 
     def near(self, index: Tensor, count: int) -> Tensor:
         """Return at least ``count`` of the samples of an index (N,), those of the first shards, or all of them."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -36,13 +37,14 @@ class Normalize:
             index = index[:: max(1, len(index) // 5000)]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         each = []
-        for chunk in index.split(1000):
+        size = int(np.prod(tuple(samples.images.shape)[-3:]))
+        for chunk in index.split(max(1, min(1000, 2**20 // size))):  # doubles of 8 MB
             pixels = samples.images[chunk].double()
             count += pixels[:, 0].numel()
             total = total + pixels.sum((0, 2, 3))
             square = square + pixels.square().sum((0, 2, 3))
-            each.append(brightness_and_contrast(pixels))
-        mean, looks = total / count, torch.cat(each)
+            each += brightness_and_contrast(pixels).tolist()  # small tensors would fragment memory
+        mean, looks = total / count, torch.tensor(each)
         typical = torch.stack([looks.mean(0), looks.std(0, correction=0)], 1).flatten()
         variance = square / count - mean.square()
         std = variance.where(variance > 1e-8, 1).sqrt()  # a constant channel may differ in other splits
