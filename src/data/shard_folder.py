@@ -73,12 +73,9 @@ class ShardFolder(DataModule):
 
     def read(self, split: str) -> tuple[ShardFiles, Tensor | None]:
         manifest = self.store.manifest
-        classes = manifest["classes"]
-        if self.class_names and classes:
-            expected = f"{self.address} must have the checkpoint's classes"
-            check_same_classes(classes, self.class_names, expected)
-        self.class_names, self.scale = classes, manifest["scale"] and tuple(manifest["scale"])
-        shards = manifest["splits"][split]
+        self.check_classes(self.class_names or manifest["classes"])
+        self.class_names, self.scale = manifest["classes"], manifest["scale"] and tuple(manifest["scale"])
+        shards = manifest["splits"].get(split, [])
         largest = max((self.store.files[name]["bytes"] for name in shards), default=0)
         count = min(self.window or len(shards), len(shards)) + 1  # one may be on its way
         small = self.store.remote and self.limit is not None and self.limit < count * largest
@@ -100,14 +97,18 @@ class ShardFolder(DataModule):
         return loader
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        names, expected = state["class_names"], f"{self.address} must have the checkpoint's classes"
-        check_same_classes(self.store.manifest["classes"] or [], names or [], expected)
+        self.check_classes(state["class_names"])
         super().load_state_dict(state)
+
+    def check_classes(self, expected: list[str] | None) -> None:
+        text = f"{self.address} must have the checkpoint's classes"
+        check_same_classes(self.store.manifest["classes"] or [], expected or [], text)
 
     def describe_splits(self) -> list[tuple[str, str]]:
         """Return the number of images per class and split, and of shards."""
         rows = [("shards", f"{len(self.store.files):,} files in {self.address}")]
         if self.class_names:
-            known = {split: self.splits[split] for split in ("train", "val", "test") if split in self.splits}
-            rows += split_table({split: (each.index, each.classes) for split, each in known.items()}, self.class_names)  # type: ignore[misc]
+            known = {name: each for name, each in self.splits.items() if name != "predict"}
+            counted: Any = {name: (each.index, each.classes) for name, each in known.items()}
+            rows += split_table(counted, self.class_names)
         return rows + super().describe_splits()

@@ -25,7 +25,7 @@ def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, draw = tmp_path_factory.mktemp("shards"), np.random.default_rng(0)
     for i in range(90):
         split = "test" if i % 5 == 0 else "train"
-        file = folder / f"data/{split}/{'abc'[i % 3]}/{i}.png"
+        file = folder / f"data/{split}/{'abc'[i % 3]}/é {i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(256, size=(9, 9 + i % 3), dtype=np.uint8)).save(file)
     with pytest.MonkeyPatch.context() as patch:

@@ -20,7 +20,6 @@ from torch import Tensor
 from src import UserError, require
 from src.data.loading.image_files import Scale, decode_all
 
-BLOCK = 2**24  # bytes that are read at once
 STALE = 3600  # seconds without a write, after which a temporary file is of a process that was killed
 OF_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors that no other folder avoids
 
@@ -88,7 +87,9 @@ def decode_cached(
     found = load(file, len(paths), shape, verify=fits) or {}
     if scale and found.get("scale") and tuple(found["scale"]) != scale:
         found = {}
-    keep = fits or (in_memory is None and ("checksum" in found or has_room(file.parent, size)))
+    disk = next(each for each in file.absolute().parents if each.exists())
+    room = "checksum" in found or shutil.disk_usage(disk).free > 1.1 * size
+    keep = fits or (in_memory is None and room)
     if not found or (keep and "checksum" not in found):
         found = decode_into(file, paths, shape, keep, scale)
     if fits:
@@ -144,12 +145,6 @@ def memory() -> int:
     return sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")
 
 
-def has_room(folder: Path, size: int) -> bool:
-    """Tell whether the disk of a folder, which may not exist yet, has room for a number of bytes and a tenth more."""
-    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    return shutil.disk_usage(place).free > 1.1 * size
-
-
 def reserve(file: Path, shape: tuple[int, ...]) -> Tensor:
     """Return a tensor of bytes in a new file. A full disk is noticed here: later it would kill the process."""
     size = int(np.prod(shape))
@@ -169,19 +164,10 @@ def map_pixels(file: Path, count: int, shape: tuple[int, ...]) -> Tensor:
 
 
 def checksum(file: Path) -> int:
-    value = 0
-    with file.open("rb") as stream:
-        while block := stream.read(BLOCK):
-            value = zlib.crc32(block, value)
-    return value
+    return zlib.crc32(np.memmap(file, np.uint8, "r").data) if file.stat().st_size else 0
 
 
 def is_valid(content: dict[str, Any], count: int) -> bool:
-    good, bad, digests = (content[name] for name in ("good", "bad", "digests"))
-    if not all(isinstance(each, Tensor) for each in (good, digests)) or not isinstance(bad, list):
-        return False
-    whole = good.shape == digests.shape == (count - len(bad),) and all(isinstance(each, str) for each in bad)
-    inside = not len(good) or bool((good >= 0).all() and (good < count).all() and (good.diff() > 0).all())
-    scale = content["scale"]
-    scaled = scale is None or (len(scale) == 2 and all(isinstance(each, float) for each in scale))
-    return whole and inside and scaled and (good.dtype, digests.dtype) == (torch.long, torch.long)
+    good, digests, found = content["good"], content["digests"], count - len(content["bad"])
+    whole = good.shape == digests.shape == (found,) and good.dtype == digests.dtype == torch.long
+    return whole and "scale" in content and not (good >= count).any()

@@ -33,15 +33,11 @@ REMEDY = "copy it again, or write the shards again"
 class Store:
     """The files of a folder of shards. Those at an address that fsspec knows are downloaded and checked when needed.
 
-    Args:
-        root: a folder, or an address such as s3://bucket/folder.
-        cache: folder for downloaded files.
-        limit: bytes of shards to keep there; the ones used last.
+    ``cache`` is the folder for them, in which the shards used last stay, up to ``limit`` bytes.
     """
 
     def __init__(self, root: str, cache: Path, limit: float | None = None) -> None:
-        self.root, self.limit = root.rstrip("/"), limit
-        self.remote = "://" in root
+        self.root, self.limit, self.remote = root.rstrip("/"), limit, "://" in root
         place = cache / f"shards-{sha256(self.root.encode()).hexdigest()[:16]}"
         self.folder = place if self.remote else Path(root).expanduser()
         self.manifest = self.read_manifest()
@@ -123,27 +119,15 @@ class Store:
 
     def index(self, split: str) -> tuple[dict[str, np.ndarray], Tensor | None]:
         """Return name, shard, offset, size and CRC-32 of each sample (N,) of a split, and any targets (N, ...)."""
-        files = [self.checked(name) for name in (f"{split}-index.npz", f"{split}-targets.npy") if name in self.files]
-        require(files, f"{self.root} has no {split} shards")
+        names = [name for name in (f"{split}-index.npz", f"{split}-targets.npy") if name in self.files]
+        require(names, f"{self.root} has no {split} shards")
+        files = [self.path(name) for name in names]
+        for name, file in zip(names, files, strict=True):
+            self.check(name, file)
         with np.load(files[0]) as arrays:
             index = dict(arrays)
         # read by page; writing to the array changes no file
         return index, torch.from_numpy(np.load(files[1], mmap_mode="c")) if len(files) > 1 else None
-
-    def checked(self, name: str) -> Path:
-        self.check(name, file := self.path(name))
-        return file
-
-
-class Content(io.BytesIO):
-    """The content of an image file, with its name for error messages."""
-
-    def __init__(self, content: bytes, shard: str, name: bytes) -> None:
-        super().__init__(content)
-        self.shard, self.name = shard, name
-
-    def __str__(self) -> str:
-        return f"{self.name.decode(errors='replace')} in {self.shard}"
 
 
 class ShardFiles:
@@ -167,22 +151,19 @@ class ShardFiles:
         for shard in np.unique(shards).tolist():
             with self.store.open(self.shards[shard]) as file:
                 for place in np.flatnonzero(shards == shard).tolist():
-                    image = decode(self.read(file, int(rows[place])), self.shape, self.scale)
-                    if isinstance(image, str):
-                        raise UserError(f"{image}; {REMEDY}")
-                    images[place] = image
+                    images[place] = self.read(file, int(rows[place]))
         return images
 
-    def read(self, file: Any, row: int) -> Content:
-        """Return the image file of a sample; refuse one that was damaged after it arrived."""
+    def read(self, file: Any, row: int) -> Tensor:
+        """Return the image of a sample; refuse one that was damaged after it arrived."""
         offset, size, crc = (int(self.arrays[name][row]) for name in ("offset", "size", "crc"))
         file.seek(offset)
         content = file.read(size)
-        if zlib.crc32(content) != crc:
-            raise UserError(
-                f"{file.name} is damaged at byte {offset:,}: {'delete it' if self.store.remote else REMEDY}"
-            )
-        return Content(content, file.name, self.arrays["name"][row])
+        image = decode(io.BytesIO(content), self.shape, self.scale) if zlib.crc32(content) == crc else "another CRC-32"
+        if isinstance(image, str):
+            remedy = "delete it" if self.store.remote else REMEDY
+            raise UserError(f"{file.name} is damaged at byte {offset:,} ({image.rpartition(': ')[2]}); {remedy}")
+        return image
 
     def near(self, index: Tensor, count: int) -> Tensor:
         """Return at least ``count`` of the samples of an index (N,), those of the first shards, or all of them."""

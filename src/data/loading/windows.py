@@ -10,19 +10,15 @@ from src.data.loading.loader import derive_seed
 
 
 class WindowedOrder:
-    """Shuffled order of samples in shards, of which ``window`` at most are read at a time, in streams.
+    """Shuffled order of samples in shards with ``sizes`` (S,), about ``window`` of which are open at a time.
 
     Each epoch deals all shards, shuffled, to ``window`` streams. A stream reads one shard after the other, each in an
     order of its own, and all streams end together. A batch has samples of all streams, sorted by stream, so that
     processes that divide a batch read different shards if their number divides ``window``. The order is a function of
-    seed, epoch, sizes and ``window`` alone: the numbers of processes and workers don't matter.
+    seed, epoch, sizes and ``window`` alone: the numbers of processes and workers don't matter. Memory and time to start
+    depend on the number of shards, because only open shards are shuffled.
 
-    Only the shards that are open are shuffled, so memory and time to start depend on the number of shards.
-
-    Args:
-        sizes: number of samples in each shard (S,); the first have the positions 0, 1, ...
-        window: number of shards that are open at a time.
-        positions: positions (N,) in another order of the samples, if that is not shard by shard.
+    ``positions`` (N,) has the positions of the samples shard by shard, unless these are 0, 1, ...
     """
 
     def __init__(self, sizes: Tensor, window: int, positions: Tensor | None = None) -> None:
@@ -56,20 +52,17 @@ class Stream:
 
     def read(self, first: int, last: int) -> np.ndarray:
         """Return the positions of the samples ``first`` to ``last`` of the stream, without the last."""
-        parts = []
-        place = int(np.searchsorted(self.ends, first, side="right"))
+        parts, place = [], int(np.searchsorted(self.ends, first, side="right"))
         while first < last:
             if self.open[0] != place:
-                self.open = place, self.shuffle(int(self.shards[place]))
-            samples = self.open[1]
-            start = int(self.ends[place]) - len(samples)
-            parts.append(samples[first - start : last - start])
-            first, place = start + len(samples), place + 1
+                shard = int(self.shards[place])
+                generator = torch.Generator().manual_seed(derive_seed(*self.key, shard))
+                shuffled = torch.randperm(int(self.order.sizes[shard]), generator=generator).numpy()
+                self.open = place, shuffled + self.order.starts[shard]
+            start = int(self.ends[place]) - len(self.open[1])
+            parts.append(self.open[1][first - start : last - start])
+            first, place = int(self.ends[place]), place + 1
         return np.concatenate(parts)
-
-    def shuffle(self, shard: int) -> np.ndarray:
-        generator = torch.Generator().manual_seed(derive_seed(*self.key, shard))
-        return torch.randperm(int(self.order.sizes[shard]), generator=generator).numpy() + self.order.starts[shard]
 
 
 def shares(lengths: np.ndarray, phases: np.ndarray, stop: int) -> np.ndarray:

@@ -97,7 +97,8 @@ def deal(samples: ImageSet, size: int, shuffle: bool) -> list[np.ndarray]:
     order = np.random.default_rng(0).permutation(count) if shuffle else np.arange(count)
     ends = np.cumsum([samples.size(i) for i in order.tolist()])
     shards = -(-int(ends[-1]) // size)
-    return np.split(order, np.searchsorted(ends, ends[-1] * np.arange(1, shards) / shards))
+    dealt = np.split(order, np.searchsorted(ends, ends[-1] * np.arange(1, shards) / shards))
+    return [rows for rows in dealt if len(rows)]
 
 
 def write_shard(folder: Path, name: str, samples: ImageSet, rows: np.ndarray) -> tuple[Path, list[ZipInfo]]:
