@@ -97,6 +97,18 @@ def test_remote_shards_are_downloaded_once_and_the_oldest_deleted(shards: Path) 
     assert sum(file.stat().st_size for file in cache.glob("*.zip")) <= 3 * largest
 
 
+def test_other_shards_at_an_address_are_not_taken_for_cached_ones(shards: Path) -> None:
+    remote = f"file://{shards.absolute()}"
+    before = batches(opened(remote))
+    for picture in Path("data/train/a").iterdir():
+        Image.fromarray(255 - np.array(Image.open(picture))).save(picture)
+    shutil.rmtree(shards)
+    main(SHARD)
+    after = batches(opened(remote))
+    assert after != before
+    assert after == batches(opened())
+
+
 def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size - 1)
 

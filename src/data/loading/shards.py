@@ -38,10 +38,11 @@ class Store:
 
     def __init__(self, root: str, cache: Path, limit: float | None = None) -> None:
         self.root, self.limit, self.remote = root.rstrip("/"), limit, "://" in root
-        place = cache / f"shards-{sha256(self.root.encode()).hexdigest()[:16]}"
-        self.folder = place if self.remote else Path(root).expanduser()
+        self.folder = Path(root).expanduser()
         self.manifest = self.read_manifest()
         self.files: dict[str, dict[str, Any]] = self.manifest["files"]
+        if self.remote:  # a folder for each set of shards that was ever there
+            self.folder = cache / f"shards-{sha256(repr((self.root, self.files)).encode()).hexdigest()[:16]}"
 
     def read_manifest(self) -> dict[str, Any]:
         place, remedy = f"{self.root}/{MANIFEST}", "write the shards with python -m src.cli shard"
