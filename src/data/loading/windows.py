@@ -8,6 +8,8 @@ from torch import Tensor
 
 from src.data.loading.loader import derive_seed
 
+BLOCK = 32  # batches that are drawn at once, because a stream takes as long for one sample as for many
+
 
 class WindowedOrder:
     """Shuffled order of samples in shards with ``sizes`` (S,), about ``window`` of which are open at a time.
@@ -33,13 +35,19 @@ class WindowedOrder:
         streams = [Stream(dealt[k :: self.window], self, (seed, epoch)) for k in range(self.window)]
         lengths = np.array([stream.ends[-1] for stream in streams])
         total = int(lengths.sum())
-        size, larger = divmod(total, num_batches)
-        read = shares(lengths, phases, start * size + min(start, larger))
-        for batch in range(start + 1, num_batches + 1):
-            before, read = read, shares(lengths, phases, batch * size + min(batch, larger))
-            due = zip(streams, before.tolist(), read.tolist(), strict=True)
-            positions = torch.from_numpy(np.concatenate([stream.read(a, b) for stream, a, b in due if a < b]))
-            yield positions if self.positions is None else self.positions[positions]
+        read = np.zeros(self.window, np.int64)
+        for first in range(start, num_batches, BLOCK):
+            index = np.arange(first, min(first + BLOCK, num_batches) + 1)
+            ends = index * (total // num_batches) + index.clip(max=total % num_batches)
+            block = ends - ends[0]
+            before = read if first > start else shares(lengths, phases, int(ends[0]))
+            read = shares(lengths, phases, int(ends[-1]))
+            positions = np.concatenate([s.read(*x) for s, *x in zip(streams, before, read, strict=True) if x[0] < x[1]])
+            due = due_times(lengths, phases, before, read)[1]
+            batch = np.empty(len(due), np.int64)
+            batch[np.argsort(due, kind="stable")] = np.repeat(np.arange(len(block) - 1), np.diff(block))
+            for part in np.split(positions[np.argsort(batch, kind="stable")], block[1:-1]):
+                yield torch.from_numpy(part) if self.positions is None else self.positions[torch.from_numpy(part)]
 
 
 class Stream:
@@ -65,19 +73,26 @@ class Stream:
         return np.concatenate(parts)
 
 
-def shares(lengths: np.ndarray, phases: np.ndarray, stop: int) -> np.ndarray:
-    """Return how many samples of each stream (C,) are among the first ``stop`` of all.
+def due_times(
+    lengths: np.ndarray, phases: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the stream of each of the samples ``low`` to ``high`` (C,) of all streams, and when it is due.
 
     Sample j of stream c is due at (j + phase) / length, between 0 and 1.
     """
+    count = high - low
+    stream = np.repeat(np.arange(len(count)), count)
+    sample = np.arange(len(stream)) - np.repeat(np.cumsum(count) - count - low, count)
+    return stream, (sample + phases[stream]) / lengths[stream]
+
+
+def shares(lengths: np.ndarray, phases: np.ndarray, stop: int) -> np.ndarray:
+    """Return how many samples of each stream (C,) are among the first ``stop`` of all."""
     total, slack = lengths.sum(), phases.sum()
     low, high = (
         np.ceil(lengths * ((stop + margin + slack) / total) - phases).clip(0, lengths).astype(np.int64)
         for margin in (-len(lengths) - 1, 1)
     )  # before and after the first ``stop`` samples
-    open_ = high - low
-    stream = np.repeat(np.arange(len(lengths)), open_)
-    sample = np.arange(len(stream)) - np.repeat(np.cumsum(open_) - open_ - low, open_)
-    due = (sample + phases[stream]) / lengths[stream]
+    stream, due = due_times(lengths, phases, low, high)
     first = np.argsort(due, kind="stable")[: stop - low.sum()]
     return low + np.bincount(stream[first], minlength=len(lengths))
