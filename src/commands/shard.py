@@ -17,7 +17,7 @@ SMALLEST = 4096  # bytes
 
 
 def run(options: Options, *, output: Path | None = None, shard_mb: float = 64.0) -> Experiment:
-    """Write the images and targets of the data as shards, which src.data.ShardFolder reads.
+    """Write data as shards, which src.data.ShardFolder reads.
 
     Image files are copied as they are; other images, and those with masks, become PNG files. Started again after an
     interruption, it keeps the shards that are written.
@@ -27,7 +27,7 @@ def run(options: Options, *, output: Path | None = None, shard_mb: float = 64.0)
         shard_mb: size of a shard in MB.
 
     Examples:
-        python -m src.cli shard --config configs/folder.yaml --data.root=FOLDER --output=SHARDS
+        python -m src.cli shard --config configs/folder.yaml --output=SHARDS
     """
     folder = output or Path("shards")
     require(shard_mb * 1e6 >= SMALLEST, f"--shard_mb must be at least {SMALLEST / 1e6}, got {shard_mb}")
@@ -56,12 +56,10 @@ def image_set(data: DataModule, split: str) -> ImageSet | None:
         return None
     images, targets = loaded
     names = data.sample_names(split, len(images))
-    files = bool(data.files.get(split)) and (targets is None or targets.ndim < 3)  # masks have the size of the images
-    if files:
+    has_masks = targets is not None and targets.ndim > 2  # of the size of the decoded images
+    if not has_masks and data.files.get(split) and (data.root / names[0]).is_file():
         return ImageSet(names, targets, data.root)
-    channels, kind = images[torch.tensor([0])].shape[1], images[torch.tensor([0])].dtype
-    require(
-        kind == torch.uint8 and channels in (1, 3),
-        f"shard needs uint8 images of 1 or 3 channels, got {kind}, {channels}",
-    )
+    first = images[torch.tensor([0])]
+    valid = first.dtype == torch.uint8 and first.shape[1] in (1, 3)
+    require(valid, f"shard needs uint8 images of 1 or 3 channels, got {first.dtype} {tuple(first.shape[1:])}")
     return ImageSet([f"{Path(name).with_suffix('')}.png" for name in names], targets, None, images)

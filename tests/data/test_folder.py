@@ -478,6 +478,12 @@ def test_a_full_disk_is_named_before_images_are_decoded(monkeypatch):
     assert not [*Path("data/cache").iterdir()]
 
 
+def test_a_cache_may_hold_no_images():
+    found = cache.decode_cached(Path("none.pt"), [], (1, 4, 4), None, None)
+    assert found["images"].shape == (0, 1, 4, 4)
+    assert cache.decode_cached(Path("none.pt"), [], (1, 4, 4), None, None)["good"].tolist() == []
+
+
 def test_temporary_files_of_killed_processes_are_removed():
     fill("train", 4)
     fill("test", 1)

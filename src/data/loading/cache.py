@@ -152,6 +152,8 @@ def reserve(file: Path, shape: tuple[int, ...]) -> Tensor:
         stream.truncate(size)
         if hasattr(os, "posix_fallocate") and size:  # absent on macOS
             os.posix_fallocate(stream.fileno(), 0, size)
+    if not size:
+        return torch.empty(shape, dtype=torch.uint8)
     return torch.from_file(str(file), shared=True, size=size, dtype=torch.uint8).view(shape)
 
 
