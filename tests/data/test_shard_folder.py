@@ -194,6 +194,21 @@ def test_images_without_files_become_png_files_with_equal_pixels() -> None:
         assert targets.equal(classes)
 
 
+def test_shards_of_shards_have_the_same_pixels(shards: Path) -> None:  # noqa: ARG001
+    main(
+        [
+            "shard",
+            "--config=configs/folder.yaml",
+            "--data=src.data.ShardFolder",
+            "--data.root=shards",
+            "--data.size=6",
+            "--output=again",
+        ]
+    )
+    images, again = (opened(root).load(train=True)[0][torch.arange(72)] for root in ("shards", "again"))
+    assert images.equal(again)
+
+
 def test_fit_trains_on_shards_and_tests_other_shards(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
     args = [
         "--model.net=src.nets.MLP",

@@ -34,7 +34,9 @@ class ImageSet:
 
     def size(self, i: int) -> int:
         """Return the number of bytes of a file, or the most that it will have."""
-        return self.pixels[0].nbytes if self.root is None else (self.root / self.names[i]).stat().st_size
+        if self.root is not None:
+            return (self.root / self.names[i]).stat().st_size
+        return int(np.prod(tuple(self.pixels.shape)[-3:]))
 
     def read(self, i: int) -> bytes:
         if self.root is not None:
@@ -88,6 +90,8 @@ def write(folder: Path, sets: dict[str, ImageSet], facts: dict[str, Any], size: 
     manifest = {"format": FORMAT, **facts, "splits": splits, "files": files}
     with replacing(folder / MANIFEST, "--output") as temporary:
         temporary.write_text(json.dumps(manifest, indent=1))
+    for old in folder.glob("*.*.*[0-9]"):  # temporary files of calls that were killed
+        old.unlink(missing_ok=True)
     return sum(map(len, splits.values()))
 
 
