@@ -79,7 +79,8 @@ class ImageFolder(DataModule):
         if self.has("test"):
             return self.read("train" if train else "test")
         images, targets = self.read("train")
-        train_index, test_index = hold_out(targets, self.test_fraction, self.folder("train"))
+        groups = None if self.has("val") else self.groups_of(self.files["train"])
+        train_index, test_index = hold_out(targets, self.test_fraction, self.folder("train"), groups)
         self.test_hash = digest(self.files["train"], Samples(images, targets, test_index))
         self.files["test"], self.train_names = (
             [self.files["train"][i] for i in index.tolist()] for index in (test_index, train_index)

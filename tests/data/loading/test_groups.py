@@ -126,23 +126,32 @@ def test_masks_are_held_out_in_whole_groups() -> None:
     assert 1 <= len(held) <= 2
 
 
-def test_an_image_folder_takes_names_of_files() -> None:
+def test_an_image_folder_takes_names_of_files_and_tests_on_other_groups() -> None:
     lines = ["name,group"]
     for name in ("cat", "dog"):
         Path("photos/train", name).mkdir(parents=True)
         for i in range(12):
             Image.new("L", (4, 4), 20 * i + len(name)).save(f"photos/train/{name}/{i}.bmp")
-            lines.append(f"train/{name}/{i}.bmp,camera {i % 3}")
+            lines.append(f"train/{name}/{i}.bmp,camera {i % 4}")
     Path("g.csv").write_text("\n".join(lines))
     settings: dict[str, Any] = {"root": "photos", "size": 4, "channels": 1, "groups": "g.csv", "batch_size": 4}
     data = ready(ImageFolder(**settings))
     assert data.num_folds == 3
     assert ("note", "folds is 3, the number of groups of training samples, instead of 10") in data.notes
-    assert any("groups are also in the test set, such as camera 0" in text for _, text in data.notes)
     names = data.sample_names("train", 0)
-    cameras = [{int(Path(names[i]).stem) % 3 for i in data.splits[s].index.tolist()} for s in ("train", "val")]
-    assert [len(each) for each in cameras] == [2, 1]
-    assert not cameras[0] & cameras[1]
+    cameras = [{int(Path(names[i]).stem) % 4 for i in data.splits[s].index.tolist()} for s in ("train", "val")]
+    cameras.append({int(Path(name).stem) % 4 for name in data.files["test"]})
+    assert [len(each) for each in cameras] == [2, 1, 1]
+    assert set.union(*cameras) == {0, 1, 2, 3}
+    Path("photos/train/cat/0.bmp").rename("photos/cat.bmp")
+    for name in ("cat", "dog"):
+        Path("photos/test", name).mkdir(parents=True)
+    Path("photos/cat.bmp").rename("photos/test/cat/0.bmp")
+    Path("photos/train/dog/1.bmp").rename("photos/test/dog/1.bmp")
+    Path("g.csv").write_text("\n".join([*lines, "test/cat/0.bmp,camera 0", "test/dog/1.bmp,camera 9"]))
+    data = ImageFolder(**settings)
+    data.read("test")  # as at the start of fit
+    assert ("note", "1 groups are also in the test set, such as camera 0") in ready(data).notes
 
 
 @pytest.mark.parametrize(
