@@ -173,7 +173,7 @@ class Worker:
         args += [f"--name={name}", f"--trainer.default_root_dir={record.folder}"]
         args = ["fit", *(["--run", str(run.path)] if run else args), *(["--trust"] if self.options.needs_trust else [])]
         self.trained += 1
-        with output_to(record.folder / "log.txt"), command_line(args):
+        with as_own_command(args, record.folder / "log.txt"):
             options, own = read(args)
             options.owns_process, options.chosen = self.options.owns_process, chosen
             options.callbacks = [callback] if callback else []
@@ -188,17 +188,11 @@ class Worker:
 
 
 @contextmanager
-def output_to(file: Path) -> Iterator[None]:
-    with file.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        yield
-
-
-@contextmanager
-def command_line(args: list[str]) -> Iterator[None]:
-    """Show Lightning the command of the run, which it repeats to start the other processes of a run."""
-    before = sys.argv
-    sys.argv = [before[0], *args]
+def as_own_command(args: list[str], file: Path) -> Iterator[None]:
+    """Print to a file, and show Lightning the command of the run, which it repeats to start its other processes."""
+    before, sys.argv = sys.argv, [sys.argv[0], *args]
     try:
-        yield
+        with file.open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+            yield
     finally:
         sys.argv = before
