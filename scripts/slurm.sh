@@ -19,7 +19,7 @@
 set -euo pipefail
 
 case "${1:-}" in
-    fit) set -- "$@" --trainer.devices="$SLURM_NTASKS_PER_NODE" --trainer.num_nodes="$SLURM_NNODES" ;;
+    fit) set -- "$@" --trainer.devices="${SLURM_NTASKS_PER_NODE:-1}" --trainer.num_nodes="${SLURM_NNODES:-1}" ;;
     search) ;;
     *) echo "usage: sbatch [OPTIONS] scripts/slurm.sh fit|search --config FILE ..." >&2; exit 2 ;;
 esac

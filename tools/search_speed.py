@@ -69,7 +69,7 @@ def measured(args: list[str]) -> tuple[float, float]:
 def storage(folder: Path, count: int = 100) -> float:
     """Return the CPU seconds that a trial with ten reports takes in the journal, without drawing its settings."""
     study = Study(folder, Plan(space=dict(SPACE), sampler="random", trials=count))
-    study.create({"mode": "max", "monitor": "val/accuracy", "folds": 1, "url": None})
+    study.create({"mode": "max", "monitor": "val/accuracy", "folds": 1})
     stored, started = Storage(study), time.process_time()
     for _ in range(count):
         number = stored.ask()

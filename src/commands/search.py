@@ -29,8 +29,10 @@ def run(options: Options, *, workers: int = 1, storage: str | None = None) -> No
     """Search for the best settings, or compare settings, seeds or folds.
 
     Args:
-        workers: number of processes that train at the same time; 0 to train in this one, without a table.
-        storage: URL of a database, postgresql://... or grpc://HOST:PORT; by default study.log in the study's folder.
+        workers: number of processes that train at the same time; 0 to train in
+            this one.
+        storage: URL of a database, postgresql://... or grpc://HOST:PORT; by
+            default study.log in the study's folder.
 
     Examples:
         python -m src.cli search --config configs/digits.yaml --search.seeds=[0,1,2]
@@ -51,8 +53,14 @@ def run(options: Options, *, workers: int = 1, storage: str | None = None) -> No
         from src.commands.studies.start import start
         from src.commands.studies.worker import Worker
 
-        Worker(options, start(options, plan, folder, storage)).work()
-    study = Study(folder, plan)
+        study = start(options, plan, folder, storage)
+        try:
+            worker = Worker(options, study)
+        except UserError:  # of the storage
+            study.discard()
+            raise
+        worker.work()
+    study = Study(folder, plan, storage)
     if workers:
         try:
             Workers(options, study, workers, storage).run()
@@ -91,7 +99,7 @@ class Workers:
         more += ["--trust"] if options.trust else []
         self.command = [sys.executable, "-m", "src.cli", "search", *files, *options.settings, *more, "--workers=0"]
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * count
-        self.failures, self.started = [0] * count, [0.0] * count
+        self.failures, self.before = [0] * count, [self.progress()] * count
 
     def run(self) -> None:
         """Start the workers, and again those that were killed, until the study is complete."""
@@ -123,12 +131,12 @@ class Workers:
         gpus = visible_gpus()
         if count > 1 and gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
-        self.study.folder.mkdir(parents=True, exist_ok=True)
+        self.study.make_folder()
         with self.log(i).open("ab") as log:
             self.processes[i] = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
-        self.started[i] = time.time()
+        self.before[i] = self.progress()
 
     def ended(self, i: int, code: int) -> None:
         """Start a worker again unless the study is complete or it met a user's error."""
@@ -142,11 +150,17 @@ class Workers:
         )
         if code == 2:
             raise UserError(last[-1].removeprefix("error: ") if last else "a worker refused its input")
-        trained = any(f.stat().st_mtime > self.started[i] for f in self.study.folder.glob("trial_*/trial.json"))
-        self.failures[i] = 0 if trained else self.failures[i] + 1
+        self.failures[i] = 0 if self.progress() != self.before[i] else self.failures[i] + 1
         if self.failures[i] == TRIES:
-            raise UserError(f"a worker ended {TRIES} times before it trained, with {code}; see {self.log(i)}")
+            bugs = [each.content["bug"] for each in self.study.records() if "bug" in each.content]
+            reason = f"the last time by {bugs[-1]}" if bugs else f"with exit code {code}; see {self.log(i)}"
+            raise UserError(f"a worker ended {TRIES} times before it trained anything, {reason}")
         self.start(i)
+
+    def progress(self) -> tuple[int, float]:
+        """Return the number of trials that have ended, and when the last checkpoint was saved."""
+        saved = [file.stat().st_mtime for file in self.study.folder.glob("trial_*/*/version_*/checkpoints/*.ckpt")]
+        return sum(each.is_finished for each in self.study.records()), max(saved, default=0.0)
 
     def stop(self, number: int, frame: Any) -> None:  # noqa: ARG002
         if signal.Signals(number).name == "SIGUSR1":  # from SLURM, before the time of the job is over

@@ -34,7 +34,8 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "", cutoff: floa
 def check_yaml(file: Path, earlier: Sequence[str] = (), command: str = "fit") -> None:
     """Refuse a config, layered over earlier ones, that is no valid YAML, repeats a key or has an unknown section."""
     if not file.is_file():
-        known = {f.stem: f for f in sorted(Path("configs").glob("**/*.yaml"))}
+        files = sorted(Path("configs").glob("**/*.yaml"), key=lambda file: (-len(file.parts), file))
+        known = {each.stem: each for each in files}
         named = f", did you mean {known[file.stem]}?" if file.stem in known else ""
         hint = named or did_you_mean(str(file), map(str, known.values()))
         raise UserError(f"config {file} does not exist{hint}")

@@ -130,7 +130,7 @@ class Run:
         write_atomically(file, json.dumps([*entries, entry], indent=2) + "\n")
 
     def lock(self) -> None:
-        """Lock the folder for this process until it ends; refuse a folder in which another process trains."""
+        """Lock the folder while this object and the process live; refuse a folder in which another process trains."""
         try:
             held = os.open(self.path / ".lock", os.O_CREAT | os.O_WRONLY)
         except OSError as error:

@@ -66,6 +66,7 @@ def test_nothing_is_reported_of_a_clean_set(capsys: pytest.CaptureFixture[str]) 
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
+@pytest.mark.heavy
 def test_planted_faults_are_named_by_path_and_mended_by_fix(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jpeg = Path("photos/train/cat/cut.jpg")
     photo(900).save(jpeg)
@@ -105,6 +106,7 @@ def test_copies_of_a_picture_with_two_labels_are_all_left_out(photos: Path) -> N
     assert Path("out.txt").read_text().split() == ["train/cat/05.png", "train/cat/a.png", "test/dog/a.png"]
 
 
+@pytest.mark.heavy
 def test_pictures_of_words_have_no_near_duplicates(photos: Path) -> None:
     draw = np.random.default_rng(0)
     for file in photos.rglob("*.png"):

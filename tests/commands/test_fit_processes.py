@@ -37,6 +37,7 @@ def test_a_run_continues_when_nobody_reads_what_it_prints() -> None:
     assert torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 2
 
 
+@pytest.mark.heavy
 def test_two_processes_train_and_test_as_one() -> None:
     done = command_line("fit", *SMALL, *TWO_PROCESSES)
     assert done.returncode == 0, done.stderr

@@ -31,6 +31,7 @@ def read(run: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("trained")
+@pytest.mark.heavy
 def test_trivial_models_stay_on_the_page_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Trivial models" not in Path(RUN, "report.html").read_text()
     main(["report", RUN, "--baselines"])

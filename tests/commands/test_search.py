@@ -293,3 +293,30 @@ def test_folds_need_data_that_is_divided(capsys: pytest.CaptureFixture[str]) -> 
     own = ["--model=tests.spoilers.OwnModule", "--data=tests.spoilers.OwnData", "--search.monitor=val/accuracy"]
     error = refused(capsys, "search", *own, "--search.folds=all", "--workers=0")
     assert "search.folds needs a data module that divides its training set into folds" in error
+
+
+@pytest.mark.heavy
+def test_other_confirming_seeds_count_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    study = [*SEARCH, LR, "--search.trials=2"]
+    main([*study, "--search.confirm={top: 2, seeds: [1, 2, 3]}"])
+    main([*study, "--search.confirm={top: 2, seeds: [3, 4]}"])
+    best = max(trials(), key=lambda each: each["confirmed"]["seed_3"] + each["confirmed"]["seed_4"])
+    mean = (best["confirmed"]["seed_3"] + best["confirmed"]["seed_4"]) / 2
+    assert f"best      trial {best['number']}: val/accuracy {mean:.4f} ± " in capsys.readouterr().out
+    assert results()[best["number"]]["confirmed"] == repr(mean)
+    main(study)
+    assert "new seeds" not in capsys.readouterr().out
+
+
+@pytest.mark.heavy
+def test_a_trial_that_diverges_fails_alone() -> None:
+    main([*SEARCH, "--search.space={model.optimizer.lr: [1.0e+30, 0.01]}", "--search.sampler=grid"])
+    first, second = trials()
+    assert (first["state"], second["state"]) == ("failed", "complete")
+    assert "had NaN or infinite gradients" in first["error"]
+
+
+def test_a_start_that_was_refused_leaves_no_study(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in ("--storage=foo", "--search.sampler=optuna.samplers.GridSampler", "--search.prune=optuna.pruners.No"):
+        refused(capsys, *SEARCH, LR, "--search.trials=1", wrong)
+        assert not STUDY.exists()

@@ -174,7 +174,8 @@ def test_every_config_of_the_project_is_trusted(config: Path) -> None:
     for package in ("mlflow", "wandb", "timm"):
         if config.stem == package or f"{package}." in config.read_text():
             pytest.importorskip(package)
-    options = read(["fit", *DIGITS, f"--config={config}"])[0]
+    command = "search" if config.parent.name == "search" else "fit"
+    options = read([command, *DIGITS, f"--config={config}"])[0]
     assert parse(options)
     assert not options.needs_trust
 

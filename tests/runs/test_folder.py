@@ -114,7 +114,7 @@ def test_the_newest_run_of_a_job_is_found() -> None:
 
 def test_a_folder_in_which_another_process_trains_is_refused() -> None:
     run = Run.create(PARENT)
-    lock = f"from src.runs.folder import *; Run(Path({str(run.path)!r})).lock(); input(1)"
+    lock = f"from src.runs.folder import *; run = Run(Path({str(run.path)!r})); run.lock(); input(1)"
     code = f"import sys; sys.path[0] = {str(ROOT)!r}\n{lock}"
     with subprocess.Popen([sys.executable, "-uc", code], stdin=PIPE, stdout=PIPE) as other:
         assert other.stdout is not None

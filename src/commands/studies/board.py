@@ -66,7 +66,7 @@ class Board:
         left = f", about {minutes(self.left(records, done, total))} left" if done else ""
         if done == total and self.study.unconfirmed():
             left = f"; confirming, {sum(len(each.values(confirmed=True)) for each in self.study.records())} runs done"
-        return f"{self.study.folder}: {done} of {total} trials; {counts_text(records)}{left}"
+        return f"{self.study.folder.name}: {done} of {total} trials; {counts_text(records)}{left}"
 
     def left(self, records: list[Record], done: int, total: int) -> float:
         """Return the estimated seconds until all trials have ended, by the mean time of those that did."""

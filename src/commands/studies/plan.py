@@ -93,6 +93,8 @@ class Plan:
         for each in [each for each in settings if each.startswith("--search.")]:
             name, typed, value = each.removeprefix("--search.").partition("=")
             require(typed, f"--search.{name} needs a value: --search.{name}=VALUE")
+            whole = "type the whole value, such as --search.confirm='{top: 5, seeds: [1, 2, 3]}'"
+            require("." not in name, f"unknown setting search.{name}: {whole}")
             try:
                 section[name] = yaml.safe_load(value)
             except yaml.YAMLError:
@@ -138,7 +140,8 @@ def as_text(value: Any) -> str:
 def check_name(name: str, value: Any, known: tuple[str, ...]) -> None:
     """Refuse what is neither a known name nor a class path, with or without arguments."""
     path = value.get("class_path") if isinstance(value, dict) and value.keys() <= {"class_path", "init_args"} else value
-    valid = isinstance(path, str) and (path in known or "." in path)
+    settings = value.get("init_args", {}) if isinstance(value, dict) else {}
+    valid = isinstance(path, str) and (path in known or "." in path) and isinstance(settings, dict)
     hint = did_you_mean(str(path), known)
     require(valid, f"search.{name} must be {', '.join(known)} or a class path of Optuna, got {value!r:.60}{hint}")
 

@@ -4,12 +4,13 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from src import read_json, require
+from src import UserError, read_json, require
 from src.analysis.statistics import student
 from src.commands.studies.claim import Claim
 from src.commands.studies.plan import Plan
@@ -21,8 +22,8 @@ FINISHED = ("complete", "pruned", "failed")
 class Study:
     """``runs/search/<name>``: study.json, base.yaml, study.log, and ``trial_0007`` for each trial."""
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
-        self.folder, self.plan = folder, plan
+    def __init__(self, folder: Path, plan: Plan, url: str | None = None) -> None:
+        self.folder, self.plan, self.url = folder, plan, url
         self.known: dict[int, Record] = {}  # finished trials
         self.stored: dict[str, Any] = {}
 
@@ -34,20 +35,29 @@ class Study:
 
     def create(self, content: dict[str, Any]) -> None:
         """Store what the study is; if it exists, refuse to continue it as another one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.make_folder()
         file, part = self.folder / "study.json", self.folder / f"{uuid4().hex}.part"
         part.write_text(json.dumps({"id": part.stem, **content}, indent=2) + "\n", encoding="utf-8")
         with suppress(FileExistsError):
             os.link(part, file)  # of several workers, the first one creates it
         part.unlink()
+        how = "delete it, and start the search as it was started first"
+        require(self.content, f"{file} is damaged: {how}")
         for name, value in content.items():
             key = difference(self.content.get(name), value, name)
             hint = "continue it as it was, or start another study with --name=NAME"
             require(key is None, f"{self.folder} is a study with another {str(key).removeprefix('base.')}: {hint}")
 
+    def make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot create the folder of the study {self.folder}: {error.strerror}") from None
+
     def record(self, number: int) -> "Record":
         if number not in self.known:
-            record = Record(self.folder / f"trial_{number:04}", number)
+            confirming = [name for name, _ in self.runs(confirm=True)] if self.plan.confirm else []
+            record = Record(self.folder / f"trial_{number:04}", number, confirming)
             if not record.is_finished:
                 return record
             self.known[number] = record
@@ -61,13 +71,11 @@ class Study:
         return all(self.record(number).is_finished for number in range(self.plan.total))
 
     def runs(self, confirm: bool = False) -> list[tuple[str, list[str]]]:
-        return self.plan.runs(self.content["folds"], confirm)
+        return self.plan.runs(self.content.get("folds", 1), confirm)
 
     def ranked(self, confirmed: bool = False) -> "list[Record]":
         """Return the complete trials, or those confirmed by all their runs, the best first."""
         sign = -1 if self.content["mode"] == "max" else 1
-        if confirmed and not self.plan.confirm:
-            return []
         count = len(self.runs(confirmed))
         known = [each for each in self.records() if each.state == "complete" and len(each.values(confirmed)) == count]
         return sorted(known, key=lambda each: (sign * each.mean(confirmed), each.number))
@@ -91,8 +99,8 @@ class Study:
 class Record:
     """A trial's folder, with trial.json: settings, state, the value of each run, and the error of a failed one."""
 
-    def __init__(self, folder: Path, number: int) -> None:
-        self.folder, self.number = folder, number
+    def __init__(self, folder: Path, number: int, confirming: Sequence[str] = ()) -> None:
+        self.folder, self.number, self.confirming = folder, number, confirming
         self.claim = Claim(folder / ".claim")
         self.content: dict[str, Any] = {}
         self.reload()
@@ -113,8 +121,10 @@ class Record:
         return self.content.get("settings", {})
 
     def values(self, confirmed: bool = False) -> dict[str, float]:
-        """Return the value of each run, by name."""
-        return self.content.get("confirmed" if confirmed else "values", {})
+        """Return the value of each run, by name; of runs with new seeds, of those that the study asks for now."""
+        if not confirmed:
+            return self.content.get("values", {})
+        return {name: value for name, value in self.content.get("confirmed", {}).items() if name in self.confirming}
 
     def mean(self, confirmed: bool = False) -> float:
         values = [*self.values(confirmed).values()]

@@ -25,7 +25,8 @@ MAX_STEPS = 100_000
 def checked(space: dict[str, Any], key: str) -> dict[str, Any]:
     """Return an entry of the space as {choices, when} or {from, to, log, step, when}; refuse any other."""
     where, entry = f"search.space.{key}", space[key]
-    use = OWN.get(key) or ("search.seeds" if key.startswith("search.") else "")
+    require(isinstance(key, str), f"search.space must hold dotted keys, got {key!r}")
+    use = OWN.get(key.replace(".init_args", ""))
     require(not use, f"{where}: a study sets {key} itself: use {use}")
     entry = {"choices": entry} if isinstance(entry, list) else entry
     shape = f"{where} must be a list of choices or {{from, to, log, step, when}}"
@@ -46,7 +47,9 @@ def checked(space: dict[str, Any], key: str) -> dict[str, Any]:
             check_yaml(Path(str(each)))
     else:
         check_range(where, entry)
-    for other, value in entry.get("when", {}).items():
+    when = entry.get("when", {})
+    require(isinstance(when, dict), f"{where}.when must be {{key: value}}, got {when!r:.60}")
+    for other, value in when.items():
         known = list(space)[: list(space).index(key)]
         require(
             other in known,

@@ -10,7 +10,9 @@ from src import UserError, require
 from src.commands.studies.plan import Plan, typed
 from src.commands.studies.record import Study
 from src.commands.studies.results import publish
+from src.commands.studies.sampling import make_pruner, make_sampler
 from src.commands.studies.space import applies
+from src.commands.studies.storage import without_password
 from src.config.arguments import Options
 from src.config.build import give_outputs, infer_num_classes
 from src.config.checks import check_training
@@ -35,8 +37,11 @@ def start(options: Options, plan: Plan, folder: Path, url: str | None) -> Study:
     folds = count_folds(data) if plan.folds else 1
     for point in extremes(plan):
         check_point(options, point)
-    study = Study(folder, plan)
-    study.create({"search": plan.fixed(), "monitor": monitor, "mode": mode, "folds": folds, "url": url, "base": base})
+    make_sampler(plan)
+    make_pruner(plan)
+    study = Study(folder, plan, url)
+    known = {"search": plan.fixed(), "monitor": monitor, "mode": mode, "folds": folds}
+    study.create({**known, "storage": without_password(url), "base": base})
     base["best"] |= {"monitor": monitor, "mode": mode}
     publish(folder / "base.yaml", to_yaml(base | {"test": False}))
     return study

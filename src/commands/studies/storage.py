@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 import warnings
 from pathlib import Path
@@ -60,8 +61,8 @@ class Storage:
 
     def __init__(self, study: Study) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.plan, url = study.plan, study.content["url"]
-        name, where = study.folder.name, url or study.folder / "study.log"
+        self.plan, url = study.plan, study.url
+        name, where = study.folder.name, without_password(url) or study.folder / "study.log"
         direction: Any = {"max": "maximize", "min": "minimize"}[study.content["mode"]]
         settings: dict[str, Any] = {"sampler": SeededSampler(self.plan), "pruner": make_pruner(self.plan)}
         try:
@@ -74,10 +75,11 @@ class Storage:
         except Exception as error:  # of any database
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"cannot use the storage {where}: {' '.join(str(error).split())[:200]}") from None
+            hint = "" if url else "; if it is damaged, delete it: it is rebuilt from the trials"
+            raise UserError(f"cannot use the storage {where}: {' '.join(str(error).split())[:200]}{hint}") from None
         if owner is None:
             self.rebuild(study)
-        elif owner != study.content["id"]:
+        elif url and owner != study.content["id"]:
             self.close()
             others = f"the storage {where} has a study {name} of another folder"
             raise UserError(
@@ -129,12 +131,16 @@ class Storage:
             self.backend.close()
 
 
+def without_password(url: str | None) -> str | None:
+    return url and re.sub(r"(?<=://)([^:@/]*):[^@/]*@", r"\1@", url)
+
+
 def open_backend(folder: Path, url: str | None) -> Any:
     if url is None:
         file = str(folder / "study.log")
         return JournalStorage(JournalFileBackend(file, JournalLock(file)))
     known = "postgresql://USER@HOST/DATABASE or grpc://HOST:PORT"
-    require(url.startswith(("postgresql", "grpc://")), f"--storage must be {known}, got {url}")
+    require(url.startswith(("postgresql", "grpc://")), f"--storage must be {known}, got {without_password(url)}")
     if url.startswith("postgresql"):
         return RDBStorage(url, {"pool_pre_ping": True})
     host, _, port = url.removeprefix("grpc://").partition(":")

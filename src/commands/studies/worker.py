@@ -1,7 +1,6 @@
 """What a worker of a study does: claim a trial, train its runs in this process, store the result."""
 
 import gc
-import math
 import os
 import sys
 import time
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from optuna.trial import FrozenTrial, Trial
 
-from src import UserError, read_json, require
+from src import UserError, read_json
 from src.commands import fit
 from src.commands.studies.plan import typed
+from src.commands.studies.pruning import Report
 from src.commands.studies.record import Record, Study
 from src.commands.studies.sampling import suggest
 from src.commands.studies.storage import Storage
@@ -28,28 +27,12 @@ RENEW = 50  # runs of one process
 AGAIN = 75  # exit code that asks for a fresh process: EX_TEMPFAIL of sysexits.h
 
 
-class Report(Callback):
-    """Report the metric of each epoch to the pruner, and stop the run if the pruner says so."""
-
-    def __init__(self, trial: Trial, monitor: str, stored: FrozenTrial) -> None:
-        self.trial, self.monitor = trial, monitor
-        self.known, self.pruned = {*stored.intermediate_values}, "pruned" in stored.user_attrs  # by an interrupted run
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        require(trainer.world_size == 1, "search.prune needs trials of one process: set search.prune=none")
-        trainer.should_stop = self.pruned
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-        value, epoch = float(trainer.callback_metrics.get(self.monitor, math.nan)), trainer.current_epoch + 1
-        if epoch not in self.known and math.isfinite(value):
-            self.trial.report(value, epoch)
-            if self.trial.should_prune():
-                self.trial.set_user_attr("pruned", True)
-                trainer.should_stop = True
-
-
 class TrialError(UserError):
-    """What may happen to one trial but not to others, such as a loss that is not finite."""
+    """What concerns one trial, such as a loss that is not finite."""
+
+
+class StudyError(UserError):
+    """What concerns all trials, such as a metric that is not logged."""
 
 
 class Worker:
@@ -64,17 +47,15 @@ class Worker:
 
     def work(self) -> None:
         while not self.study.is_done():
-            record = self.claim_trial()
-            if record is None:
-                time.sleep(1)  # another worker may be killed, and its trial left to this one
-            else:
+            if (record := self.claim_trial()) is not None:
                 self.run_trial(record)
-        while unconfirmed := self.study.unconfirmed():
-            record = next((each for each in unconfirmed if each.claim.take()), None)
-            if record is None:
-                time.sleep(1)
             else:
+                time.sleep(1)  # another worker may be killed, and its trial left to this one
+        while unconfirmed := self.study.unconfirmed():
+            if (record := next((each for each in unconfirmed if each.claim.take()), None)) is not None:
                 self.confirm(record)
+            else:
+                time.sleep(1)
         self.storage.close()
 
     def claim_trial(self) -> Record | None:
@@ -108,7 +89,8 @@ class Worker:
         settings = suggest(self.plan.space, trial)
         attempts = record.start(settings)
         last = f", the last time by {record.content['bug']}" if "bug" in record.content else ""
-        require(attempts <= self.plan.attempts, f"ended {attempts - 1} times without a new checkpoint{last}")
+        if attempts > self.plan.attempts:
+            raise TrialError(f"ended {attempts - 1} times without a new checkpoint{last}")
         callback = None if self.plan.prune == "none" else Report(trial, self.monitor, stored)
         for name, run_settings in self.study.runs():
             value = self.run(record, name, run_settings, callback)
@@ -133,10 +115,9 @@ class Worker:
             if self.renews:
                 sys.exit(AGAIN)
             raise error
-        alone = isinstance(known, TrialError) or "out of memory" in str(known)
-        if not alone and not any(each.is_finished for each in self.study.records()):
-            if record.content.get("attempts") == 1:
-                self.study.discard()
+        trained = isinstance(known, TrialError) or any(record.folder.glob("*/version_*"))
+        if isinstance(known, StudyError) or not (trained or any(each.is_finished for each in self.study.records())):
+            self.study.discard()
             raise known
         self.finish(record, "failed", error=str(known))
 
@@ -145,7 +126,7 @@ class Worker:
             record.reload()
             for name, run_settings in self.study.runs(confirm=True):
                 value = self.run(record, name, run_settings)
-                record.write(confirmed=record.values(confirmed=True) | {name: value})
+                record.write(confirmed=record.content.get("confirmed", {}) | {name: value})
         except UserError as error:
             record.write(confirm_error=str(error))
         finally:
@@ -161,7 +142,8 @@ class Worker:
             results = self.fit(record, name, settings, callback)
         metrics = read_json(results, {})
         known = ", ".join(key for key in metrics if key.startswith("val"))
-        require(self.monitor in metrics, f"search.monitor {self.monitor} is not logged; choose from {known}")
+        if self.monitor not in metrics:
+            raise StudyError(f"search.monitor {self.monitor} is not logged; choose from {known}")
         if metrics[self.monitor] is None:
             raise TrialError(f"{self.monitor} is not finite")
         return float(metrics[self.monitor])
@@ -181,9 +163,10 @@ class Worker:
         results, several = x.run.path / "results.json", x.trainer.world_size > 1  # type: ignore[union-attr]
         del x
         gc.collect()  # memory, and the lock of the run folder
-        if several:  # this process belongs to a group that has ended
-            require(self.renews, "trials of several processes need --workers=1")
+        if several and self.renews:  # this process belongs to a group that has ended
             sys.exit(AGAIN)
+        if several:
+            raise StudyError("trials of several processes need --workers=1")
         return results
 
 

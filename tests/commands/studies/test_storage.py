@@ -79,8 +79,9 @@ def free_port() -> int:
 
 
 def study(folder: str, url: str | None = None, **settings: object) -> Study:
-    new = Study(Path(folder), Plan(space=dict(SPACE), **{"trials": 9, "sampler": "random"} | settings))  # type: ignore[arg-type]
-    new.create({**CONTENT, "url": url})
+    plan = Plan(space=dict(SPACE), **{"trials": 9, "sampler": "random"} | settings)  # type: ignore[arg-type]
+    new = Study(Path(folder), plan, url)
+    new.create(CONTENT)
     return new
 
 
@@ -116,7 +117,7 @@ def test_grid_points_are_each_tried_once() -> None:
     grid = Study(
         Path("grid"), Plan(space={"a": [1, None, [2]], "b": {"from": 0, "to": 1, "step": 0.5}}, sampler="grid")
     )
-    grid.create({**CONTENT, "url": None})
+    grid.create(CONTENT)
     points = draws(Storage(grid), 9)
     assert {str(point) for point in points} == {str({"a": a, "b": b}) for a in (1, None, [2]) for b in (0.0, 0.5, 1.0)}
 
