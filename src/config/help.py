@@ -5,7 +5,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from textwrap import shorten
+from textwrap import shorten, wrap
 from typing import Any
 
 import yaml
@@ -44,7 +44,10 @@ def print_help(options: Options, config: Namespace) -> None:
     classes = [*class_rows("model", config.get("model")), *class_rows("data", config.get("data"))]
     given = " and ".join(options.config) or "a run (add --config FILE for those of its model and data)"
     head = [f"usage: python -m src.cli {options.command} [--config FILE] [--run DIR] [--key=value ...]", ""]
-    head += [*options.description.splitlines(), "", f"Settings of {given}; --help-all explains all of them:"]
+    for text in options.description.splitlines():
+        indent = re.match(" *", text)[0]  # type: ignore[index]
+        head += wrap(text, COLUMNS, subsequent_indent=indent + 2 * " " * bool(indent)) or [""]
+    head += ["", f"Settings of {given}; --help-all explains all of them:"]
     left = LINES - len(head) - len(rows)
     lines = [line(*row) for row in [*classes[:left], *rows]]
     echo("\n".join(text[:COLUMNS].rstrip() for text in [*head, *lines]))
