@@ -2,11 +2,13 @@
 
 import re
 from math import inf
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from src import require
 from src.analysis.model.cost import MEBI, free_memory, memory_by_batch
@@ -18,18 +20,21 @@ from src.config.build import Experiment
 from src.config.errors import OUT_OF_MEMORY
 from src.engine.trial_steps import TrialSteps
 from src.protocols import ImageData
-from src.runs.summary import print_rows
+from src.runs.summary import print_rows, save_figure
 
 SMALLEST, LARGEST = 8, 2**16
 SLOW = 2.0  # seconds of a step after which a CPU tries no larger batch
 KNEE = 0.9  # of the highest throughput
 
 
-def run(options: Options) -> Experiment:
+def run(options: Options, *, output: Path | None = None) -> Experiment:
     """Measure training steps of batches of 8, 16, 32, ... samples.
 
-    Prints samples per second and memory of each size up to the number of training samples, the largest that fits, and
-    suggests the smallest size with 90 % of the highest throughput. Changes no config and no run.
+    Prints and draws samples per second of each size up to the number of training samples, prints memory and the largest
+    that fits, and suggests the smallest size with 90 % of the highest throughput. Changes no config and no run.
+
+    Args:
+        output: the picture; by default find_batch.png.
 
     Examples:
         python -m src.cli find_batch --config configs/digits.yaml
@@ -46,9 +51,26 @@ def run(options: Options) -> Experiment:
     owners = [owner for owner in ("data", "model") if x.config.get(f"{owner}.init_args.batch_size") is not None]
     how = f"--{owners[0]}.batch_size={knee}" if owners else f"set the batch size of its DataLoader to {knee}"
     rows += [("largest", f"{max(sizes.seconds):,}, because {sizes.end}")]
-    rows += [("suggestion", f"{knee:,}, the smallest with {KNEE:.0%} of the highest throughput"), ("to use it", how)]
-    print_rows([*rows, ("note", "another batch size needs another learning rate: find_lr")])
+    rows += [
+        ("suggestion", f"{knee:,}, the smallest with {100 * KNEE:.0f} % of the highest throughput"),
+        ("to use it", how),
+    ]
+    save_figure(picture(sizes, x.config.name), file := output or Path("find_batch.png"))
+    print_rows([*rows, ("note", "another batch size needs another learning rate: find_lr"), ("written to", str(file))])
     return x
+
+
+def picture(sizes: "Sizes", title: str) -> Figure:
+    """Draw the throughput of each size, and the suggestion."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([*sizes.seconds], [size / each for size, each in sizes.seconds.items()], marker="o")
+    axes.axvline(sizes.knee(), color="0.3", linestyle=":", label=f"suggestion {sizes.knee():,}")
+    axes.set(xscale="log", ylim=(0, None), xlabel="batch size", ylabel="samples per second", title=title)
+    axes.set_xticks([*sizes.seconds], [f"{size:,}" for size in sizes.seconds], minor=False)
+    axes.minorticks_off()
+    axes.legend(fontsize="small")
+    return figure
 
 
 class Sizes:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 from src.cli import main
 from src.commands import find_batch
@@ -34,7 +35,7 @@ def test_sizes_double_up_to_the_number_of_samples(batches: list[int], capsys: py
     assert batches == [8, 16, 32, 64, 128, 256, 512, 1024]
     assert "1,024, because there are 1,293 training samples" in printed
     assert "to use it   --data.batch_size=512" in printed  # 8,889 of 9,412 samples/s; 256 have 8,000
-    assert sorted(path.name for path in Path.cwd().iterdir()) == ["configs"]
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["configs", "find_batch.png"]
     assert x.data.batch_size == 64
 
 
@@ -69,6 +70,7 @@ def test_modules_of_other_projects_are_measured(
     main(["find_batch", f"--model=tests.own_code.{model}", *data, "--trainer.max_epochs=1"])
     assert batches == [8, 16, 32]
     assert typed in capsys.readouterr().out
+    assert imread("find_batch.png").shape[1] > 500
 
 
 def test_steps_are_really_measured() -> None:
