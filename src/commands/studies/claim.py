@@ -15,7 +15,7 @@ class Claim:
     """A lock of a file, or where the file system has no locks, a file that is touched as long as it is held."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.held = file, -1
+        self.file, self.held = file.absolute(), -1
         self.over = threading.Event()
 
     def take(self) -> bool:

@@ -73,6 +73,8 @@ class Storage:
             self.id = self.backend.get_study_id_from_name(name)
             owner = self.study.user_attrs.get("id")
         except Exception as error:  # of any database
+            if hasattr(self, "backend"):
+                self.close()
             if isinstance(error, UserError):
                 raise
             hint = "" if url else "; if it is damaged, delete it: it is rebuilt from the trials"

@@ -43,6 +43,7 @@ def test_a_lease_that_nobody_renews_is_over(monkeypatch: pytest.MonkeyPatch) -> 
     held = Claim(Path("trial.claim"))
     assert held.take()
     held.release()
+    held.thread.join()
 
 
 def test_a_held_lease_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from src.cli import main
 from src.commands.studies.plan import Plan
 from src.commands.studies.record import Study
 from src.commands.studies.sampling import suggest
-from src.commands.studies.storage import JournalLock, Storage, open_backend
+from src.commands.studies.storage import JournalLock, Storage
 from tests.conftest import ROOT, SMALL, refused
 
 SPACE = {"lr": {"from": 0.01, "to": 1.0, "log": True}, "net": ["a", "b"], "width": {"from": 1, "to": 8}}
@@ -64,12 +65,19 @@ def proxy(postgres: str) -> Iterator[str]:
     code += "optuna.storages.run_grpc_proxy_server(s, host='127.0.0.1', port=int(sys.argv[2]))"
     with subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, postgres, str(port)]) as server:
         try:
-            url = f"grpc://127.0.0.1:{port}"
-            with closing(open_backend(Path(), url)) as client:
-                client.wait_server_ready(60)
-            yield url
+            wait_for(port)
+            yield f"grpc://127.0.0.1:{port}"
         finally:
             server.kill()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(600):
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the server does not start")
 
 
 def free_port() -> int:
@@ -145,27 +153,38 @@ def test_a_damaged_journal_is_one_line() -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("server", ["postgres", "proxy"])
-def test_a_database_holds_the_trials_that_a_journal_holds(server: str, request: pytest.FixtureRequest) -> None:
-    url = request.getfixturevalue(server)
-    with closing(Storage(study(server, url))) as storage:
+def test_a_database_holds_the_trials_that_a_journal_holds(postgres: str) -> None:
+    with closing(Storage(study("a", postgres))) as storage:
         assert draws(storage, 3) == draws(Storage(study("journal")), 3)
-    with pytest.raises(UserError, match=f"has a study {server} of another folder"):
-        Storage(study(f"elsewhere/{server}", url))
+    with pytest.raises(UserError, match="has a study a of another folder"):
+        Storage(study("elsewhere/a", postgres))
 
 
 @pytest.mark.heavy
-def test_two_workers_share_a_database(postgres: str) -> None:
+@pytest.mark.parametrize("server", ["postgres", "proxy"])
+def test_two_workers_share_a_database(server: str, request: pytest.FixtureRequest) -> None:
     main([*SEARCH, "--workers=0", "--name=alone"])
-    command = [sys.executable, "-m", "src.cli", *SEARCH, "--workers=2", f"--storage={postgres}"]
-    command += [f"--trainer.default_root_dir={Path('runs').absolute()}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = command(f"--storage={request.getfixturevalue(server)}", f"--name={server}", "--workers=2")
     assert "2 complete" in done.stdout
-    values = [Study(Path("runs/search", name), Plan(trials=2)).records() for name in ("alone", "digits")]
+    values = [Study(Path("runs/search", name), Plan(trials=2)).records() for name in ("alone", server)]
     assert [each.values() for each in values[0]] == [each.values() for each in values[1]]
 
 
-@pytest.mark.parametrize("scheme", ["postgresql://study@127.0.0.1:{}/x", "grpc://127.0.0.1:{}"])
-def test_a_database_that_cannot_be_reached_is_one_line(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
-    url = scheme.format(free_port())
-    assert f"cannot use the storage {url}" in refused(capsys, *SEARCH, "--workers=0", f"--storage={url}")
+def command(*args: str) -> "subprocess.CompletedProcess[str]":
+    """Search in a process of its own: gRPC has threads, after which this one could not fork."""
+    line = [sys.executable, "-m", "src.cli", *SEARCH, *args, f"--trainer.default_root_dir={Path('runs').absolute()}"]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_database_that_cannot_be_reached_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"postgresql://study:secret@127.0.0.1:{free_port()}/x"
+    error = refused(capsys, *SEARCH, "--workers=0", f"--storage={url}")
+    assert f"cannot use the storage {url.replace(':secret', '')}" in error
+
+
+@pytest.mark.heavy
+def test_a_proxy_that_cannot_be_reached_is_one_line() -> None:
+    url = f"grpc://127.0.0.1:{free_port()}"
+    done = command(f"--storage={url}", "--workers=0")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert f"cannot use the storage {url}" in done.stderr
