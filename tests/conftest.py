@@ -31,6 +31,7 @@ SMALL = [
 ]
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # or Lightning raises the number for DDP, and later forks wait for those threads
 GPUS = {name: getattr(torch.cuda, name) for name in ("is_available", "device_count")}
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 

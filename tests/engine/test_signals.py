@@ -132,7 +132,6 @@ def two_signals(seconds: float) -> list[str]:
     return [FIT[0], f"--config={ROOT}/configs/digits.yaml", *FIT[2:], *send(signal.SIGTERM, 5), *second]
 
 
-@pytest.mark.heavy  # in a long session, the fork may wait for a lock of its parent
 @pytest.mark.parametrize(("seconds", "code"), [(0.5, 143), (1.5, -signal.SIGHUP)])
 def test_only_a_second_signal_a_second_later_ends_the_run_at_once(seconds: float, code: int) -> None:
     process = Process(lambda: main(two_signals(seconds), owns_process=True), Path("two"))
@@ -210,7 +209,6 @@ class Waits(Callback):
         time.sleep(60)
 
 
-@pytest.mark.heavy  # in a long session, the fork may wait for a lock of its parent
 def test_a_signal_ends_other_commands_at_once(trained: Path) -> None:
     args = ["test", f"--run={trained.resolve()}", f"--trainer.callbacks+={__name__}.Waits", "--trust"]
     process = Process(args, Path("other"))
