@@ -8,6 +8,7 @@ import shutil
 import signal
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,12 +73,18 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@contextmanager
+def in_folder(folder: Path) -> Iterator[Path]:
+    """Work in a folder with a link to configs/."""
+    with pytest.MonkeyPatch.context() as patch:
+        (folder / "configs").symlink_to(ROOT / "configs")
+        patch.chdir(folder)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("configs").symlink_to(ROOT / "configs")
+    with in_folder(tmp_path_factory.mktemp("trained")) as folder:
         main(["fit", *SMALL, "--trainer.max_epochs=1"])
     return folder / "runs/digits/version_0"
 
@@ -90,10 +97,7 @@ def trained(_trained: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def _three(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("three")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("configs").symlink_to(ROOT / "configs")
+    with in_folder(tmp_path_factory.mktemp("three")) as folder:
         for seed in range(3):
             hidden = f"--model.net.hidden_sizes=[{24 if seed == 2 else 16}]"
             main(["fit", *SMALL, hidden, "--trainer.max_epochs=1", f"--seed_everything={seed}"])

@@ -20,7 +20,6 @@ from src.config.arguments import Options, run_name, run_parent
 from src.engine.launched import requeue
 from src.runs.summary import print_rows
 
-AGAIN = 75  # exit code of a worker that asks for a fresh process
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two are absent on Windows
 TRIES = 5  # starts of a worker in a row that end before it trains anything
 
@@ -143,13 +142,9 @@ class Workers:
         self.processes[i] = None
         if code == 0:
             return
-        last = (
-            self.log(i).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            if self.log(i).is_file()
-            else []
-        )
         if code == 2:
-            raise UserError(last[-1].removeprefix("error: ") if last else "a worker refused its input")
+            log = self.log(i).read_text(encoding="utf-8", errors="replace") if self.log(i).is_file() else ""
+            raise UserError(log.strip().rpartition("\n")[2].removeprefix("error: ") or "a worker refused its input")
         self.failures[i] = 0 if self.progress() != self.before[i] else self.failures[i] + 1
         if self.failures[i] == TRIES:
             bugs = [each.content["bug"] for each in self.study.records() if "bug" in each.content]

@@ -17,7 +17,7 @@ from src.commands.studies.plan import Plan
 from src.commands.studies.record import Study
 from src.commands.studies.storage import Storage
 from src.data import Digits
-from tests.conftest import ROOT, SMALL, refused, same, weights
+from tests.conftest import ROOT, SMALL, in_folder, refused, same, weights
 
 STUDY = Path("runs/search/digits")
 SEARCH = ["search", *SMALL, "--trainer.max_epochs=1", "--workers=0", "--search.sampler=random"]
@@ -33,10 +33,7 @@ def _quiet_optuna() -> Any:
 
 @pytest.fixture(scope="session")
 def _studied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("studied")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("configs").symlink_to(ROOT / "configs")
+    with in_folder(tmp_path_factory.mktemp("studied")) as folder:
         main([*SEARCH, LR, "--search.trials=2"])
     return folder / STUDY
 
@@ -170,7 +167,7 @@ def test_a_loss_that_is_not_finite_fails_its_trial_alone() -> None:
     assert found == [(1e30, "failed", "val/loss is not finite"), (0.01, "complete", None)]
 
 
-def test_a_mistake_in_the_first_trial_stops_the_search(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_setting_in_the_first_trial_stops_the_search(capsys: pytest.CaptureFixture[str]) -> None:
     error = refused(capsys, *SEARCH, "--search.space={data.batch_size: [0]}", "--search.trials=1")
     assert "batch_size must be at least 1, got 0" in error
     assert not STUDY.exists()

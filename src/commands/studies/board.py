@@ -69,7 +69,7 @@ class Board:
         return f"{self.study.folder.name}: {done} of {total} trials; {counts_text(records)}{left}"
 
     def left(self, records: list[Record], done: int, total: int) -> float:
-        """Return the estimated seconds until all trials have ended, by the mean time of those that did."""
+        """Return the estimated seconds until all trials have ended, by the mean time of the finished ones."""
         seconds = [each.content.get("seconds", 0.0) for each in records if each.is_finished]
         running = max(1, sum(not each.is_finished for each in records))
         return math.fsum(seconds) / done * (total - done) / running

@@ -121,7 +121,7 @@ class Record:
         return self.content.get("settings", {})
 
     def values(self, confirmed: bool = False) -> dict[str, float]:
-        """Return the value of each run, by name; of runs with new seeds, of those that the study asks for now."""
+        """Return the value of each run, by name; runs with new seeds count only if the study asks for them now."""
         if not confirmed:
             return self.content.get("values", {})
         return {name: value for name, value in self.content.get("confirmed", {}).items() if name in self.confirming}

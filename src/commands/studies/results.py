@@ -32,7 +32,7 @@ def estimate(record: Record, confirmed: bool = False) -> str:
 
 
 def winner(study: Study) -> Record | None:
-    """Return the best trial: of those confirmed with new seeds if there are any."""
+    """Return the best trial, by runs with new seeds if some trials have them."""
     return next(iter([*study.ranked(confirmed=True), *study.ranked()]), None)
 
 

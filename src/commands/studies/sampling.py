@@ -31,17 +31,17 @@ class SeededSampler(BaseSampler):
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.inner = plan, make_sampler(plan)
-        self.point: dict[str, Any] = {}  # of a grid
+        self.grid = list(points(plan.space)) if plan.is_grid else []
+        random.Random(plan.sampler_seed).shuffle(self.grid)
+        self.point: dict[str, Any] = {}  # of the grid
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         key = f"{self.plan.sampler_seed}, {trial.number}"
         seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "little")
         self.inner = make_sampler(self.plan, seed)
         self.inner.before_trial(study, trial)
-        if self.plan.is_grid:
-            grid = list(points(self.plan.space))
-            random.Random(self.plan.sampler_seed).shuffle(grid)
-            self.point = grid[trial.number % len(grid)]
+        if self.grid:
+            self.point = self.grid[trial.number % len(self.grid)]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self.inner.infer_relative_search_space(study, trial)

@@ -106,7 +106,7 @@ class Worker:
         self.storage.tell(record.number, state, record.mean())
 
     def fail(self, record: Record, error: Exception) -> None:
-        """Store the error of a trial as one line; stop the search at a bug, and at a mistake that all trials share."""
+        """Store the error of a trial as one line; stop the search at a bug, and at an error that all trials share."""
         known = as_user_error(error)
         if known is None:
             with (record.folder / "log.txt").open("a", encoding="utf-8") as log:
