@@ -1,6 +1,7 @@
 """DataModule: splits, normalization, and what a checkpoint stores of both."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from src import UserError
-from src.data import DataModule
+from src.cli import main
+from src.data import DataModule, Digits
 from src.data.loading.files_loader import FilesLoader
 
 TARGETS = torch.tensor([0] * 41 + [1] * 26 + [2] * 13)[torch.randperm(80, generator=torch.Generator().manual_seed(0))]
@@ -220,3 +222,31 @@ def test_a_given_mean_and_std_replace_the_measured_ones_and_stay() -> None:
 def test_a_scale_of_other_units_or_channels_is_rejected(given: dict[str, list[float]]) -> None:
     with pytest.raises(UserError, match=r"normalize must be mean and std of 2 channels in pixel values \[0, 255\]"):
         small_data(normalize=given)
+
+
+class Pixels:
+    """Images that say nothing of themselves but their number."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return self.images[index]
+
+
+def test_images_need_only_a_length_and_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Digits()
+    plain.setup("fit")
+    load = Digits.load
+    monkeypatch.setattr(Digits, "load", lambda self, train: (Pixels(load(self, train)[0]), load(self, train)[1]))
+    data = Digits()
+    data.setup("fit")
+    assert data.split_hash == plain.split_hash
+    assert data.normalize is not None
+    assert plain.normalize is not None
+    assert torch.equal(data.normalize.mean, plain.normalize.mean)
+    main(["shard", "--config=configs/digits.yaml", "--output=shards"])
+    assert json.loads(Path("shards/manifest.json").read_text())["shape"] == [1, 8, 8]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -37,7 +36,7 @@ class Normalize:
             index = index[:: max(1, len(index) // 5000)]
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         each = []
-        size = int(np.prod(tuple(samples.images.shape)[-3:]))
+        size = samples.images[index[:1]].numel()
         for chunk in index.split(max(1, min(1000, 2**20 // size))):  # doubles of 8 MB
             pixels = samples.images[chunk].double()
             count += pixels[:, 0].numel()

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,11 @@ class ImageSet:
         """Return the number of bytes of a file, or the most that it will have."""
         if self.root is not None:
             return (self.root / self.names[i]).stat().st_size
-        return int(np.prod(tuple(self.pixels.shape)[-3:]))
+        return self.pixel_bytes
+
+    @cached_property
+    def pixel_bytes(self) -> int:
+        return self.pixels[torch.tensor([0])].numel()
 
     def read(self, i: int) -> bytes:
         if self.root is not None:
