@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse.typing import register_type
 
 import src
+from src.commands.studies.plan import Plan
 from src.config.parser import make_parser
 
 DESCRIBED = ("src.", "torch.optim.", "lightning.pytorch.")  # classes from elsewhere may have any arguments
@@ -22,7 +23,9 @@ def main(file: Path = Path("configs/schema.json")) -> None:
     for module in walk_packages(src.__path__, "src."):
         import_module(module.name)
     register_type(ABCMeta)  # jsonargparse fails on arguments that are a metaclass
-    complete = json.loads(make_parser().get_completion_script("jsonschema"))
+    parser = make_parser()
+    parser.add_class_arguments(Plan, "search")
+    complete = json.loads(parser.get_completion_script("jsonschema"))
     complete["$defs"]["NetFactory"] = {"not": {}}  # the other form of ``net`` describes the same classes
     schema = relax({key: value for key, value in complete.items() if key != "$defs"})
     schema |= {"$schema": complete["$schema"], "$defs": {}}

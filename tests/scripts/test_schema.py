@@ -75,6 +75,7 @@ def test_a_correct_config_is_valid(schema: dict[str, Any], text: str) -> None:
         "trainer: {max_epochs: three}",
         "trainer: {max_epochs+: [3]}",
         "trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitr: x}}]}",
+        "search: {trails: 3}",
     ],
 )
 def test_a_config_with_an_error_is_invalid(schema: dict[str, Any], text: str) -> None:
