@@ -14,6 +14,8 @@ class Average(WeightAveraging):
     """Base: keep the average on the device of the weights; Lightning would create it on the CPU."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            refuse_divided_weights(trainer, type(self).__name__)
         pl_module.to(trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
 
@@ -78,3 +80,9 @@ class SWA(Average):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.epochs = state_dict["epochs"]
+
+
+def refuse_divided_weights(trainer: Trainer, callback: str) -> None:
+    divided = any(kind in type(trainer.strategy).__name__ for kind in ("FSDP", "ModelParallel", "DeepSpeed"))
+    what = "whole weights and gradients, which sharded strategies do not have"
+    require(not divided, f"{callback} needs {what}: remove the callback")

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from src import require
 from src.analysis.training.layers import IMAGES, History, Measured, find_layers, memory_mib, output_statistics
+from src.callbacks.averaging import refuse_divided_weights
 
 NAMES = {
     "dead": "dead units",
@@ -63,8 +64,7 @@ class Monitor(Callback):
             self.layers = find_layers(pl_module, self.pattern)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        sharded = any(kind in type(trainer.strategy).__name__ for kind in ("FSDP", "ModelParallel", "DeepSpeed"))
-        require(not sharded, "Monitor needs whole gradients, which sharded strategies do not have: remove the callback")
+        refuse_divided_weights(trainer, "Monitor")
         self.due = min(self.due, trainer.global_step + self.every_n_steps) if trainer.is_global_zero else sys.maxsize
         self.wait, layers = 0, getattr(self, "layers", {})
         self.params = [(name, p) for name, each in layers.items() for p in each.parameters()]

@@ -116,9 +116,11 @@ class Seen:
         """Return the filters of the first layer (M, C, H, W), if C is 1 or 3; of a linear one by the data's shape."""
         layers = (each for each in self.module.modules() if isinstance(each, nn.Conv2d | nn.Linear))
         layer, shape = next(layers, None), tuple(getattr(self.data, "shape", ()))
+        if layer is None or hasattr(layer.weight, "full_tensor"):  # which is not here, but divided among processes
+            return None
         if isinstance(layer, nn.Conv2d):
             return layer.weight if layer.weight.shape[1] in (1, 3) and layer.kernel_size != (1, 1) else None
-        fits = layer is not None and len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
+        fits = len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
         return layer.weight.view(-1, *shape) if fits and layer.in_features == prod(shape) else None  # type: ignore[union-attr]
 
 

@@ -17,7 +17,7 @@ class FSDP2(ModelParallelStrategy):
 
     A module gathers its weights for its forward and backward pass if it has at least ``min_params`` parameters that no
     module within it gathers; so does each child. torch's ``fully_shard``, arXiv:2304.11277. A checkpoint is one file,
-    which any number of processes can load.
+    which any number of processes can load. ``channels_last`` is undone, since ``fully_shard`` refuses such weights.
     """
 
     def __init__(self, min_params: int = 1_000_000) -> None:
@@ -34,9 +34,11 @@ class FSDP2(ModelParallelStrategy):
         module: Any = self.lightning_module
         if any(isinstance(p, DTensor) for p in module.parameters()):
             return
+        for p in module.parameters():
+            p.data = p.data.contiguous()
         for child in module.children():
             if self.shard(child):
-                fully_shard(child, mesh=self.device_mesh["data_parallel"])
+                fully_shard(child, **self.layout())
         whole = [name for name, p in module.named_parameters() if not isinstance(p, DTensor)]
         name = type(module).__name__
         require(not whole, f"FSDP2 divides children of {name} that are called, but {[*whole, ''][0]} is of none")
@@ -46,8 +48,12 @@ class FSDP2(ModelParallelStrategy):
         left = sum(p.numel() for p in module.parameters(recurse=False)) + sum(map(self.shard, module.children()))
         if left < self.min_params or isinstance(module, nn.ModuleList | nn.ModuleDict):
             return left
-        fully_shard(module, mesh=self.device_mesh["data_parallel"])
+        fully_shard(module, **self.layout())
         return 0
+
+    def layout(self) -> dict[str, Any]:
+        """Return settings of ``fully_shard``: gather weights for passes only, so that others see parts."""
+        return {"mesh": self.device_mesh["data_parallel"], "reshard_after_forward": True}
 
     def on_validation_start(self) -> None:
         for buffer in self.lightning_module.buffers():  # type: ignore[union-attr]  # of batch norm; DDP does it in each step

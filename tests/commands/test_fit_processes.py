@@ -67,6 +67,32 @@ def test_two_processes_test_each_task_as_one(name: str) -> None:
     assert {key: results[key] for key in alone} == pytest.approx(alone, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.heavy
+def test_divided_weights_train_with_channels_last_and_pictures() -> None:
+    presets = [f"--config=configs/presets/{name}.yaml" for name in ("channels_last", "pictures", "bf16")]
+    done = command_line("fit", *SMALL, "--model.net=src.nets.SmallCNN", "--model.net.width=4", *presets, *WHOLE)
+    assert done.returncode == 0, done.stderr
+    assert [*RUN.glob("pictures/*.png")]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("callback", ["src.callbacks.EMA", "src.callbacks.SWA", "src.callbacks.Monitor"])
+def test_callbacks_that_need_whole_weights_are_refused_in_one_line(callback: str) -> None:
+    done = command_line("fit", *SMALL, *WHOLE, f"--trainer.callbacks+={callback}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {callback.rsplit('.', 1)[1]} needs whole weights and gradients")
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("preset", ["ddp", "fsdp"])
+def test_one_process_trains_a_net_with_batch_norm_with_each_strategy(preset: str) -> None:
+    args = [f"--config=configs/presets/{preset}.yaml", "--trainer.devices=1", "--trainer.max_epochs=1"]
+    done = command_line("fit", "--config=configs/digits.yaml", "--model.net.width=4", *args)
+    assert done.returncode == 0, done.stderr
+
+
 def trained_weights(version: int) -> dict[str, Tensor]:
     return weights(RUN.with_name(f"version_{version}"))
 
@@ -77,13 +103,19 @@ PLAIN = [
     "--model.optimizer.lr=0.1",
     "--trainer.max_epochs=2",
 ]
-FSDP = ["--config=configs/presets/fsdp.yaml", *TWO_PROCESSES[1:], "--trainer.strategy.min_params=500"]
+WHOLE = ["--config=configs/presets/fsdp.yaml", *TWO_PROCESSES[1:]]  # gathers the weights of the net at once
+FSDP = [*WHOLE, "--trainer.strategy.min_params=500"]
+EMA = "--config=configs/presets/ema.yaml"
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("two", [TWO_PROCESSES, FSDP], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "two",
+    [TWO_PROCESSES, FSDP, WHOLE, [*TWO_PROCESSES, EMA]],
+    ids=["ddp", "fsdp-layers", "fsdp-whole", "ddp-ema"],
+)
 def test_two_processes_of_32_train_like_one_of_64(two: list[str]) -> None:
-    main(["fit", *SMALL, *PLAIN, "--test=false"])
+    main(["fit", *SMALL, *PLAIN, *([EMA] if EMA in two else []), "--test=false"])
     done = command_line("fit", *SMALL, *PLAIN, *two, "--data.batch_size=32", "--test=false")
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(trained_weights(1), trained_weights(0), rtol=0, atol=1e-5)
@@ -94,9 +126,10 @@ def test_two_processes_of_32_train_like_one_of_64(two: list[str]) -> None:
 
 
 @pytest.mark.heavy
-def test_divided_weights_resume_to_the_bit_and_are_tested_by_one_process() -> None:
+@pytest.mark.parametrize("divided", [FSDP, WHOLE], ids=["layers", "whole"])
+def test_divided_weights_resume_to_the_bit_and_are_tested_by_one_process(divided: list[str]) -> None:
     for args in (["--trainer.max_epochs=1"], ["--trainer.max_epochs=2"]):
-        done = command_line("fit", *SMALL, *FSDP, *args, "--seed_everything=1")
+        done = command_line("fit", *SMALL, *divided, *args, "--seed_everything=1")
         assert done.returncode == 0, done.stderr
     done = command_line("fit", f"--run={RUN}", "--trainer.max_epochs=2")
     assert done.returncode == 0, done.stderr
