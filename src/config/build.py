@@ -20,8 +20,8 @@ from src.config.checks import check_training
 from src.config.parser import import_path, instantiate
 from src.engine.checkpoints import BestCheckpoint
 from src.engine.extra_state import ModuleValues
-from src.engine.launched import random_seed
-from src.engine.loss_weighting import LossWeighting, synchronize_only_on_gpus
+from src.engine.launched import random_seed, synchronize_only_on_gpus
+from src.engine.loss_weighting import LossWeighting
 from src.engine.patches import LowOverhead, NoOpProfiler, PlateauStep, repeat_draws
 from src.engine.progress import EpochLine, own_monitor
 from src.engine.progress_bar import ProgressBar
@@ -141,7 +141,8 @@ def make_trainer(settings: Namespace, command: str, ours: list[Callback], saves:
     trainer.callbacks.insert(len(trainer.callbacks) if first is None else first, plateau := PlateauStep())  # type: ignore[attr-defined]
     plateau.following = next(iter(trainer.checkpoint_callbacks[1:]), None)
     disable_lightning_handlers(trainer)
-    synchronize_only_on_gpus(trainer)
+    if settings.get("sync_batchnorm"):
+        synchronize_only_on_gpus(trainer)
     scheduled = any(isinstance(each, callbacks.GradientAccumulationScheduler) for each in own)
     if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or scheduled:
         trainer.callbacks.insert(0, LossWeighting())  # type: ignore[attr-defined]  # before any that uses gradients

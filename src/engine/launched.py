@@ -6,10 +6,17 @@ import time
 from contextlib import suppress
 from hashlib import sha256
 from threading import Thread
+from typing import Any
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # of gloo
 GRACE = 10  # seconds in which this process notices by itself that another has ended
 PROCESSES: list[subprocess.Popen] = []  # launched by this one
+
+
+def synchronize_only_on_gpus(trainer: Any) -> None:
+    """Drop the synchronization of batch norm over processes on CPUs, for which torch has none."""
+    if trainer.strategy.root_device.type == "cpu":
+        trainer.strategy._layer_sync = None
 
 
 def watch(processes: list[subprocess.Popen]) -> None:

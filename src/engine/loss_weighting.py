@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -103,12 +102,6 @@ def as_tensor(weight: Any, device: torch.device) -> Tensor:
 def ratio(a: Any, total: Tensor) -> Tensor:
     """Return a / total, or 0 where the total is 0 because all samples are ignored."""
     return torch.where(total > 0, a / total, 0)
-
-
-def synchronize_only_on_gpus(trainer: Trainer) -> None:
-    """Drop the synchronization of batch norm on CPUs, for which torch has none."""
-    if isinstance(trainer.accelerator, CPUAccelerator):
-        trainer.strategy._layer_sync = None  # type: ignore[attr-defined]
 
 
 def average_exactly(strategy: Any) -> None:
