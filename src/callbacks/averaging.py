@@ -1,23 +1,48 @@
 """EMA and SWA: averages of the weights, validated and saved in place of the weights."""
 
+from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
-from torch.optim.swa_utils import get_swa_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_swa_avg_fn
 
 from src import require
 
 
 class Average(WeightAveraging):
-    """Base: keep the average on the device of the weights; Lightning would create it on the CPU."""
+    """Base: keep the average on the device of the weights, not on the CPU, and do not wait for it."""
+
+    steps: int | None = None  # that the average spans; None before the first, since a checkpoint may know
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.steps = None
         if stage == "fit":
             refuse_divided_weights(trainer, type(self).__name__)
         pl_module.to(trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
+        for each in vars(self).values():
+            if isinstance(each, AveragedModel):
+                each.update_parameters = partial(self.update, each)  # type: ignore[method-assign]
+
+    def average(self, averages: list[Tensor], values: list[Tensor], steps: int) -> None:
+        """Update the averages with the values after a number of steps."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def update(self, model: AveragedModel, module: LightningModule) -> None:
+        """Do the same as ``AveragedModel.update_parameters``, which waits for a GPU in each step."""
+        if self.steps is None:
+            self.steps = int(model.n_averaged)
+        averages, values = ([*each.parameters(), *each.buffers()] for each in (model.module, module))
+        if self.steps:
+            self.average(averages, values, self.steps)
+        else:
+            torch._foreach_copy_(averages, values)
+        self.steps += 1
+        model.n_averaged += 1
 
 
 class EMA(Average):
@@ -33,14 +58,13 @@ class EMA(Average):
     def __init__(self, decay: float = 0.999) -> None:
         require(0 <= decay < 1, f"decay must be in [0, 1), got {decay}")
         self.decay = decay
-        super().__init__(multi_avg_fn=self.average)
+        super().__init__()
 
-    def average(self, averages: list[Tensor], values: list[Tensor], steps: Tensor) -> None:
-        """Update the averages; ``steps`` stays a tensor so that the GPU is not synchronized."""
-        decay = ((1 + steps) / (10 + steps)).clamp(max=self.decay)
+    def average(self, averages: list[Tensor], values: list[Tensor], steps: int) -> None:
+        decay = min(self.decay, (1 + steps) / (10 + steps))
         for average, value in zip(averages, values, strict=True):
             if average.is_floating_point():
-                average.lerp_(value.to(average.dtype), (1 - decay).to(average.dtype))
+                average.lerp_(value.to(average.dtype), 1 - decay)
             else:
                 average.copy_(value)
 
@@ -59,7 +83,7 @@ class SWA(Average):
     def __init__(self, start: float = 0.75) -> None:
         require(0 <= start < 1, f"start must be in [0, 1), got {start}")
         self.start, self.epochs, self.due = start, 0, False  # averaged epochs; whether this step ends another one
-        super().__init__(multi_avg_fn=self.average)
+        super().__init__()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self.due = trainer.is_last_batch and trainer.global_step > self.start * trainer.estimated_stepping_batches
@@ -69,7 +93,7 @@ class SWA(Average):
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:  # noqa: ARG002
         return step_idx is not None and (self.due or self.epochs == 0)
 
-    def average(self, averages: list[Tensor], values: list[Tensor], steps: Tensor) -> None:  # noqa: ARG002
+    def average(self, averages: list[Tensor], values: list[Tensor], steps: int) -> None:  # noqa: ARG002
         """Add the weights to the mean over epochs; before averaging starts, copy them."""
         for average, value in zip(averages, values, strict=True):
             average.copy_(get_swa_avg_fn()(average, value, self.epochs) if self.epochs else value)

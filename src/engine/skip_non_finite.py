@@ -59,7 +59,7 @@ class SkipNonFinite(Callback):
             self.check_consecutive(trainer, self.consecutive[optimizer])
         else:
             self.zero_nonfinite(optimizer, grads)
-            if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
+            if (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
                 self.check_consecutive(trainer, self.consecutive[optimizer])
 
     def zero_nonfinite(self, optimizer: Optimizer, grads: list[Any]) -> None:

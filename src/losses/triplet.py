@@ -40,5 +40,5 @@ class TripletLoss(nn.Module):
             nearest = distances[:, None, :].expand(farther.shape).masked_fill(~farther, torch.inf).amin(2)
             easiest = distances.masked_fill(alike, -1).amax(1, keepdim=True)
             gaps = distances - torch.where(farther.any(2), nearest, easiest)
-        losses = (gaps[usable] + self.margin).relu()
-        return losses.mean() if len(losses) else 0 * embeddings.sum()
+        losses = torch.where(usable, (gaps + self.margin).relu(), 0)  # not gaps[usable], which waits for a GPU
+        return losses.sum() / usable.sum().clamp(min=1)

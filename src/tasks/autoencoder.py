@@ -64,7 +64,7 @@ class Autoencoder(LightningModule):
     def log_loss(self, stage: str, batch: Any, noise: float = 0.0) -> Tensor:
         images = batch if isinstance(batch, Tensor) else batch[0]  # with or without targets
         loss = mse_loss(self(images + noise * torch.randn_like(images) if noise else images), images)
-        count: Any = torch.tensor(float(len(images)), device=loss.device)  # Lightning averages integers wrongly
+        count: Any = torch.full((), float(len(images)), device=loss.device)  # Lightning averages integers wrongly
         self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
         return loss
 

@@ -173,8 +173,8 @@ class Task(LightningModule):
         metrics.update(preds, targets)
         loss, weight = self.mean_loss(loss, batch, len(targets))
         loss = loss if len(targets) else torch.zeros_like(loss)  # one process of several may have no samples
-        weight = torch.as_tensor(weight, dtype=torch.float, device=loss.device)  # Lightning averages integers wrongly
-        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=weight, sync_dist=True)  # type: ignore[arg-type]
+        number = torch.zeros((), device=loss.device).add_(weight)  # Lightning averages integers wrongly
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=number, sync_dist=True)  # type: ignore[arg-type]
         return {"preds": preds, "targets": targets}  # for callbacks
 
     def log_metrics(self, metrics: MetricCollection) -> None:

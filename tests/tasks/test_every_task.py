@@ -1,12 +1,17 @@
-"""Every task: its config resumes to the bit, and all commands use its run."""
+"""Every task: its config resumes to the bit, no step waits for a GPU, and all commands use its run."""
 
+import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.cli import main
-from tests.conftest import heavy, same, weights
+from tests.conftest import FIT, heavy, same, weights
 
 SMALL = {  # settings that make a run short; the step at which it is cut
     "diabetes": (["--model.schedule=null"], 13),
@@ -17,6 +22,7 @@ SMALL = {  # settings that make a run short; the step at which it is cut
     "digits_retrieval": (["--model.schedule=null", "--model.net.width=4"], 20),
     "digits_rotation": (["--model.schedule=null", "--model.net.width=4"], 30),
 }
+PRESETS = {name: [f"--config=configs/presets/{name}.yaml"] for name in ("accumulate", "clip", "ema", "muon", "swa")}
 
 
 @pytest.mark.usefixtures("trained")  # the teacher of digits_distill
@@ -32,6 +38,52 @@ def test_a_cut_run_of_each_task_resumes_to_the_bit(name: str) -> None:
     assert same(weights(whole), weights(resumed))
     before = torch.load(whole / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
     assert same(before, torch.load(resumed / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"])
+
+
+class Reads(TorchDispatchMode):
+    """Where Python reads numbers of tensors, or their number depends on them: a GPU would have to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        masks = func.name() == "aten::index.Tensor" and any(
+            isinstance(i, Tensor) and i.dtype == torch.bool for i in args[1]
+        )
+        if masks or func.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"):
+            calls = [f"{each.filename}:{each.lineno} {each.name}" for each in traceback.extract_stack()[:-1]]
+            calls = [call for call in calls if "torch/_" not in call][-4:]
+            if not any(
+                place in call for place in ("torch/optim/adam", "all_finite") for call in calls
+            ):  # only on a CPU
+                self.found.append(calls[-1])
+        return func(*args, **(kwargs or {}))
+
+
+class Watch(Callback):
+    """Collect the reads of all steps that log nothing, from the second."""
+
+    reads: Reads | None = None
+    found: list[str] | None = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        if batch_idx > 0 and (trainer.global_step + 1) % trainer.log_every_n_steps:
+            self.reads = Reads()
+            self.reads.__enter__()
+
+    def on_train_batch_end(self, *args: Any) -> None:  # noqa: ARG002
+        if self.reads is not None:
+            self.reads.__exit__(None, None, None)
+            self.found, self.reads = [*(self.found or []), *self.reads.found], None
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("name", [*SMALL, *PRESETS])
+def test_no_step_would_make_the_cpu_wait_for_a_gpu(name: str) -> None:
+    args = [f"--config=configs/{name}.yaml", *SMALL[name][0]] if name in SMALL else [*FIT[1:], *PRESETS[name]]
+    x = main(["fit", *args, "--trainer.max_epochs=1", "--test=false", f"--trainer.callbacks+={__name__}.Watch"])
+    assert next(each.found for each in x.trainer.callbacks if isinstance(each, Watch)) == []
 
 
 @pytest.mark.usefixtures("trained")
