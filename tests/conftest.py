@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for message in NOISE:
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:lightning|jsonargparse")
+    config.addinivalue_line("filterwarnings", "ignore:.*does not have many workers")  # on machines of more cores
 
 
 @pytest.fixture(scope="session", autouse=True)

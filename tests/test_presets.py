@@ -62,7 +62,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_without_a_preset_lightning_selects_the_device() -> None:
     trainer = main([*FIT, "--trainer.max_epochs=1"]).trainer
-    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+    if not torch.backends.mps.is_available():
         assert isinstance(trainer.accelerator, CPUAccelerator)
     assert trainer.world_size >= 1
 
@@ -181,14 +181,13 @@ def test_early_stopping_stops_when_the_loss_no_longer_improves() -> None:
     assert fit("early_stopping", *impatient, "--trainer.max_epochs=9").trainer.current_epoch == 2
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU supports fp16")
 def test_fp16_falls_back_to_bf16_on_a_cpu_with_a_warning(convolved: list[Tensor]) -> None:
     with pytest.warns(UserWarning, match="fp16 is not supported on CPU. Using `precision='bf16-mixed'`"):
         fit("fp16", "--trainer.max_epochs=1")
     assert {output.dtype for output in convolved if output.requires_grad} == {torch.bfloat16}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 def test_fp16_applies_to_convolutions_but_not_to_weights(convolved: list[Tensor]) -> None:
     task = fit("fp16").task
     assert {output.dtype for output in convolved if output.requires_grad} == {torch.float16}
@@ -196,7 +195,7 @@ def test_fp16_applies_to_convolutions_but_not_to_weights(convolved: list[Tensor]
     assert_it_learns()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 def test_gpu_keeps_images_on_the_gpu_and_trains_there() -> None:
     experiment = fit("gpu")
     assert experiment.trainer.strategy.root_device.type == "cuda"

@@ -36,7 +36,7 @@ def differences(folder: Path, reference: Path) -> list[str]:
 
 def load_without_times(file: Path) -> dict[str, Any]:
     """Return the content of a checkpoint without the measured speed, which lacks the part of an epoch before a cut."""
-    content = torch.load(file, weights_only=True)
+    content = torch.load(file, map_location="cpu", weights_only=True)  # forks could not use a GPU of this process
     content.get("callbacks", {}).pop("EpochLine", None)
     return content
 
