@@ -107,6 +107,7 @@ class SWA(Average):
 
 
 def refuse_divided_weights(trainer: Trainer, callback: str) -> None:
+    """Refuse strategies that divide weights among processes, such as FSDP2, for this callback."""
     divided = any(kind in type(trainer.strategy).__name__ for kind in ("FSDP", "ModelParallel", "DeepSpeed"))
     what = "whole weights and gradients, which sharded strategies do not have"
     require(not divided, f"{callback} needs {what}: remove the callback")

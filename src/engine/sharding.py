@@ -52,7 +52,7 @@ class FSDP2(ModelParallelStrategy):
         return 0
 
     def layout(self) -> dict[str, Any]:
-        """Return settings of ``fully_shard``: gather weights for passes only, so that others see parts."""
+        """Return settings of ``fully_shard``; by default, validation would leave some weights gathered."""
         return {"mesh": self.device_mesh["data_parallel"], "reshard_after_forward": True}
 
     def on_validation_start(self) -> None:

@@ -22,6 +22,7 @@ SMALL = {  # settings that make a run short; the step at which it is cut
     "digits_retrieval": (["--model.schedule=null", "--model.net.width=4"], 20),
     "digits_rotation": (["--model.schedule=null", "--model.net.width=4"], 30),
 }
+ONLY_ON_CPUS = ("torch/optim/adam", "all_finite")  # read numbers of tensors
 PRESETS = {name: [f"--config=configs/presets/{name}.yaml"] for name in ("accumulate", "clip", "ema", "muon", "swa")}
 
 
@@ -54,9 +55,7 @@ class Reads(TorchDispatchMode):
         if masks or func.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"):
             calls = [f"{each.filename}:{each.lineno} {each.name}" for each in traceback.extract_stack()[:-1]]
             calls = [call for call in calls if "torch/_" not in call][-4:]
-            if not any(
-                place in call for place in ("torch/optim/adam", "all_finite") for call in calls
-            ):  # only on a CPU
+            if not any(place in call for place in ONLY_ON_CPUS for call in calls):
                 self.found.append(calls[-1])
         return func(*args, **(kwargs or {}))
 
