@@ -15,10 +15,8 @@ from src import require
 class Average(WeightAveraging):
     """Base: keep the average on the device of the weights, not on the CPU, and do not wait for it."""
 
-    steps: int | None = None  # that the average spans; None before the first, since a checkpoint may know
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.steps = None
+        self.steps: int | None = None  # that the average spans; None before the first, since a checkpoint may know
         if stage == "fit":
             refuse_divided_weights(trainer, type(self).__name__)
         pl_module.to(trainer.strategy.root_device)

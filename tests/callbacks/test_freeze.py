@@ -15,8 +15,6 @@ from src.cli import main
 from tests.callbacks.conftest import QUIET
 from tests.conftest import refused
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
-
 
 class Net(LightningModule):
     """Records its state after each epoch and which parameters have gradients in each step."""

@@ -18,8 +18,6 @@ from src.cli import main
 from tests.callbacks.conftest import QUIET
 from tests.conftest import FIT, same, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
-
 
 class DropBlock(nn.Sequential):
     """A block with everything that could differ when it is recomputed."""

@@ -23,7 +23,6 @@ from src import UserError
 from src.callbacks import MicroBatches, WeightNoise
 from tests.callbacks.conftest import QUIET
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 BATCH_SIZE, BATCHES = 14, 6
 CLASS_WEIGHTS = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
 IGNORED = -100

@@ -21,7 +21,7 @@ from src.tasks import Task
 from tests.callbacks.conftest import QUIET
 from tests.conftest import SMALL, rows, same, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
+pytestmark = pytest.mark.filterwarnings("ignore:.*logging interval")
 RUN = Path("runs/digits/version_0")
 
 

@@ -16,7 +16,7 @@ from src.cli import main
 from tests.callbacks.conftest import QUIET
 from tests.conftest import SMALL, same
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*returned `None`")
+pytestmark = pytest.mark.filterwarnings("ignore:.*returned `None`")
 LR = 0.1
 
 

@@ -37,7 +37,7 @@ def state() -> dict[str, Any]:
     return process_state() | {"environment": dict(os.environ), "random": numbers}
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*Trainer already configured")
+@pytest.mark.filterwarnings("ignore:.*Trainer already configured")
 @pytest.mark.parametrize(
     "settings",
     [[], ["--config=configs/presets/ema.yaml"], WEIGHTED, [*IMAGE_NET, "--config=configs/presets/channels_last.yaml"]],

@@ -16,9 +16,7 @@ from src.engine.resume import Resume, seed_epoch
 from tests.conftest import FIT, same, weights
 from tests.spoilers import OwnData, OwnModule
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*your dataloader is not resumable"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
 RUNS = Path("runs/run")
 
 

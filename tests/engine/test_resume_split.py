@@ -13,7 +13,7 @@ from tests.conftest import SMALL, PlainModule
 
 RUN = Path("runs/drawn/version_0")
 QUIET = ["--trainer.max_epochs=3", "--trainer.accelerator=cpu", "--name=drawn"]
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*smaller than the logging")
+pytestmark = pytest.mark.filterwarnings("ignore:.*smaller than the logging")
 
 
 class DrawnSplit(LightningDataModule):

@@ -16,8 +16,6 @@ from src.cli import main
 from src.engine.skip_non_finite import SkipNonFinite, all_finite
 from tests.conftest import FIT, rows, same
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
-
 
 class Net(LightningModule):
     """A net with batches that are non-finite in their inputs, in the loss, or in the gradients only.

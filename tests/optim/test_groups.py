@@ -23,7 +23,7 @@ from src.optim import Cosine, Linear, MuonSGD, build_optimizer, param_groups, wi
 from src.optim.groups import check_settings, no_decay_params
 from tests.conftest import heavy
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 LR = 0.2
 SMALL = ["fit", "--config=configs/digits.yaml", "--model.net.width=2", "--test=false"]
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from src.optim import MuonSGD
 from src.optim.muon import orthogonalize, plan_batches
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec", "ignore:.*does not have many workers")
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
 
 @pytest.fixture(autouse=True)

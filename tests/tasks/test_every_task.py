@@ -25,7 +25,7 @@ SMALL = {  # settings that make a run short; the step at which it is cut
     "digits_rotation": (["--model.schedule=null", "--model.net.width=4"], 30),
 }
 QUICK = ("accumulate", "clip", "ema", "muon", "swa")
-SLOW = ("balanced", "bf16", "channels_last", "checkpointing", "cutmix", "early_stopping", "micro_batches", "mixup")
+SLOW = ("balanced", "bf16", "channels_last", "checkpointing", "early_stopping", "micro_batches")
 PRESETS = {name: [f"--config=configs/presets/{name}.yaml"] for name in (*QUICK, *SLOW, "monitor", "pictures")}
 
 
@@ -64,17 +64,22 @@ class Reads(TorchDispatchMode):
 
 
 class Watch(Callback):
-    """Collect the reads of all steps that log nothing, from the second."""
+    """Collect the reads of all steps that log nothing, from the second, until the next step starts."""
 
     reads: Reads | None = None
     found: list[str] | None = None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        self.stop()
         if batch_idx > 0 and (trainer.global_step + 1) % trainer.log_every_n_steps:
             self.reads = Reads()
             self.reads.__enter__()
 
-    def on_train_batch_end(self, *args: Any) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:  # noqa: ARG002
+        if trainer.is_last_batch:
+            self.stop()
+
+    def stop(self) -> None:
         if self.reads is not None:
             self.reads.__exit__(None, None, None)
             self.found, self.reads = [*(self.found or []), *self.reads.found], None
