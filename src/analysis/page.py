@@ -1,4 +1,4 @@
-"""Pages: one HTML file each, from the templates in src/web, with pictures and charts inside and nothing to load."""
+"""Pages: one HTML file each, from the templates in web, with pictures and charts inside and nothing to load."""
 
 import io
 from base64 import b64encode
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-WEB = Path(__file__).parents[1] / "web"
+WEB = Path(__file__).parent / "web"
 Series = tuple[str, Sequence[float], Sequence[float]]  # name, x and y
 Range = tuple[float, float] | None
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 360, 220, 48, 12, 26
@@ -31,7 +31,7 @@ def environment() -> Any:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the page of a template in src/web; values are escaped, also bytes of file names that are not UTF-8."""
+    """Return the page of a template in web; values are escaped, also bytes of file names that are not UTF-8."""
     text = environment().get_template(template).render(**values)
     return text.encode("utf-8", "backslashreplace").decode()
 

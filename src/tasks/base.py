@@ -13,10 +13,10 @@ from torchmetrics import MetricCollection
 
 from src import require
 from src.losses.class_weights import loss_denominator, restore_class_weights
-from src.metrics import EpochMeans, flatten_per_class
 from src.nets.weights import Backbone
 from src.optim import build_optimizer, with_warmup
 from src.protocols import ImageData
+from src.tasks.metrics import EpochMeans, flatten_per_class
 from src.tasks.setup import counts_every_sample, init_net, reference_metrics
 from src.tasks.tta import check_tta, predict_with_tta
 

@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from src import UserError, at_least_float32
 from src.losses.class_weights import balance_classes, set_class_weights
-from src.metrics import classification_metrics
 from src.tasks.base import Task
+from src.tasks.metrics import classification_metrics
 from src.tasks.setup import NetFactory, build_net, can_ignore_a_batch, check_classifier
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import CatMetric
 
-from src.metrics import flatten_per_class
 from src.protocols import ImageData
 from src.tasks.ensemble import Ensemble
+from src.tasks.metrics import flatten_per_class
 from src.tasks.scores import value_per_sample
 
 

@@ -9,7 +9,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricColl
 from torchmetrics.utilities import dim_zero_cat
 
 from src import require
-from src.metrics import Accuracy
+from src.tasks.metrics import Accuracy
 
 
 class R2(R2Score):

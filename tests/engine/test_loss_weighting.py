@@ -9,7 +9,7 @@ import torch
 from src.cli import main
 from src.data.loading.loader import BatchSampler
 from src.engine.loss_weighting import LossWeighting, average_exactly
-from src.metrics import EpochMeans
+from src.tasks.metrics import EpochMeans
 from tests.conftest import SMALL, weights
 from tools.exactness import TRAIN, WEIGHTS, cells, compare, terms
 

@@ -15,7 +15,7 @@ from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from src import load_run
 from src.cli import main
-from src.metrics import Accuracy
+from src.tasks.metrics import Accuracy
 from src.tasks.scores import value_per_sample
 from tests.conftest import refused
 from tests.tasks.test_every_task import SMALL

@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from src.metrics import EpochMeans, classification_metrics, flatten_per_class
+from src.tasks.metrics import EpochMeans, classification_metrics, flatten_per_class
 from tests.conftest import same
 
 
