@@ -13,9 +13,10 @@ from torch import Tensor
 from src import UserError, require
 from src.data.base import DataModule
 from src.data.loading.exclude import undecodable
-from src.data.loading.image_files import MAX_PIXELS, decode_all, formats, scan
+from src.data.loading.image_files import decode_all, scan
 from src.data.loading.report import left_out_rows
 from src.data.loading.splits import Samples, digest, find_split, hold_out
+from src.decoding import MAX_PIXELS, formats
 
 
 class MaskFolder(DataModule):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from src import UserError, require
-from src.data.loading.image_files import Scale, decode_all
+from src.data.loading.image_files import decode_all
+from src.decoding import Scale
 
 STALE = 3600  # seconds without a write, after which a temporary file is of a process that was killed
 OF_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors that no other folder avoids

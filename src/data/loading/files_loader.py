@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from src.data.base import DataModule
-from src.data.loading.image_files import decode_all
+from src.data.loading.image_files import read_all
 from src.data.loading.transform import brightness_and_contrast
+from src.decoding import to_8_bits
 
 CHUNK = 8192  # image files that are decoded at once
 
@@ -24,19 +26,22 @@ class FilesLoader:
         self.looks: list[Tensor] = []  # brightness and contrast of these images, (N, 2)
 
     def __iter__(self) -> Iterator[Tensor]:
-        self.names, self.looks, scale = [], [], self.data.scale
+        self.names, self.looks = [], []
         normalize: Any = self.data.normalize
         for first in range(0, len(self.paths), CHUNK):
             paths = self.paths[first : first + CHUNK]
-            decoded = decode_all(paths, self.data.shape, scale=scale)
-            scale = scale or decoded["scale"]
-            for message in decoded["bad"]:
-                warnings.warn(message, stacklevel=1)
-            if not len(decoded["good"]):
+            decoded: list[np.ndarray] = []
+            for path, pixels in zip(paths, read_all(paths, self.data.shape), strict=True):
+                if isinstance(pixels, str):
+                    warnings.warn(pixels, stacklevel=1)
+                    continue
+                self.names.append(str(path))  # without a scale of the training, deep pixels have the file's own
+                decoded.append(to_8_bits(pixels, self.data.shape, self.data.scale))
+            if not decoded:
                 continue
-            images = 255 - decoded["images"] if self.invert else decoded["images"]
+            images = torch.from_numpy(np.stack(decoded))
+            images = 255 - images if self.invert else images
             self.looks.append(brightness_and_contrast(images))
-            self.names += [str(paths[i]) for i in decoded["good"].tolist()]
             yield from map(normalize, images.split(64))
 
     def notes(self, count: int) -> list[tuple[str, str]]:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from src import UserError, require
 from src.data.loading.cache import replacing
-from src.data.loading.image_files import Scale, decode
 from src.data.loading.windows import WindowedOrder
+from src.decoding import Scale, decode
 
 MANIFEST, FORMAT = "manifest.json", 1
 NAME = re.compile(r"(train|val|test)-[\w-]+\.(zip|npz|npy)")
@@ -164,7 +164,7 @@ class ShardFiles:
         if isinstance(image, str):
             remedy = "delete it" if self.store.remote else REMEDY
             raise UserError(f"{file.name} is damaged at byte {offset:,} ({image.rpartition(': ')[2]}); {remedy}")
-        return image
+        return torch.from_numpy(image)
 
     def near(self, index: Tensor, count: int) -> Tensor:
         """Return at least ``count`` of the samples of an index (N,), those of the first shards, or all of them."""
