@@ -42,9 +42,12 @@ KINDS: dict[str, dict[str, Any]] = {  # annotation -> argparse
     "bool": {"action": "store_true"},
     "int": {"type": int},
     "float": {"type": float},
+    "int | None": {"type": int},
+    "float | None": {"type": float},
     "str | None": {},
     "Path | None": {"type": Path},
     "list[float] | None": {"type": float, "nargs": "+"},
+    "list[str] | None": {"nargs": "+"},
     "list[Path] | None": {"type": Path, "nargs": "+"},
 }
 
@@ -113,11 +116,11 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     parser.add_argument("--trust", action="store_true")
     for name, argument in arguments.items():
         parser.add_argument(f"--{name}", **argument)
-    folders = [
-        *takewhile(lambda each: not each.startswith("-") and (args[0] == "report" or Path(each).is_dir()), args[1:])
-    ]
+    takes_any = args[0] == "report" or "models" in arguments  # folders of another kind than a run's
+    folders = [*takewhile(lambda each: not each.startswith("-") and (takes_any or Path(each).is_dir()), args[1:])]
+    typed = [f"--{'models' if 'models' in arguments else 'run'}={each}" for each in folders]
     try:
-        known, settings = parser.parse_known_args([*(f"--run={each}" for each in folders), *args[1 + len(folders) :]])
+        known, settings = parser.parse_known_args([*typed, *args[1 + len(folders) :]])
     except argparse.ArgumentError as error:
         hint = "; to resume the run in a folder, type --run FOLDER" if error.argument_name == "--resume" else ""
         text = error.message.replace("ignored explicit argument", "takes no value, got")

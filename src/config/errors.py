@@ -5,6 +5,7 @@ import inspect
 import linecache
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from traceback import walk_tb
@@ -29,9 +30,8 @@ def as_user_error(error: Exception) -> UserError | None:
         return UserError(f"{error.name} is not installed here: run make train once, then source .venv/bin/activate")
     if text := explain_resources(error):
         return UserError(text)
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
-    if isinstance(error, MisconfigurationException):
+    lightning = sys.modules.get("lightning.pytorch.utilities.exceptions")  # serve runs without it
+    if lightning and isinstance(error, lightning.MisconfigurationException):
         return UserError(" ".join(str(error).split()))
     frames = list(walk_tb(error.__traceback__))
     if frames and is_refusal(*frames[-1]):
@@ -54,8 +54,6 @@ def as_user_error(error: Exception) -> UserError | None:
 
 def explain_resources(error: Exception) -> str:
     """Return what to do about an error of memory, disk, files or processes; nothing for any other error."""
-    import torch
-
     number, name, text = getattr(error, "errno", 0), getattr(error, "filename", None), ""
     shared = any("multiprocessing/reductions" in frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__))
     if (shared and isinstance(error, OSError | EOFError)) or re.search(r"DataLoader worker \(pid", str(error)):
@@ -63,7 +61,7 @@ def explain_resources(error: Exception) -> str:
         text = f"{reason}: use a smaller --data.num_workers"
     elif number in (errno.EMFILE, errno.ENFILE) or "items of ancdata" in str(error):
         text = "too many open files: raise the limit with ulimit -n, or set --data.num_workers=0"
-    elif isinstance(error, MemoryError | torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error)):
+    elif isinstance(error, MemoryError) or re.search(OUT_OF_MEMORY, str(error)):
         presets = "configs/presets/micro_batches.yaml, bf16.yaml or checkpointing.yaml of the same folder"
         text = f"out of memory: use a smaller --data.batch_size, or add --config {presets}"
     elif isinstance(error, OSError) and number in DISK:
