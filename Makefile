@@ -54,7 +54,10 @@ lock: $(filter .tools/bin/uv,$(UV)) ## pin the newest version of every dependenc
 	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
 	  --group pyproject.toml:dev pyproject.toml -o requirements.lock
 	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
-	  --all-extras -c requirements.lock pyproject.toml -o requirements-extras.lock
+	  --all-extras --group pyproject.toml:check-serve -c requirements.lock pyproject.toml -o requirements-extras.lock
+	@$(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['serve'], sep='\n')" \
+	  | $(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
+	  -c requirements.lock --python-version 3.11 - -o requirements-serve.lock
 
 audit: $(filter .tools/bin/uv,$(UV)) ## look up known vulnerabilities of the pinned dependencies
 	@$(UV) tool run pip-audit -r requirements.lock --disable-pip --progress-spinner off
