@@ -1,0 +1,147 @@
+"""Exported versions of a model, in a folder that ``serve`` watches. This module does not import torch."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from src import UserError, require
+from src.runs.folder import digest, write_atomically
+
+FORMAT = 1
+KINDS = ("classes", "labels", "numbers", "masks", "embeddings", "images", "values")  # of what a model returns
+KEYS = {"format", "name", "task", "kind", "file", "input", "outputs", "classes"}
+SUMS, REJECTED = "SHA256SUMS", "REJECTED"
+
+
+@dataclass
+class Version:
+    """One exported version: ``model.onnx``, what ``model.json`` says about it, and a reference of its test pictures."""
+
+    path: Path
+    info: dict[str, Any]  # the content of model.json
+
+    @property
+    def number(self) -> int:
+        return int(self.path.name)
+
+    @property
+    def model(self) -> Path:
+        return self.path / self.info["file"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input image, (C, H, W)."""
+        return tuple(self.info["input"]["shape"])
+
+    @cached_property
+    def reference(self) -> dict[str, Any]:
+        return json.loads((self.path / "reference.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    @classmethod
+    def load(cls, path: Path) -> "Version":
+        """Return the version in a folder; a UserError unless each of its files is the one that was exported."""
+        require((path / SUMS).is_file(), f"{path} is no exported version: it has no {SUMS}")
+        lines = (path / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+        sums = {name: each for each, name in (re.split(r"  ", line, maxsplit=1) for line in lines if "  " in line)}
+        for name in ("model.json", *sums):
+            file, remedy = path / name, "export it again"
+            require(name in sums and "/" not in name, f"{file} is not listed in {path / SUMS}: {remedy}")
+            require(file.is_file() and not file.is_symlink(), f"{file} is missing: {remedy}")
+            require(digest(file) == sums[name], f"{file} is damaged: its SHA-256 is not that of {SUMS}; {remedy}")
+        try:
+            info = json.loads((path / "model.json").read_text(encoding="utf-8"))
+            valid = info["format"] == FORMAT and info.keys() >= KEYS and info["kind"] in KINDS and info["file"] in sums
+        except (ValueError, TypeError, LookupError, AttributeError):
+            valid = False
+        require(valid, f"{path / 'model.json'} is not of this version of the template: export it again")
+        return cls(path, info)
+
+
+class Models:
+    """``models/<name>``: a folder for each version, ``1``, ``2``, ..., and ``CURRENT``, the number of the one to serve."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def find(cls, path: Path) -> "Models":
+        """Return an existing folder of versions; refuse any other."""
+        models = cls(path)
+        if not models.numbers():
+            near = [path.parent, *sorted(file.parent for file in path.glob("*/CURRENT"))]
+            hints = [f"you may mean {each}" for each in near if cls(each).numbers()]
+            hint = [*hints, "make one with python -m src.cli export --run DIR"][0]
+            raise UserError(f"{path} is no folder of exported versions: {hint}")
+        return models
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all complete versions, in their order."""
+        found = self.path.iterdir() if self.path.is_dir() else ()
+        return sorted(int(each.name) for each in found if each.name.isdecimal() and (each / SUMS).is_file())
+
+    def load(self, number: int) -> Version:
+        known = ", ".join(map(str, self.numbers()))
+        require(number in self.numbers(), f"{self.path} has no version {number}, only {known}")
+        return Version.load(self.path / str(number))
+
+    @property
+    def current(self) -> int | None:
+        """The number of the version to serve, None before one is chosen."""
+        with suppress(OSError, ValueError):
+            return int((self.path / "CURRENT").read_text(encoding="utf-8"))
+        return None
+
+    @property
+    def candidate(self) -> int | None:
+        """The newest version after the current one, unless it was rejected; None if there is none."""
+        newer = [number for number in self.numbers() if number > (self.current or 0)]
+        return newer[-1] if newer and not (self.path / str(newer[-1]) / REJECTED).exists() else None
+
+    def use(self, number: int) -> Version:
+        """Make a version the current one, after its files are checked."""
+        version = self.load(number)
+        write_atomically(self.path / "CURRENT", f"{number}\n")
+        return version
+
+    def roll_back(self) -> Version:
+        """Make the version before the current one the current one; rejected versions do not count."""
+        before = [n for n in self.numbers() if n < (self.current or 0) and not (self.path / str(n) / REJECTED).exists()]
+        require(before, f"{self.path} has no version before the current one, {self.current}")
+        return self.use(before[-1])
+
+    def reject(self, number: int, reason: str) -> None:
+        """Note why a version is no candidate any more."""
+        write_atomically(self.path / str(number) / REJECTED, f"{reason}\n")
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """Yield a hidden folder for the files of a new version, and remove it at the end; see ``publish``."""
+        part = self.path / f".new-{os.getpid()}"
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            yield part
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}; choose another folder with --output"
+            ) from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def publish(self, draft: Path) -> int:
+        """Add checksums to a draft and make it the next version, not yet the current one; return its number."""
+        files = sorted(file for file in draft.iterdir() if file.is_file())
+        (draft / SUMS).write_text("".join(f"{digest(file)}  {file.name}\n" for file in files), encoding="utf-8")
+        while True:
+            number = 1 + max((int(each.name) for each in self.path.iterdir() if each.name.isdecimal()), default=0)
+            with suppress(FileExistsError, NotADirectoryError):  # of another export at the same time
+                (self.path / str(number)).mkdir()
+                draft.replace(self.path / str(number))  # a folder may replace an empty one
+                return number

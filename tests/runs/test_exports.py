@@ -1,0 +1,99 @@
+"""Exported versions are complete, checked before use, and switched in one step."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from src import UserError
+from src.runs.exports import Models
+
+INFO = {"format": 1, "name": "digits", "task": "Classifier", "kind": "classes", "file": "model.onnx", "classes": None}
+INFO |= {"input": {"name": "images", "shape": [1, 8, 8]}, "outputs": []}
+
+
+def publish(models: Models, **info) -> None:
+    with models.draft() as draft:
+        (draft / "model.onnx").write_bytes(b"net")
+        (draft / "model.json").write_text(json.dumps(INFO | info))
+        models.publish(draft)
+
+
+@pytest.fixture
+def models() -> Models:
+    models = Models(Path("models/digits"))
+    for name in ("a", "b", "c"):
+        publish(models, name=name)
+    return models
+
+
+def test_versions_are_numbered_and_nothing_else_is_left(models):
+    assert models.numbers() == [1, 2, 3]
+    assert sorted(each.name for each in models.path.iterdir()) == ["1", "2", "3"]
+    assert [models.load(n).info["name"] for n in models.numbers()] == ["a", "b", "c"]
+    assert models.load(1).shape == (1, 8, 8)
+
+
+def test_a_draft_that_fails_leaves_nothing(models):
+    with pytest.raises(ZeroDivisionError), models.draft() as draft:
+        (draft / "model.onnx").write_bytes(b"net")
+        raise ZeroDivisionError
+    assert models.numbers() == [1, 2, 3]
+    assert len([*models.path.iterdir()]) == 3
+
+
+def test_the_current_version_is_chosen_and_rolled_back(models):
+    assert models.current is None
+    assert models.use(3).number == 3
+    assert models.candidate is None
+    models.reject(2, "slower")
+    assert models.roll_back().number == models.current == 1
+    with pytest.raises(UserError, match="has no version before the current one, 1"):
+        models.roll_back()
+    with pytest.raises(UserError, match="has no version 7, only 1, 2, 3"):
+        models.use(7)
+
+
+def test_the_newest_version_is_the_candidate_until_it_is_rejected(models):
+    models.use(1)
+    assert models.candidate == 3
+    models.reject(3, "more errors than version 1")
+    assert models.candidate is None
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json"])
+def test_a_changed_file_is_refused(models, name):
+    file = models.path / "2" / name
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(UserError, match=f"2/{name} is damaged: its SHA-256 is not that of SHA256SUMS"):
+        models.load(2)
+
+
+def test_a_file_that_is_missing_or_not_listed_is_refused(models):
+    (models.path / "1/model.onnx").unlink()
+    with pytest.raises(UserError, match=r"1/model\.onnx is missing"):
+        models.load(1)
+    sums = models.path / "2/SHA256SUMS"
+    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if "json" not in line))
+    with pytest.raises(UserError, match=r"2/model\.json is not listed in"):
+        models.load(2)
+    sums = models.path / "3/SHA256SUMS"
+    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if "onnx" not in line))
+    with pytest.raises(UserError, match=r"3/model\.json is not of this version of the template"):
+        models.load(3)
+
+
+@pytest.mark.parametrize("info", [{"format": 2}, {"kind": "odd"}, {"file": "../1/model.onnx"}])
+def test_what_another_version_of_the_template_wrote_is_refused(models, info):
+    publish(models, **info)
+    with pytest.raises(UserError, match=r"4/model\.json is not of this version of the template: export it again"):
+        models.load(4)
+
+
+def test_a_folder_without_versions_is_refused_with_a_hint(models):
+    with pytest.raises(UserError, match="runs is no folder of exported versions: make one with"):
+        Models.find(Path("runs"))
+    models.use(1)
+    for path in ("models", "models/digits/1"):
+        with pytest.raises(UserError, match=f"{path} is no folder of exported versions: you may mean models/digits"):
+            Models.find(Path(path))
