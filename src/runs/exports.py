@@ -65,7 +65,7 @@ class Version:
 
 
 class Models:
-    """``models/<name>``: a folder for each version, ``1``, ``2``, ..., and ``CURRENT``, the number of the one to serve."""
+    """``models/<name>``: a folder for each version, ``1``, ``2``, ..., and CURRENT, the number of the one to serve."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
