@@ -16,10 +16,9 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from src import UserError, require
+from src.runs.answers import PALETTE
 from src.runs.summary import end_of
 
-# of class i: black, then colors that differ much from one to the next
-PALETTE = [i * factor % 255 for i in range(256) for factor in (2**25 - 1, 2**15 - 1, 2**21 - 1)]
 
 
 def probabilities(outputs: list[Any], num_classes: int = 0) -> Tensor | None:
