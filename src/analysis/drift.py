@@ -56,10 +56,7 @@ def entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def rounded(values: ArrayLike) -> NDArray[np.float64]:
-    x = np.asarray(values, dtype=np.float64).ravel()
-    with np.errstate(all="ignore"):  # 0, NaN and infinity stay
-        unit = 10.0 ** (np.floor(np.log10(np.abs(x))) - DIGITS + 1)
-        return np.where(np.isfinite(x / unit), np.round(x / unit) * unit, x)
+    return np.array([float(f"{x:.{DIGITS}g}") for x in np.ravel(values).tolist()], dtype=np.float64)
 
 
 def reference(values: Values) -> dict[str, Any]:
@@ -146,7 +143,7 @@ class Drift:
     def add(self, values: Values) -> None:
         """Add samples: looks and traits. That is cheap, because only full windows are compared."""
         part = {name: np.ravel(values[name]) for name in self.reference["traits"] if name in values}
-        self.parts.append(part)
+        self.parts += [part] if part else []
         self.waiting += len(next(iter(part.values()), ()))
         while self.waiting >= self.window:
             names = set.intersection(*map(set, self.parts))

@@ -126,8 +126,9 @@ class Records:
 
     def kept(self, record: Mapping[str, Any]) -> Path | None:
         """Return the file of a record's picture, if it was kept."""
-        digest = str(record.get("sha256") or "?")
-        return next(iter((self.folder / "pictures" / digest[:2]).glob(f"{digest}.*")), None)
+        digest = str(record.get("sha256"))
+        folder = self.folder / "pictures" / digest[:2]
+        return next(iter(folder.glob(f"{digest}.*")), None) if digest.isalnum() else None
 
 
 def line(content: Mapping[str, Any]) -> bytes:
