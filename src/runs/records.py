@@ -31,7 +31,7 @@ def record(answer: Mapping[str, Any], values: Mapping[str, Any], i: int, **origi
         answer: what ``src.runs.answers`` returns.
         values: looks and traits of a batch, see ``src.analysis.drift``.
         i: the position of the picture in the batch.
-        origin: ``id``, ``model``, ``version`` or ``run``, ``kind``, and ``name``, if the picture is of a file.
+        origin: ``id``, ``model``, ``run``, ``kind``, of the server ``version``, of ``predict`` ``name``.
     """
     kept = {key: value for key, value in answer.items() if key not in PICTURES}
     traits = {name: float(f"{float(each[i]):.6g}") for name, each in values.items()}
@@ -50,6 +50,7 @@ class Records:
 
     def __init__(self, folder: Path, keep_images: bool = False) -> None:
         self.folder, self.keep_images, self.lost = folder, keep_images, 0
+        self.intact: Path | None = None  # the file whose last line this process wrote completely
 
     def prepare(self) -> None:
         """Create the folder; a UserError if nothing can be written there."""
@@ -89,14 +90,15 @@ class Records:
                     part.replace(file)
                 return
             with file.open("ab+", buffering=0) as stream:  # each write is one call, which others cannot divide
-                if stream.tell():
+                if file != self.intact and stream.tell():
                     stream.seek(-1, os.SEEK_END)
                     content = content if stream.read(1) == b"\n" else b"\n" + content
                 require(stream.write(content) == len(content), "the disk is full")
+            self.intact = file
         except (OSError, UserError) as error:
             if not self.lost:
                 echo(f"warning: records are lost, because {file} cannot be written: {error}"[:300], sys.stderr)
-            self.lost += 1
+            self.lost, self.intact = self.lost + 1, None
 
     def lines(self, word: bytes = b"") -> Iterator[dict[str, Any]]:
         """Yield the lines that contain a word, oldest first; those that were cut off are skipped."""
