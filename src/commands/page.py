@@ -31,8 +31,8 @@ def outputs_rows(o: Outputs) -> Rows:
     return [*rows, *(("confused" if not i else "", f"    {text}") for i, text in enumerate(texts))]
 
 
-def write_page(run: Run, outputs: Outputs, output: Path | None = None, columns: Any = None) -> None:
+def write_page(run: Run, outputs: Outputs, output: Path | None = None, columns: Any = None, in_use: Any = None) -> None:
     """Write the page of a run, by default in its folder, and print where it is."""
     file = output or run.path / PAGE
-    write_atomically(file, run_page(run.path, outputs, columns))
+    write_atomically(file, run_page(run.path, outputs, columns, in_use))
     print_rows([("report", str(file))])

@@ -19,6 +19,7 @@ from src.protocols import ImageData
 from src.runs.folder import back_up
 from src.runs.neighbors import MAX_QUERIES, embeddings, write_neighbors
 from src.runs.predictions import columns, let_forward_predict, probabilities
+from src.runs.records import Records
 from src.runs.summary import print_rows
 
 
@@ -31,6 +32,7 @@ def run(
     invert: bool = False,
     greedy: bool = False,
     soup: bool = False,
+    records: Path | None = None,
 ) -> Experiment:
     """Name the classes of images: of the test set, or of image files.
 
@@ -48,12 +50,18 @@ def run(
         invert: swap black and white, such as in dark drawings on white for a net trained on MNIST.
         greedy: choose among several runs, also repeatedly, those whose average is best on the validation split.
         soup: average the weights of several runs, not their predictions; with --greedy, those that make it better.
+        records: a folder for a line on each picture, as serve writes it, for report and check.
 
     Examples:
         python -m src.cli predict --run runs/digits/version_0 --images photos/
     """
     require(images or query or not invert, "--invert needs --images or --query")
+    kept = Records(records) if records else None
+    if kept:
+        kept.prepare()
     x = start(options, greedy, soup)
+    if kept:
+        require(isinstance(x.data, DataModule), "--records needs a data module of this project")
     loader = FilesLoader(expand(images), check_data(x), invert) if images else None
     asked = FilesLoader(expand(query, "--query"), check_data(x), invert) if query else None
     require(asked is None or len(asked.paths) <= MAX_QUERIES, f"--query takes at most {MAX_QUERIES} image files")
@@ -72,6 +80,11 @@ def run(
         count = write_classes(x, rows, classes, images, loader, file)
     else:
         count = write_values(x, columns(outputs), loader, file)
+    if kept:
+        from src.commands.recorded import write_records  # here, because few need it
+
+        runs = [each.run for each in (options, *options.others) if each.run]
+        write_records(x, outputs, loader, "+".join("/".join(run.resolve().parts[-2:]) for run in runs), kept)
     if vectors is not None:
         gallery = embedded(x, vectors, images, loader, classes)
         known = classes or sorted({*gallery.classes})

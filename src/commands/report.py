@@ -12,9 +12,11 @@ from src.analysis.outputs import Outputs
 from src.analysis.report.comparison import compare, comparison_page
 from src.analysis.report.run_page import run_facts
 from src.analysis.report.slices import Columns, match
+from src.commands.in_use import of_run
 from src.commands.page import write_page
 from src.config.arguments import Options
 from src.runs.folder import Run, write_atomically
+from src.runs.records import Records
 from src.runs.summary import Rows, echo, end_of, print_rows
 
 
@@ -28,6 +30,7 @@ def run(
     robust: bool = False,
     eps: list[float] | None = None,
     samples: int = 2000,
+    records: Path | None = None,
 ) -> Any:
     """Write a page on a run, or compare several.
 
@@ -43,6 +46,7 @@ def run(
         robust: measure the metric on noisy, blurred, faded, compressed, turned and adversarial images, also for later.
         eps: with robust, the largest changes of a pixel by FGSM and PGD, in pixel values; by default 2 4 8.
         samples: with robust, the number of test samples.
+        records: what serve or predict recorded: shows accuracy on pictures with feedback, drift, and pictures to label.
 
     Examples:
         python -m src.cli report runs/digits/version_0
@@ -63,18 +67,20 @@ def run(
     if len(folders) == 1:
         outputs, say = Outputs.load(folders[0]), (lambda _: None) if json else print_rows
         columns = read_columns(outputs, slices) if slices else None
+        used = of_run(Records.find(records), folders[0], outputs) if records else None
         if baselines or robust:
             from src.commands.measure import measure_baselines, measure_robustness  # imports torch
         if baselines:
             measure_baselines(options, folders[0], outputs, say)
         if robust:
             measure_robustness(options, folders[0], outputs, samples, eps or [2.0, 4.0, 8.0], say)
-        facts = run_facts(folders[0], outputs, columns)
+        facts = run_facts(folders[0], outputs, columns) | ({"in_use": used.facts} if used else {})
         if not json:
-            write_page(Run(folders[0]), outputs, output, columns)
+            print_rows(used.rows() if used else [])
+            write_page(Run(folders[0]), outputs, output, columns, used.section() if used else None)
     else:
-        one = not (baselines or slices or robust)
-        require(one, f"--baselines, --slices and --robust are of one run, got {len(folders)}")
+        one = not (baselines or slices or robust or records)
+        require(one, f"--baselines, --slices, --robust and --records are of one run, got {len(folders)}")
         facts = compare(folders)
         file = output or Path("comparison.html")
         if not json:

@@ -52,6 +52,13 @@ class Records:
         self.folder, self.keep_images, self.lost = folder, keep_images, 0
         self.intact: Path | None = None  # the file whose last line this process wrote completely
 
+    @classmethod
+    def find(cls, folder: Path) -> "Records":
+        """Return an existing folder of records; refuse any other."""
+        found = any(folder.glob("*.jsonl"))
+        require(found, f"{folder} is no folder of records: serve and predict write one with --records DIR")
+        return cls(folder)
+
     def prepare(self) -> None:
         """Create the folder; a UserError if nothing can be written there."""
         try:
@@ -116,9 +123,6 @@ class Records:
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Yield all records, oldest first, with the last ``label`` that feedback gave each, if any."""
-        require(
-            self.folder.is_dir(), f"{self.folder} is no folder of records: serve and predict write one, --records DIR"
-        )
         labels = {
             each["id"]: each["label"] for each in self.lines(b'"label"') if "label" in each and "traits" not in each
         }

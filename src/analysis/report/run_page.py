@@ -51,8 +51,10 @@ def run_facts(folder: Path, o: Outputs, columns: Columns | None = None) -> dict[
     return facts | {"says": [text for text, _ in sentences(read_curves(folder / "metrics.csv"))]}
 
 
-def run_page(folder: Path, outputs: Outputs, columns: Columns | None = None) -> str:
-    """Return the HTML of a run's page; ``columns`` also divide the test samples."""
+def run_page(
+    folder: Path, outputs: Outputs, columns: Columns | None = None, in_use: dict[str, Any] | None = None
+) -> str:
+    """Return the HTML of a run's page; ``columns`` also divide the test samples, ``in_use`` is of records."""
     results, entries = read_json(folder / "results.json", {}), read_json(folder / "provenance.json", [])
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     curves = read_curves(folder / "metrics.csv")
@@ -77,6 +79,7 @@ def run_page(folder: Path, outputs: Outputs, columns: Columns | None = None) -> 
         table=sections.per_class_section(outputs) if kind in ("labels", "masks") else None,
         numbers=sections.numbers_section(outputs) if kind == "numbers" else None,
         worst=sections.worst_section(outputs),
+        in_use=in_use,
         baselines=trivial,
         slices=slices_section(outputs, columns),
         robust=robust.robust_section(read_json(folder / robust.FILE, {}), outputs),
