@@ -42,6 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {  # annotation -> argparse
     "bool": {"action": "store_true"},
     "int": {"type": int},
     "float": {"type": float},
+    "str": {},
     "int | None": {"type": int},
     "float | None": {"type": float},
     "str | None": {},

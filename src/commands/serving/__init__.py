@@ -1,0 +1,1 @@
+"""The server behind ``serve``: HTTP, models and limits. Nothing here imports torch."""

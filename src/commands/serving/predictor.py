@@ -1,0 +1,151 @@
+"""Requests for predictions, and the labels that people give afterwards."""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from src.commands.serving import inference
+from src.commands.serving.messages import SANE_ID, Refused, Reply, Request
+from src.commands.serving.metrics import Metrics
+from src.commands.serving.model import Gone, Model, ModelError, Result
+from src.commands.serving.pictures import AT_ONCE, FEW_PIXELS, decode, file_in
+from src.commands.serving.settings import Settings
+from src.commands.serving.versions import Versions
+from src.decoding import ImageSizeError
+from src.runs.answers import answer
+from src.runs.exports import Version
+from src.runs.records import Records, record
+
+ALL_BODIES = 32  # times the largest body may be in memory
+WITH_PICTURES = ("masks", "images")  # kinds of answers that take long to write
+
+
+class Predictor:
+    """Predictions within the limits of one process."""
+
+    def __init__(self, settings: Settings, versions: Versions, metrics: Metrics) -> None:
+        self.settings, self.versions, self.metrics = settings, versions, metrics
+        self.records = Records(settings.records, settings.keep_images) if settings.records else None
+        self.in_flight, self.held = 0, 0  # requests, bytes of their bodies
+        self.threads = ThreadPoolExecutor(os.cpu_count(), "picture")
+
+    async def predict(self, request: Request) -> Reply:
+        """POST /predict: a picture, as it is or in a form; see ``src.runs.answers`` for the reply."""
+        file = file_in(await self.body(request), request.header(b"content-type"))
+
+        async def pixels(version: Version) -> np.ndarray:
+            return (await self.decode(file, version))[None]
+
+        with self.slot():
+            result = await self.first_of(self.versions.choose(request.id), pixels, request)
+            info, i = result.model.version.info, result.first
+            names = {"id": request.id, "model": info["name"], "version": request.version}
+            if info["kind"] in WITH_PICTURES:
+                found = await self.in_thread(answer, info, result.outputs, i)
+            else:
+                found = answer(info, result.outputs, i)
+            if self.records:
+                line = record(found, result.seen, i, **names, run=info.get("run"), kind=info["kind"])
+                await self.in_thread(self.records.add, line, file)
+        return Reply(names | found)
+
+    async def infer(self, request: Request, choices: Sequence[Model]) -> Reply:
+        """POST /v2/models/NAME/infer: pixels that the client has decoded and resized."""
+        body = await self.body(request)
+        version = choices[-1].version
+        head, batch = inference.parse(body, request.header(inference.HEADER), version)
+
+        async def pixels(_: Version) -> np.ndarray:
+            return batch
+
+        fits = [each for each in choices if inference.describe(each.version, []) == inference.describe(version, [])]
+        with self.slot():
+            result = await self.first_of(fits, pixels, request)
+        rows = slice(result.first, result.first + len(batch))
+        outputs = {name: values[rows] for name, values in result.outputs.items()}
+        return inference.respond(result.model.version, head, outputs)
+
+    async def feedback(self, request: Request) -> Reply:
+        """POST /feedback: the right label of an earlier picture, as {"id": ..., "label": ...}."""
+        if request.header(b"content-type").partition(";")[0].strip().lower() != "application/json":
+            raise Refused(415, "feedback must be application/json")  # which foreign pages cannot send
+        info, content = self.versions.current.version.info, await self.body(request)
+        try:
+            given = json.loads(content)
+            name, label = given["id"], given["label"]
+            valid = given.keys() == {"id", "label"} and SANE_ID.fullmatch(name.encode())
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            valid = False
+        if not valid:
+            raise Refused(400, 'feedback must be {"id": the id of an answer, "label": the right label}')
+        if info["kind"] in ("classes", "labels") and info["classes"]:
+            labels = label if isinstance(label, list) and info["kind"] == "labels" else [label]
+            if not all(each in info["classes"] for each in labels):
+                raise Refused(422, f"{str(label)[:100]!r} is none of the classes {', '.join(info['classes'])[:200]}")
+        assert self.records
+        await self.in_thread(self.records.feedback, name, label)
+        return Reply({"id": name, "label": label})
+
+    async def body(self, request: Request) -> bytes:
+        return await request.body(self.settings.max_body, self.hold)
+
+    def hold(self, size: int) -> bool:
+        """Count bytes that are in memory until the reply; tell whether there is room for them."""
+        self.held += size
+        return self.held <= ALL_BODIES * self.settings.max_body
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Refuse more pictures at a time than allowed; measure how long each takes."""
+        if self.in_flight >= self.settings.max_in_flight:
+            raise Refused(503, "busy: try again", retry_after="1")
+        self.in_flight += 1
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self.metrics.predicted(perf_counter() - start)
+
+    async def decode(self, file: bytes, version: Version) -> np.ndarray:
+        """Return the pixels (C, H, W) of a file, decoded in a thread unless that takes longer than decoding it."""
+        scale, most = version.info["input"].get("scale"), self.settings.max_pixels
+        if len(file) <= AT_ONCE:
+            try:
+                return decode(file, version.shape, scale, min(FEW_PIXELS, most))
+            except ImageSizeError:
+                pass  # a small file of many pixels
+        try:
+            return await self.in_thread(decode, file, version.shape, scale, most)
+        except ImageSizeError as error:
+            raise Refused(413, str(error)) from None
+
+    async def in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, function, *args)
+
+    async def first_of(
+        self, models: Sequence[Model], pixels: Callable[[Version], Awaitable[np.ndarray]], request: Request
+    ) -> Result:
+        """Return the result of the first model that does not fail."""
+        failure = ""
+        for model in models:
+            batch = await pixels(model.version)
+            if request.gone():
+                raise Gone
+            start, request.version = perf_counter(), model.number
+            try:
+                result = await model.predict(batch, request.gone)
+                self.versions.note(model, perf_counter() - start, failed=False)
+                return result
+            except ModelError as error:
+                self.versions.note(model, perf_counter() - start, failed=True)
+                self.metrics.add("failures_total")
+                failure = str(error)
+        raise Refused(500, failure)
