@@ -18,13 +18,9 @@ def publish(
     seed: int = 0,
     current: bool = True,
     batch: int | str = "N",
-    cut: int = 0,
     **info: object,
 ) -> int:
-    """Export softmax(weights @ pixels) as the next version of a folder; return its number.
-
-    With ``cut``, the model fails if the first pixel of a picture is at least this.
-    """
+    """Export softmax(pixels @ weights) as the next version of a folder; return its number."""
     weights = np.random.default_rng(seed).normal(0, 0.01, (int(np.prod(shape)), 10)).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),

@@ -4,7 +4,6 @@ import ipaddress
 import os
 import ssl
 import sys
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from socket import AI_PASSIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
@@ -16,7 +15,7 @@ from src.runs.records import Records
 from src.runs.summary import echo
 
 try:
-    from src.commands.serving.process import BACKLOG, work
+    from src.commands.serving.process import BACKLOG, make_server, work
     from src.commands.serving.settings import Settings
     from src.commands.serving.workers import supervise
 except ModuleNotFoundError as error:
@@ -95,11 +94,13 @@ def run(
     if records:
         Records(records).prepare()
     listener = listen(host, port, secured=bool(settings.keys))
-    hello = partial(announce, folder, settings, host, listener.getsockname()[1])
+    server = make_server(settings)  # refuses, before any worker starts, what none of them could load
+    announce(folder, settings, host, listener.getsockname()[1])
     if workers > 1:
-        supervise(settings, listener, hello, workers)
+        del server
+        supervise(settings, listener, workers)
     else:
-        work(settings, listener, hello)
+        work(server, listener)
 
 
 def check_options(options: Options, models: Path | None) -> Models:
@@ -153,7 +154,9 @@ def listen(host: str, port: int, secured: bool) -> socket:
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot listen on {host}, port {port}: {reason}; choose others with --host and --port") from None
+        raise UserError(
+            f"cannot listen on {host}, port {port}: {reason}; choose others with --host and --port"
+        ) from None
     own = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
     require(own or secured, f"others can reach {host}: give clients a key, --key FILE or SERVE_KEY, to serve there")
     return listener

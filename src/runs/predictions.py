@@ -20,7 +20,6 @@ from src.runs.answers import PALETTE
 from src.runs.summary import end_of
 
 
-
 def probabilities(outputs: list[Any], num_classes: int = 0) -> Tensor | None:
     """Return the outputs as probabilities (N, K) of K classes, by default of any number; None if they are no such."""
     rows = stacked(outputs)

@@ -78,7 +78,6 @@ class App:
             (b"content-type", reply.media.encode()),
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", request.id.encode()),
-            (b"x-content-type-options", b"nosniff"),
             *((name.encode(), value.encode()) for name, value in reply.headers.items()),
         ]
         if self.draining:

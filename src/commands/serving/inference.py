@@ -91,18 +91,19 @@ def respond(version: Version, head: dict[str, Any], outputs: Outputs) -> Reply:
         binary = wants.get("binary_data", parameters(head).get("binary_data_output", False))
         if count := wants.get("classification", 0):
             rows = classify(values, version.info["classes"], count)
-            entry = {"datatype": "BYTES", "shape": [len(rows), len(rows[0])]}
-            texts = [text.encode() for text in chain(*rows)]
-            blob = b"".join(struct.pack("<I", len(text)) + text for text in texts)
+            data: list[Any] | None
+            kind, shape, data = "BYTES", [len(rows), len(rows[0])], [*chain(*rows)]
+            blob = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, data))
         else:
-            rows, blob = values, values.tobytes()
-            entry = {"datatype": TYPES[values.dtype.name], "shape": [*values.shape]}
+            kind, shape, data = TYPES[values.dtype.name], [*values.shape], None if binary else plain(values.ravel())
+            blob = values.tobytes() if binary else b""
+        entry: dict[str, Any] = {"name": each["name"], "datatype": kind, "shape": shape}
         if binary:
             entry["parameters"] = {"binary_data_size": len(blob)}
             blobs.append(blob)
         else:
-            entry["data"] = [*chain(*rows)] if count else plain(values.ravel())
-        entries.append({"name": each["name"], **entry})
+            entry["data"] = data
+        entries.append(entry)
     names = {"model_name": version.info["name"], "model_version": str(version.number)}
     names |= {"id": head["id"]} if head.get("id") else {}
     text = encode(names | {"outputs": entries}).encode()

@@ -1,11 +1,10 @@
 """The log: one line of JSON for each request and event, on stdout. It never has pictures or keys."""
 
-import json
 import traceback
 from collections import deque
 from datetime import UTC, datetime
 
-from src.commands.serving.messages import Request
+from src.commands.serving.messages import Request, encode
 from src.runs.summary import echo
 
 
@@ -17,13 +16,13 @@ class Log:
 
     def request(self, request: Request, status: int, seconds: float) -> None:
         self.lines.append(
-            f'{{"time":"{now()}","id":"{request.id}","method":{json.dumps(request.method[:20])},'
-            f'"path":{json.dumps(request.path[:200])},"status":{status},"ms":{1000 * seconds:.2f},'
+            f'{{"time":"{now()}","id":"{request.id}","method":"{request.method}",'
+            f'"path":{encode(request.path[:200])},"status":{status},"ms":{1000 * seconds:.2f},'
             f'"version":{request.version or "null"},"bytes":{request.size}}}'
         )
 
     def event(self, text: str) -> None:
-        self.lines.append(json.dumps({"time": now(), "worker": self.worker, "event": text}))
+        self.lines.append(encode({"time": now(), "worker": self.worker, "event": text}))
 
     def bug(self) -> None:
         """Log the exception that is handled now, with its traceback."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 from src.commands.serving.model import Gone
 
@@ -52,7 +53,7 @@ class Request:
         self.method, self.path = scope["method"], scope["path"]
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
-        self.id = given.decode() if SANE_ID.fullmatch(given) else uuid4().hex
+        self.id = given.decode() if SANE_ID.fullmatch(given) else os.urandom(12).hex()
         self.size, self.version = 0, 0  # bytes of the body; the version that answers
         self.connection: Any = scope.get("state", {}).get("connection")
 
@@ -80,7 +81,8 @@ class Request:
             raise Refused(413, f"the body may have at most {most:,} bytes")
         parts, more = [], True
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            whole = self.connection is not None and not self.connection.part
+            async with nullcontext() if whole else asyncio.timeout(BODY_SECONDS):
                 while more:
                     message = await self.receive()
                     if message["type"] == "http.disconnect":

@@ -71,7 +71,7 @@ class Model:
 
     @classmethod
     def load(cls, version: Version, threads: int = 1, *hooks: Any) -> "Model":
-        """Load a version and predict one black picture; refuse one that cannot, or whose outputs are not as declared."""
+        """Load a version and predict a black picture; refuse one that cannot, or whose outputs are not as declared."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 4
         require(version.model.suffix == ".onnx", f"{version.model} is no ONNX file: export it with --format onnx")

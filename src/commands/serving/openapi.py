@@ -1,6 +1,5 @@
 """The description of the server for programs, OpenAPI 3.1: each path with all its replies."""
 
-from collections.abc import Iterable
 from math import prod
 from typing import Any
 from urllib.parse import quote
@@ -55,8 +54,8 @@ def operation(summary: str, ok: Json, body: Json | None = None, media: str = "ap
 def inference(version: Version) -> Json:
     """Return the operation of the Open Inference Protocol, without its binary extension."""
     info, shape = version.info, [1, *version.shape]
-    data = LIST | {"items": {"type": "integer", "minimum": 0, "maximum": 255}}
-    data |= {"minItems": prod(shape), "maxItems": prod(shape)}
+    byte = {"type": "integer", "minimum": 0, "maximum": 255}
+    data: Json = {"type": "array", "items": byte, "minItems": prod(shape), "maxItems": prod(shape)}
     given = obj(name={"const": info["input"]["name"]}, datatype={"const": "UINT8"}, shape={"const": shape}, data=data)
     asked = obj(name={"enum": [each["name"] for each in info["outputs"]]})
     inputs, outputs = ({"type": "array", "items": each, "minItems": 1, "maxItems": 1} for each in (given, asked))
@@ -99,4 +98,8 @@ def lock(paths: Json) -> Json:
                 each["security"] = [{"key": []}, {"bearer": []}]
                 each["responses"]["401"] = {"description": ERRORS[401], "content": error}
     bearer = {"type": "http", "scheme": "bearer"}
-    return {"components": {"securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}, "bearer": bearer}}}
+    return {
+        "components": {
+            "securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}, "bearer": bearer}
+        }
+    }

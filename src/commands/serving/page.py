@@ -20,7 +20,7 @@ def page(version: Version, needs_key: bool, records: bool) -> Reply:
     if (WEB / "serve.html").is_file():
         text = render("serve.html", info=version.info, version=version.number, needs_key=needs_key, records=records)
     policy = POLICY.format(**{tag: hashes(text, tag) for tag in ("script", "style")})
-    headers = {"content-security-policy": policy, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+    headers = {"content-security-policy": policy, "referrer-policy": "no-referrer", "x-content-type-options": "nosniff"}
     return Reply(text, media="text/html; charset=utf-8", headers=headers)
 
 

@@ -40,7 +40,9 @@ def file_of_form(body: bytes, media: str) -> bytes:
     mark = b"\r\n--" + (boundary[1] or boundary[2]).encode("latin-1")
     _, *parts = (b"\r\n" + body).split(mark, 20)
     entries = [part.partition(b"\r\n\r\n") for part in parts]
-    files = [content for head, _, content in entries if re.search(rb"^content-disposition:.*filename", head, re.I | re.M)]
+    files = [
+        content for head, _, content in entries if re.search(rb"^content-disposition:.*filename", head, re.I | re.M)
+    ]
     if len(files) != 1 or not parts[-1].startswith(b"--"):
         raise Refused(400, f"the form must hold one whole file, got {len(files)}: curl -F file=@picture.png")
     return files[0]

@@ -124,8 +124,8 @@ class Predictor:
                 pass  # a small file of many pixels
         try:
             return await self.in_thread(decode, file, version.shape, scale, most)
-        except ImageSizeError as error:
-            raise Refused(413, str(error)) from None
+        except ImageSizeError:
+            raise Refused(413, f"the picture may have at most {most:,} pixels") from None
 
     async def in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *args)

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 from asyncio import TimerHandle
-from collections.abc import Callable
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -17,19 +16,35 @@ from src.commands.serving.app import App
 from src.commands.serving.messages import encode
 from src.commands.serving.settings import Settings
 
+try:
+    from uvloop import Loop as BaseLoop
+except ModuleNotFoundError:  # on Windows
+    from asyncio import SelectorEventLoop as BaseLoop  # type: ignore[assignment]
+
 CONNECTIONS = 200
 HEAD_SECONDS = 5.0  # for the first head of a connection, or for the rest of a later one
 IDLE_SECONDS = 60  # between two requests of a connection
 WRITE_SECONDS = 10.0  # for a client to take its reply
 LARGEST_HEAD = 65_536  # bytes
+PIPELINED = 256  # requests of a connection that wait for the reply to an earlier one
 BACKLOG = 2048
 LAST_SECONDS = 20  # for requests that have begun when the server stops
+
+
+class Loop(BaseLoop):
+    """An event loop whose servers drop clients that do not finish a TLS handshake; uvicorn has no option for that."""
+
+    def create_server(self, *args: Any, **options: Any) -> Any:
+        if options.get("ssl"):
+            options["ssl_handshake_timeout"] = HEAD_SECONDS
+        return super().create_server(*args, **options)
 
 
 class Connection(HttpToolsProtocol):
     """A connection that is closed if it takes too long, and that knows whether its client has left."""
 
     gone = False
+    part = ""  # of a request that is not complete: head or body
     head: TimerHandle | None = None  # while a head is expected
     writing: TimerHandle | None = None  # while the client does not read
     head_size = 0
@@ -46,20 +61,27 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if len(self.pipeline) > PIPELINED:
+            self.transport.abort()
         if self.transport.is_closing():
             return
         if self.head is None and (self.cycle is None or self.cycle.response_complete):
             self.expect_head()
-        if self.head is not None:
+        if self.head is not None and self.part != "body":  # of a request that was refused, for example
             self.head_size += len(data)
             if self.head_size > LARGEST_HEAD:
                 self.refuse(431, f"the head may have at most {LARGEST_HEAD:,} bytes")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["state"]["connection"] = self
+        self.scope["state"]["connection"], self.part = self, "head"
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.part = ""
 
     def on_headers_complete(self) -> None:
+        self.part = "body"
         if self.head is not None:
             self.head.cancel()
             self.head = None
@@ -111,14 +133,10 @@ class Connection(HttpToolsProtocol):
 class Server(uvicorn.Server):
     """Serves for a while after the first signal, with ``ready`` false, so that no request is lost."""
 
-    def __init__(self, config: uvicorn.Config, app: App, started: Callable[[], None], supervised: bool) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, supervised: bool) -> None:
         super().__init__(config)
-        self.app, self.announce, self.supervised = app, started, supervised
+        self.app, self.supervised = app, supervised
         self.parent, self.until = os.getppid(), 0.0
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if sig == signal.SIGINT and self.supervised:
@@ -140,25 +158,37 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def work(
-    settings: Settings, listener: socket.socket, started: Callable[[], None], worker: int = 0, supervised: bool = False
-) -> None:
-    """Serve until a signal."""
+def make_server(settings: Settings, worker: int = 0, supervised: bool = False) -> Server:
+    """Load the models and return a server; a UserError if there is nothing to serve."""
     app = App(settings, worker)
-    quiet: dict[str, Any] = {"log_config": None, "log_level": "critical", "access_log": False, "server_header": False}
-    files = {"ssl_certfile": settings.certificate, "ssl_keyfile": settings.private_key}
-    times = {"timeout_keep_alive": IDLE_SECONDS, "timeout_graceful_shutdown": LAST_SECONDS}
     config = uvicorn.Config(
-        app, http=Connection, ws="none", lifespan="off", interface="asgi3", proxy_headers=False, backlog=BACKLOG,
-        **quiet, **files, **times,
-    )  # fmt: skip
-    server = Server(config, app, started, supervised)
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=LAST_SECONDS,
+        ssl_certfile=settings.certificate,
+        ssl_keyfile=settings.private_key,
+    )
+    return Server(config, app, supervised)
+
+
+def work(server: Server, listener: socket.socket) -> None:
+    """Serve until a signal."""
 
     async def serve() -> None:
-        follower = asyncio.create_task(app.follow())
+        follower = asyncio.create_task(server.app.follow())
         await server.serve([listener])
         follower.cancel()
 
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(serve())
-    app.log.flush()
+    server.app.log.flush()

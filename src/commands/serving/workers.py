@@ -4,39 +4,40 @@ import multiprocessing
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from types import FrameType
+from typing import Any
 
 from src import UserError
-from src.commands.serving.app import App
 from src.commands.serving.metrics import Metrics
-from src.commands.serving.process import work
+from src.commands.serving.process import make_server, work
 from src.commands.serving.settings import Settings
 from src.runs.summary import echo
 
 QUICK = 5.0  # seconds; a process that dies sooner would do so again
 
 
-def supervise(settings: Settings, listener: socket.socket, started: Callable[[], None], workers: int) -> None:
+def supervise(settings: Settings, listener: socket.socket, workers: int) -> None:
     """Run worker processes until a signal, which each of them gets; end them all if one cannot start."""
-    App(settings)  # refuses in one line, in this process, what none of them could load
     with TemporaryDirectory() as folder:
         file = Path(folder) / "metrics"
         Metrics.allocate(file, workers)
-        Supervisor(replace(settings, metrics=file), listener, workers).run(started)
+        Supervisor(replace(settings, metrics=file), listener, workers).run()
 
 
 class Supervisor:
+    """The processes of one server, by number; each gets the signals of this one."""
+
     def __init__(self, settings: Settings, listener: socket.socket, workers: int) -> None:
         self.settings, self.listener, self.stopping = settings, listener, False
         self.context = multiprocessing.get_context("spawn")
         self.running: dict[int, tuple[BaseProcess, float]] = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
         for worker in range(workers):
             self.start(worker)
 
@@ -45,14 +46,12 @@ class Supervisor:
         process.start()
         self.running[worker] = process, monotonic()
 
-    def stop(self, *_: int | FrameType | None) -> None:
+    def stop(self, *_args: Any) -> None:
         self.stopping = True
         for process, _ in self.running.values():
             process.terminate()
 
-    def run(self, started: Callable[[], None]) -> None:
-        handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        started()
+    def run(self) -> None:
         failed = False
         while self.running:
             wait([process.sentinel for process, _ in self.running.values()], 0.5)
@@ -68,15 +67,13 @@ class Supervisor:
                 else:
                     failed = True
                     self.stop()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         if failed:
             raise UserError("the server stopped, because a worker died right after its start")
 
 
 def child(settings: Settings, listener: socket.socket, worker: int) -> None:
     try:
-        work(settings, listener, lambda: None, worker, supervised=True)
+        work(make_server(settings, worker, supervised=True), listener)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
