@@ -1,6 +1,7 @@
 """Pictures in the bodies of requests."""
 
 import io
+import logging
 import re
 import warnings
 from typing import Any
@@ -19,6 +20,7 @@ MOST_SCANS = 100  # of a progressive JPEG; programs write about ten, and each ta
 def prepare(max_pixels: int) -> None:
     """Load all decoders, and let none of them use more memory than the pixels may take."""
     formats()
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     Image.MAX_IMAGE_PIXELS = max_pixels  # also of pictures inside others, as in ICO files; Pillow refuses twice as many
     PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
     warnings.simplefilter("ignore")  # of Pillow about odd files

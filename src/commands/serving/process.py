@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 from asyncio import TimerHandle
+from contextlib import suppress
+from functools import partial
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -137,6 +139,26 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.app, self.supervised = app, supervised
         self.parent, self.until = os.getppid(), 0.0
+        self.last: list[asyncio.Task[Any]] = []
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept the connections that wait for that, which would be reset otherwise, and finish all requests."""
+        state: dict[str, Any] = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        make, loop = partial(Connection, self.config, **state), asyncio.get_running_loop()
+        for listener in sockets or []:
+            copy = listener.dup()
+            for server in self.servers:
+                server.close()
+            listener.close()
+            await asyncio.sleep(0.01)  # the loop has closed the socket, but for the copy
+            copy.setblocking(False)
+            with copy, suppress(BlockingIOError):
+                while True:
+                    accepted, _ = copy.accept()
+                    accepted.setblocking(False)
+                    connect = loop.connect_accepted_socket(make, accepted, ssl=self.config.ssl)
+                    self.last.append(loop.create_task(connect))
+        await super().shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if sig == signal.SIGINT and self.supervised:

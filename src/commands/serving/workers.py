@@ -48,6 +48,7 @@ class Supervisor:
 
     def stop(self, *_args: Any) -> None:
         self.stopping = True
+        self.listener.close()  # each worker has its own copy; nobody would accept from this one
         for process, _ in self.running.values():
             process.terminate()
 
