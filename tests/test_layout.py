@@ -16,7 +16,7 @@ SRC = ROOT / "src"
 FILES = sorted(SRC.rglob("*.py"))
 MAY_IMPORT: dict[str, set[str]] = {
     "cli": {"commands", "config", "runs"},
-    "commands": {"analysis", "config", "data", "engine", "protocols", "runs", "tasks"},
+    "commands": {"analysis", "config", "data", "decoding", "engine", "protocols", "runs", "tasks"},
     "analysis": set(),
     "config": {"engine", "protocols", "runs"},
     "engine": {"protocols", "runs"},

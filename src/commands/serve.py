@@ -93,14 +93,14 @@ def run(
     check_certificate(certificate, private_key)
     if records:
         Records(records).prepare()
-    listener = listen(host, port, secured=bool(settings.keys))
-    server = make_server(settings)  # refuses, before any worker starts, what none of them could load
-    announce(folder, settings, host, listener.getsockname()[1])
-    if workers > 1:
-        del server
-        supervise(settings, listener, workers)
-    else:
-        work(server, listener)
+    with listen(host, port, secured=bool(settings.keys)) as listener:
+        server = make_server(settings)  # refuses, before any worker starts, what none of them could load
+        announce(folder, settings, host, listener.getsockname()[1])
+        if workers > 1:
+            del server
+            supervise(settings, listener, workers)
+        else:
+            work(server, listener)
 
 
 def check_options(options: Options, models: Path | None) -> Models:
@@ -151,14 +151,15 @@ def listen(host: str, port: int, secured: bool) -> socket:
         listener = socket(family, kind, protocol)
         listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"cannot listen on {host}, port {port}: {reason}; choose others with --host and --port"
         ) from None
-    own = ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
-    require(own or secured, f"others can reach {host}: give clients a key, --key FILE or SERVE_KEY, to serve there")
+    if not (secured or ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback):
+        listener.close()
+        raise UserError(f"others can reach {host}: give clients a key, --key FILE or SERVE_KEY, to serve there")
+    listener.listen(BACKLOG)
     return listener
 
 

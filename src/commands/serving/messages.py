@@ -90,9 +90,10 @@ class Request:
                     parts.append(message.get("body", b""))
                     more = message.get("more_body", False)
                     self.size += len(parts[-1])
+                    fits = room(len(parts[-1]))
                     if self.size > most:
                         raise Refused(413, f"the body may have at most {most:,} bytes")
-                    if not room(len(parts[-1])):
+                    if not fits:
                         raise Refused(503, "too many bytes of other requests are in memory", retry_after="1")
         except TimeoutError:
             text = f"the body took longer than {BODY_SECONDS:.0f} seconds"
