@@ -41,10 +41,11 @@ def parse(body: bytes, head_size: str, version: Version) -> tuple[dict[str, Any]
         head = json.loads(body[:size])
         (given,) = head["inputs"]
         pixels = read_tensor(given, body[size:], version)
+        known = [output["name"] for output in version.info["outputs"]]
         for each in head.get("outputs") or []:
-            known = [output["name"] for output in version.info["outputs"]]
             if each["name"] not in known:
-                raise ValueError(f"unknown output {each['name']!r:.100}, expected one of {known}")
+                raise ValueError(f"expected each of the outputs {known} once, got {each['name']!r:.100}")
+            known.remove(each["name"])
             classes = parameters(each).get("classification", 0)
             if type(classes) is not int or classes < 0:
                 raise ValueError("classification must be a number of classes")
@@ -77,7 +78,8 @@ def read_tensor(given: dict[str, Any], rest: bytes, version: Version) -> np.ndar
             raise ValueError(f"the input has {count} bytes, got binary_data_size {size!r:.20} and {len(rest)} bytes")
         return np.frombuffer(rest, np.uint8).reshape(shape)
     values = np.array(given["data"])  # flat or nested
-    if values.dtype.kind != "i" or values.size != count or values.min() < 0 or values.max() > 255:
+    fits = values.dtype.kind in "if" and values.size == count and values.min() >= 0 and values.max() <= 255
+    if not fits or (values != values.round()).any():
         raise ValueError(f"data must hold {count} integers from 0 to 255")
     return values.astype(np.uint8).reshape(shape)
 

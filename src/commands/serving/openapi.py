@@ -40,6 +40,11 @@ def obj(optional: tuple[str, ...] = (), /, **properties: Any) -> Json:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
+def extensible(**properties: Any) -> Json:
+    """Return an object of the Open Inference Protocol, which may have parameters and more."""
+    return {"type": "object", "properties": {**properties, "parameters": OBJECT}, "required": [*properties]}
+
+
 def operation(summary: str, ok: Json, body: Json | None = None, media: str = "application/json") -> Json:
     """Return an operation with a reply that is ``ok``, and one line of error for each other status."""
     error = {"application/json": {"schema": obj(error=TEXT | {"minLength": 1})}}
@@ -47,7 +52,7 @@ def operation(summary: str, ok: Json, body: Json | None = None, media: str = "ap
     for status in (400, 408, 413, 415, 422, 431, 500, 503) if body else (400, 431, 503):
         replies[str(status)] = {"description": ERRORS[status], "content": error}
     found: Json = {"summary": summary, "responses": replies}
-    found["parameters"] = [{"name": "X-Request-Id", "in": "header", "schema": ID}]
+    found["parameters"] = [{"name": "X-Request-Id", "in": "header", "schema": TEXT}]
     return found | ({"requestBody": {"required": True, "content": body}} if body else {})
 
 
@@ -56,10 +61,11 @@ def inference(version: Version) -> Json:
     info, shape = version.info, [1, *version.shape]
     byte = {"type": "integer", "minimum": 0, "maximum": 255}
     data: Json = {"type": "array", "items": byte, "minItems": prod(shape), "maxItems": prod(shape)}
-    given = obj(name={"const": info["input"]["name"]}, datatype={"const": "UINT8"}, shape={"const": shape}, data=data)
-    asked = obj(name={"enum": [each["name"] for each in info["outputs"]]})
-    inputs, outputs = ({"type": "array", "items": each, "minItems": 1, "maxItems": 1} for each in (given, asked))
-    request = obj(("id", "outputs"), id=TEXT, inputs=inputs, outputs=outputs)
+    given = {"name": {"const": info["input"]["name"]}, "datatype": {"const": "UINT8"}, "shape": {"const": shape}}
+    inputs = {"type": "array", "items": extensible(**given, data=data), "minItems": 1, "maxItems": 1}
+    asked = extensible(name={"enum": [each["name"] for each in info["outputs"]]})
+    request = extensible(inputs=inputs)
+    request["properties"] |= {"id": TEXT, "outputs": {"type": "array", "items": asked, "maxItems": len(info["outputs"])}}
     output = obj(name=TEXT, datatype=TEXT, shape=LIST, data=LIST)
     reply = obj(("id",), model_name=TEXT, model_version=TEXT, id=TEXT, outputs=LIST | {"items": output})
     return operation("Predict pixels", reply, {"application/json": {"schema": request}})
@@ -71,7 +77,9 @@ def document(version: Version, settings: Settings) -> Json:
     answer = obj(id=TEXT, model=TEXT, version={"type": "integer"}, **ANSWERS[info["kind"]])
     file = TEXT | {"format": "binary", "minLength": 1}
     picture = {"application/octet-stream": {"schema": file}, "multipart/form-data": {"schema": obj(file=file)}}
-    label = {"application/json": {"schema": obj(id=ID, label={})}}
+    known: Json = {"enum": info["classes"]} if info["classes"] else {}
+    given: Json = {"classes": known, "labels": {"anyOf": [known, LIST | {"items": known}]}}.get(info["kind"], {})
+    label = {"application/json": {"schema": obj(id=ID, label=given)}}
     ready = {"get": operation("Ready for requests", obj(ready={"const": True}))}
     paths: Json = {
         "/predict": {"post": operation("Predict a picture", answer, picture)},
