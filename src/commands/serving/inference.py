@@ -42,7 +42,7 @@ def parse(body: bytes, head_size: str, version: Version) -> tuple[dict[str, Any]
         (given,) = head["inputs"]
         pixels = read_tensor(given, body[size:], version)
         known = [output["name"] for output in version.info["outputs"]]
-        for each in head.get("outputs") or []:
+        for each in head.get("outputs", []):
             if each["name"] not in known:
                 raise ValueError(f"expected each of the outputs {known} once, got {each['name']!r:.100}")
             known.remove(each["name"])
@@ -59,7 +59,7 @@ def parse(body: bytes, head_size: str, version: Version) -> tuple[dict[str, Any]
 
 
 def parameters(entry: dict[str, Any]) -> dict[str, Any]:
-    found = entry.get("parameters") or {}
+    found = entry.get("parameters", {})
     if not isinstance(found, dict):
         raise ValueError("parameters must be an object")
     return found

@@ -76,7 +76,8 @@ def document(version: Version, settings: Settings) -> Json:
     name, info = quote(version.info["name"]), version.info
     answer = obj(id=TEXT, model=TEXT, version={"type": "integer"}, **ANSWERS[info["kind"]])
     file = TEXT | {"format": "binary", "minLength": 1}
-    picture = {"application/octet-stream": {"schema": file}, "multipart/form-data": {"schema": obj(file=file)}}
+    form = {"type": "object", "properties": {"file": file}, "required": ["file"]}
+    picture = {"application/octet-stream": {"schema": file}, "multipart/form-data": {"schema": form}}
     known: Json = {"enum": info["classes"]} if info["classes"] else {}
     given: Json = {"classes": known, "labels": {"anyOf": [known, LIST | {"items": known}]}}.get(info["kind"], {})
     label = {"application/json": {"schema": obj(id=ID, label=given)}}
