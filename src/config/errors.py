@@ -30,7 +30,9 @@ def as_user_error(error: Exception) -> UserError | None:
         return UserError(f"{error.name} is not installed here: run make train once, then source .venv/bin/activate")
     if text := explain_resources(error):
         return UserError(text)
-    lightning = sys.modules.get("lightning.pytorch.utilities.exceptions")  # serve runs without it
+    if "lightning" not in sys.modules:  # serve runs without it, and so do the checks of the command line
+        return None
+    lightning = sys.modules.get("lightning.pytorch.utilities.exceptions")
     if lightning and isinstance(error, lightning.MisconfigurationException):
         return UserError(" ".join(str(error).split()))
     frames = list(walk_tb(error.__traceback__))

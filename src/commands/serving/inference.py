@@ -41,8 +41,10 @@ def parse(body: bytes, head_size: str, version: Version) -> tuple[dict[str, Any]
         head = json.loads(body[:size])
         (given,) = head["inputs"]
         pixels = read_tensor(given, body[size:], version)
-        known = [output["name"] for output in version.info["outputs"]]
-        for each in head.get("outputs", []):
+        known, asked = [output["name"] for output in version.info["outputs"]], head.get("outputs", [])
+        if not isinstance(asked, list) or not isinstance(head.get("id", ""), str):
+            raise ValueError("outputs must be a list, and id text")
+        for each in asked:
             if each["name"] not in known:
                 raise ValueError(f"expected each of the outputs {known} once, got {each['name']!r:.100}")
             known.remove(each["name"])
@@ -50,8 +52,6 @@ def parse(body: bytes, head_size: str, version: Version) -> tuple[dict[str, Any]
             if type(classes) is not int or classes < 0:
                 raise ValueError("classification must be a number of classes")
         parameters(head)
-        if not isinstance(head.get("id", ""), str):
-            raise ValueError("id must be text")
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
         raise Refused(400, f"not an inference request: {what}") from None

@@ -65,7 +65,10 @@ def inference(version: Version) -> Json:
     inputs = {"type": "array", "items": extensible(**given, data=data), "minItems": 1, "maxItems": 1}
     asked = extensible(name={"enum": [each["name"] for each in info["outputs"]]})
     request = extensible(inputs=inputs)
-    request["properties"] |= {"id": TEXT, "outputs": {"type": "array", "items": asked, "maxItems": len(info["outputs"])}}
+    request["properties"] |= {
+        "id": TEXT,
+        "outputs": {"type": "array", "items": asked, "maxItems": len(info["outputs"])},
+    }
     output = obj(name=TEXT, datatype=TEXT, shape=LIST, data=LIST)
     reply = obj(("id",), model_name=TEXT, model_version=TEXT, id=TEXT, outputs=LIST | {"items": output})
     return operation("Predict pixels", reply, {"application/json": {"schema": request}})

@@ -44,7 +44,10 @@ class Versions:
     ) -> None:
         self.models, self.share, self.load, self.log = models, share, load, log
         number = models.current
-        require(number, f"{models.path} has no CURRENT version: choose one with python -m src.cli serve --use N")
+        require(
+            number,
+            f"{models.path} has no CURRENT version: choose one with python -m src.cli serve {models.path} --use N",
+        )
         self.current = load(models.load(number or 0))
         self.candidate: Model | None = None
         self.broken: set[int] = set()  # not to be loaded again while they are asked for

@@ -100,11 +100,12 @@ def test_data_may_be_flat_or_nested(app):
         body(parameters={"binary_data_size": 448}),
         body(parameters={"binary_data_size": -1}),
         body()[:-1] + b', "id": 1}',
+        body()[:-1] + b', "outputs": {}}',
         body()[:-1] + b', "outputs": [{"name": "other"}]}',
         body()[:-1] + b', "outputs": [{"name": "probabilities"}, {"name": "probabilities"}]}',
         body()[:-1] + b', "outputs": [{"name": "probabilities", "parameters": {"classification": -1}}]}',
     ],
-    ids=range(32),
+    ids=range(33),
 )
 def test_a_wrong_request_is_refused_in_one_line(app, wrong):
     status, _, found = call(app, "POST", PATH, wrong)
