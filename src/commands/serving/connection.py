@@ -34,6 +34,7 @@ class Connection(HttpToolsProtocol):
         self.head, self.head_size = self.loop.call_later(HEAD_SECONDS, self.transport.abort), 0
 
     def data_received(self, data: bytes) -> None:
+        part = self.part
         super().data_received(data)
         if len(self.pipeline) > PIPELINED:
             self.transport.abort()
@@ -41,7 +42,7 @@ class Connection(HttpToolsProtocol):
             return
         if self.head is None and (self.cycle is None or self.cycle.response_complete):
             self.expect_head()
-        if self.head is not None and self.part != "body":  # of a request that was refused, for example
+        if self.head is not None and part != "body":  # which a refused request may still send
             self.head_size += len(data)
             if self.head_size > LARGEST_HEAD:
                 self.refuse(431, f"the head may have at most {LARGEST_HEAD:,} bytes")

@@ -57,7 +57,7 @@ def test_a_broken_version_is_named_once_and_changes_nothing():
 def test_a_folder_without_current_version_is_refused():
     publish(current=False)
     with pytest.raises(
-        UserError, match="has no CURRENT version: choose one with python -m src.cli serve models/digits --use N"
+        UserError, match=r"has no CURRENT version: choose one with python -m src\.cli serve models/digits --use N"
     ):
         Served()
 
