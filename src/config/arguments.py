@@ -37,7 +37,7 @@ options:
 examples:
 {examples}
 """
-SEVERAL = ("test", "predict", "report")  # commands that take several runs
+SEVERAL = ("test", "predict", "report", "export")  # commands that take several runs
 KINDS: dict[str, dict[str, Any]] = {  # annotation -> argparse
     "bool": {"action": "store_true"},
     "int": {"type": int},
@@ -133,7 +133,7 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     refuse_options_of_others(options)
     for setting in settings:
         check_setting(setting)
-    if isinstance(own.get("output"), Path) and own["output"].is_dir() and args[0] not in ("check", "shard"):
+    if isinstance(own.get("output"), Path) and own["output"].is_dir() and args[0] not in ("check", "shard", "export"):
         raise UserError(f"--output must be a file, got the folder {own['output']}")
     require(len(known.run) < 2 or args[0] in SEVERAL, f"{args[0]} takes one --run, got {len(known.run)}")
     options, *options.others = [use_run(options, path) for path in known.run] or [options]

@@ -30,11 +30,17 @@ def predict_with_tta(net: Callable[[Tensor], Tensor], images: Tensor, tta: str) 
     if tta == "mirror_shift":
         padded = pad(images, [1] * 4, mode="reflect")
         views = [(images, 1 / 4), (padded[..., :-2, :-2], 1 / 8), (padded[..., 2:, 2:], 1 / 8)]
-    outputs = []
-    for view, weight in views:
-        output, mirrored = at_least_float32(net(view)), at_least_float32(net(view.flip(3)))
+    copies = [each for view, _ in views for each in (view, view.flip(3))]
+    if torch.compiler.is_exporting():  # the exported file has the net once
+        joined = net(torch.cat(copies))
+        outputs = [*joined.reshape(len(copies), -1, *joined.shape[1:])]
+    else:
+        outputs = [net(each) for each in copies]
+    means = []
+    for (_, weight), output, mirrored in zip(views, outputs[::2], outputs[1::2], strict=True):
+        output, mirrored = at_least_float32(output), at_least_float32(mirrored)
         if output.ndim > 2:  # per pixel
             require(tta == "mirror", f"tta must be plain or mirror for outputs per pixel, got {tta}")
             mirrored = mirrored.flip(-1)
-        outputs.append(weight * (output + mirrored))
-    return torch.stack(outputs).sum(0)
+        means.append(weight * (output + mirrored))
+    return torch.stack(means).sum(0)

@@ -66,7 +66,7 @@ def test_a_command_option_of_an_unknown_type_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_command_is_described_by_its_docstring_and_arguments() -> None:
-    names = "fit validate test predict check find_batch find_lr report schedule search serve shard show"
+    names = "fit validate test predict check export find_batch find_lr report schedule search serve shard show"
     assert command_names() == names.split()
     doc, options = describe("fit")
     assert doc.splitlines()[0] == "Train, or resume a run; then test the best checkpoint."

@@ -1,0 +1,1 @@
+"""What export does: the graph of a task, its file, and what is measured of it."""

@@ -1,0 +1,79 @@
+"""Exported files: write a program as ONNX or .pt2 without paths of this machine, and run it like a server does."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from src import UserError, require
+
+Outputs = dict[str, np.ndarray]
+Session = Callable[[np.ndarray], Outputs]  # from pixels (N, C, H, W), uint8, to outputs by name
+SOURCES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")  # in the meta of a node
+
+
+def check_installed(onnx: bool, pruning: bool) -> None:
+    """Refuse an export whose packages are missing."""
+    needed = ["onnx", "onnxscript", "onnxruntime"] if onnx else []
+    missing = [name for name in [*needed, *(["torch_pruning"] if pruning else [])] if find_spec(name) is None]
+    names = ", ".join(missing).replace("_", "-")
+    require(not missing, f"{names} is not installed: run make extras, or uv pip install -r requirements-extras.lock")
+
+
+def write(program: ExportedProgram, names: list[str], file: Path) -> None:
+    """Write a program, whose outputs get names, as the suffix says."""
+    if file.suffix == ".pt2":
+        for module in program.graph_module.modules():
+            for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+                for key in SOURCES:
+                    node.meta.pop(key, None)
+        torch.export.save(program, file)
+        return
+    import onnx
+
+    settings: dict[str, Any] = {"dynamo": True, "verbose": False, "input_names": ["images"], "output_names": names}
+    try:
+        found = torch.onnx.export(program, (), dynamic_shapes=({0: "batch"},), **settings)
+    except Exception as error:
+        cause = error.__cause__ or error
+        text = " ".join(str(cause).split())[:150]
+        raise UserError(f"the net has no ONNX form ({type(cause).__name__}: {text}): try --format pt2") from error
+    model = found.model_proto  # type: ignore[union-attr]
+    clear(model)
+    onnx.save(model, file)
+
+
+def clear(message: Any) -> None:
+    """Remove texts that name source files, which torch keeps for each node, from an ONNX model."""
+    for name in ("metadata_props", "doc_string"):
+        if name in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(name)
+    for field, value in message.ListFields():
+        if field.message_type is not None and field.message_type.name != "TensorProto":
+            for each in value if field.is_repeated else [value]:
+                clear(each)
+
+
+def open_session(file: Path, names: list[str]) -> Session:
+    """Return a function that runs an exported file on one thread of the CPU, as ``serve`` does."""
+    if file.suffix == ".pt2":
+        return torch_session(torch.export.load(file).module(), names)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda pixels: dict(zip(names, session.run(names, {"images": pixels}), strict=True))
+
+
+def torch_session(module: nn.Module, names: list[str]) -> Session:
+    def run(pixels: np.ndarray) -> Outputs:
+        with torch.inference_mode():
+            return {name: each.numpy() for name, each in zip(names, module(torch.from_numpy(pixels)), strict=True)}
+
+    return run

@@ -1,0 +1,63 @@
+"""Gate: what a metric must reach before a version is published."""
+
+import math
+import operator
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src import UserError, read_json, require
+from src.config.build import Experiment
+
+COMPARE = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+Metrics = dict[str, dict[str, Any]]  # name -> value, and low and high, the ends of its 95 % interval, or None
+
+
+@dataclass
+class Gate:
+    """A metric and the value that it must reach."""
+
+    text: str
+    metric: str
+    sign: str
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Gate":
+        found = re.fullmatch(r"\s*([^\s<>=]+)\s*(>=|<=|>|<)\s*(\S+)\s*", text)
+        try:
+            value = float(found[3]) if found else math.nan
+        except ValueError:
+            value = math.nan
+        if found is None or not math.isfinite(value):
+            raise UserError(f"--gate must be such as 'test/accuracy>=0.98', with >=, >, <= or <, got {text!r}")
+        return cls(text, found[1], found[2], value)
+
+    def check(self, metrics: Metrics, lower: bool) -> None:
+        """Refuse metrics that miss the gate; with ``lower``, the end of the interval that is worse must reach it."""
+        m = metrics[self.metric]
+        low, high = m["low"], m["high"]
+        known = low is not None
+        require(known or not lower, f"--gate_lower: {self.metric} has no interval: gate it without --gate_lower")
+        value = (low if self.sign.startswith(">") else high) if lower else m["value"]
+        spread = f", 95 % between {low:.4f} and {high:.4f}" if known else ""
+        which = "the worse end of its interval" if lower else "it"
+        text = f"gate missed: {self.metric} is {m['value']:.4f}{spread}, but {which} must be {self.sign} {self.value:g}"
+        require(COMPARE[self.sign](value, self.value), text)
+
+
+def logged(x: Experiment) -> Metrics:
+    """Return the metrics in the results.json of a run, without intervals; none of another checkpoint than its best."""
+    best = x.run and Path(str(x.config.ckpt_path)) == x.run.path / "checkpoints/best.ckpt"
+    found = read_json(x.run.path / "results.json", {}) if x.run and best else {}
+    numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+    return {name: {"value": value, "low": None, "high": None, "samples": None} for name, value in numbers.items()}
+
+
+def check_known(gates: list[Gate], known: list[str], lower: bool) -> None:
+    """Refuse gates of unknown metrics."""
+    require(gates or not lower, "--gate_lower needs --gate")
+    for gate in gates:
+        shown = ", ".join([name for name in known if name.count("/") < 2][:12]) or "none"
+        require(gate.metric in known, f"--gate: {gate.metric} is no metric of this export; choose from {shown}")

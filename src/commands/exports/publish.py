@@ -1,0 +1,63 @@
+"""Publish: write the files of a version, and print what is known of it."""
+
+import json
+import shutil
+import sys
+from typing import Any
+
+import torch
+
+from src.commands.exports import card
+from src.commands.exports.graph import deciding
+from src.commands.exports.parity import pictures
+from src.commands.exports.timing import slower, time_sessions, time_table
+from src.commands.exports.variants import Variant, eager
+from src.config.build import Experiment
+from src.runs.exports import Models
+from src.runs.summary import echo, print_rows
+
+
+def publish(x: Experiment, models: Models, variants: list[Variant], info: dict[str, Any], candidate: bool) -> None:
+    """Publish the last of the variants as the next version, unless a candidate as the current one."""
+    made, samples = variants[-1], min(64, variants[-1].parity["samples"])
+    sessions = {"torch": eager(variants[0])} | {each.name: each.session for each in variants}
+    times = time_sessions(sessions, pictures(x, torch.arange(samples)))
+    info = describe(x, made, info) | {"name": models.path.resolve().name, "ms": times[made.name]}
+    warnings = slower(times, made.name)
+    notes = [note for each in variants for note in each.notes] + warnings
+    if info["precision_trained"] not in ("32", "32-true"):
+        notes.insert(
+            0, f"trained and tested in {info['precision_trained']}; the file computes in float32, as compared here"
+        )
+    with models.draft() as draft:
+        shutil.copy(made.file, draft / info["file"])
+        card.write(draft, info, times, notes, models.path)
+        reference = card.reference(info, x, made.answers)
+        (draft / "reference.json").write_text(json.dumps(reference) + "\n", encoding="utf-8")
+        number = models.publish(draft)
+    if not candidate:
+        models.use(number)
+    rows = [("parity", card.agreement(info["parity"]))]
+    rows += [(name, card.interval(each)) for name, each in info["metrics"].items()]
+    rows += [("note", note) for note in notes if note not in warnings]
+    now = "a candidate" if candidate else "the current one"
+    rows += [("", ""), *time_table(times), ("", ""), ("version", f"{models.path / str(number)}, {now}")]
+    print_rows([*rows, ("serve", f"python -m src.cli serve {models.path}")])
+    for text in warnings:
+        echo(f"warning: {text}", sys.stderr)
+
+
+def describe(x: Experiment, made: Variant, info: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of model.json, but for the name and the times."""
+    data: Any = x.data
+    task: Any = deciding(x.task)
+    outputs = [{"name": k, "dtype": str(each.dtype), "shape": [*each.shape[1:]]} for k, each in made.answers.items()]
+    takes = {"name": "images", "dtype": "uint8", "shape": [*data.shape], "scale": data.scale and [*data.scale]}
+    found: dict[str, Any] = {
+        "task": type(task).__name__,
+        "kind": made.graph.kind,
+        "file": f"model{made.file.suffix}",
+        "input": takes,
+    }
+    found |= {"outputs": outputs, "classes": data.class_names, "tta": getattr(task, "tta", "plain")}
+    return card.describe(**found, **info, parity=made.parity)

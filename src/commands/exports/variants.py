@@ -1,0 +1,74 @@
+"""Variants: the model in float32, pruned or with 8 bits, each as a file that is compared with predict and timed."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src import require
+from src.commands.exports import files, parity
+from src.commands.exports.graph import Graph, trace
+from src.commands.exports.quantize import quantize, training_pictures
+from src.config.build import Experiment
+
+
+@dataclass
+class Variant:
+    """An exported file, and what it returns for the test set."""
+
+    name: str
+    file: Path
+    graph: Graph
+    expected: files.Outputs  # of predict, for the test set
+    session: files.Session
+    answers: files.Outputs
+    parity: dict[str, Any]
+    scored: Any  # answers with their targets, None if the test set has none
+    notes: list[str] = field(default_factory=list)
+
+
+def measure(x: Experiment, name: str, file: Path, graph: Graph, expected: files.Outputs) -> Variant:
+    """Run a file on the whole test set, and compare what it returns with what is expected."""
+    session = files.open_session(file, [*expected])
+    answers = parity.answers(x, session)
+    found = parity.compare(x, graph, expected, answers)
+    return Variant(name, file, graph, expected, session, answers, found, parity.scored(x, graph.kind, answers))
+
+
+def export(x: Experiment, name: str, file: Path, tolerance: float) -> Variant:
+    """Export a task in float32; refuse a file that does not return what predict does."""
+    data: Any = x.data
+    kind, expected = parity.predict(x)
+    graph = Graph(x, kind)
+    files.write(trace(graph, data.shape), [*expected], file)
+    made = measure(x, name, file, graph, expected)
+    largest, other = made.parity["max_difference"], made.parity["disagreements"]
+    text = (
+        f"the exported {name} model differs from predict by {largest:.1e} in {made.parity['samples']:,} test pictures"
+    )
+    hint = "" if other else f"; allow it with --tolerance={largest * 1.1:.1e}"
+    require(largest <= tolerance and not other, f"{text}, tolerance {tolerance:g}; {other} decisions differ{hint}")
+    return made
+
+
+def export_int8(x: Experiment, whole: Variant) -> Variant:
+    """Quantize an exported file."""
+    file = whole.file.with_name("int8.onnx")
+    quantize(whole.file, file, training_pictures(x))
+    return measure(x, "int8" if whole.name == "float32" else f"{whole.name} int8", file, whole.graph, whole.expected)
+
+
+def checked(made: Variant, whole: Variant) -> Variant:
+    """Refuse a smaller model that is worse than the whole one on the test set."""
+    kind = whole.graph.kind
+    option = "--quantize" if made.name.endswith("int8") else "--prune"
+    require(whole.scored, f"{option} is checked by a metric of the test set, which has no targets for {kind}")
+    made.notes.append(f"{made.name}: {parity.check_loss(whole.scored, made.scored, made.name)}, beside float32")
+    return made
+
+
+def eager(whole: Variant) -> files.Session:
+    """Return the task as torch runs it, with the pixels' normalization."""
+    for task in whole.graph.modules():
+        if hasattr(task, "tta_now"):
+            task.tta_now = task.tta  # type: ignore[assignment, union-attr]
+    return files.torch_session(whole.graph, [*whole.expected])
