@@ -46,7 +46,8 @@ def pruned(x: Experiment, options: Options, ratio: float, epochs: int) -> Experi
     data.setup("fit")
     data.load_state_dict(x.stored[type(data).__qualname__])  # refuses another split
     counts = prune(fit.task, data.shape, ratio)
-    print_rows([("pruned", f"{counts[0]:,} to {counts[1]:,} parameters; training them on, {epochs} epochs")])
+    print_rows([("pruned", f"{counts[0]:,} to {counts[1]:,} parameters, to train on for {epochs} epochs")])
+    fit.task.train()
     if epochs:
         fit.trainer.fit(fit.task, datamodule=data)
     x.task, x.config.ckpt_path = fit.task.float().cpu(), None
