@@ -108,7 +108,7 @@ def unwrap(module: nn.Module) -> None:
         if inner is not None:
             setattr(module, name, inner)
         unwrap(inner or child)
-    module._compiled_call_impl = None  # type: ignore[assignment]
+    vars(module)["_compiled_call_impl"] = None  # of Module.compile
     if parametrize.is_parametrized(module):
         parametrizations: Any = module.parametrizations
         for name in [*parametrizations]:
