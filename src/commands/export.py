@@ -11,7 +11,7 @@ from src.commands.exports.gate import Gate, check_known, logged
 from src.commands.exports.parity import headline_name, measured
 from src.commands.exports.prune import pruned
 from src.commands.exports.publish import publish
-from src.commands.exports.variants import checked, export, export_int8
+from src.commands.exports.variants import check_scored, checked, export, export_int8
 from src.commands.test import start
 from src.config.arguments import Options
 from src.config.build import Experiment
@@ -45,7 +45,7 @@ def run(
     predict in float32; nothing is published if outputs differ by more than the tolerance, or any decision differs.
     A quantized or pruned model is refused if its headline metric on the test set (accuracy, F1, mean absolute error,
     IoU or recall) is worse by more than 0.005, of numbers 0.005 of their standard deviation, and the paired 95 %
-    interval of the change excludes 0. Several --run make an ensemble in one file.
+    interval of the change has no gain in it. Several --run make an ensemble in one file.
 
     Args:
         output: the folder of all versions; by default models/NAME.
@@ -83,6 +83,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="export_") as folder:
         file = Path(folder, f"model.{format}")
         variants = [whole := export(x, "float32", file, tolerance)]
+        check_scored(whole, "--quantize" if quantize else "--prune" if prune else "")
         if prune:
             pruned(x, options, prune, prune_epochs)
             variants.append(checked(export(x, "pruned", file.with_stem("pruned"), tolerance), whole))

@@ -92,7 +92,7 @@ def outputs(kind: str, predicted: Any, normalize: Any) -> dict[str, Tensor]:
     if kind == "labels":
         return {"probability": predicted["probability"].float(), "predicted": predicted["predicted"].long()}
     if kind == "numbers":
-        return {"numbers": predicted.float().reshape(len(predicted), -1)}
+        return {"numbers": predicted.float().reshape(predicted.shape[0], -1)}
     if kind == "images":
         return {"image": (predicted.float() * normalize.std + normalize.mean).round().clamp(0, 255).byte()}
     if kind == "values":
@@ -133,7 +133,7 @@ def one_line() -> Iterator[None]:
         if re.search("data-dependent|DataDependent|GuardOn", f"{type(error).__name__} {text}"):
             how = "an if or a loop depends on the values of a tensor: use torch.where or torch.cond instead"
         elif re.search("Constraints violated|specialized|not all values of batch", text):
-            how = "the net works for one batch size only: use x.shape[0] or -1 instead of a number"
+            how = "it works for one batch size only: use x.shape[0] or -1, not len(x) or a number"
         else:
             how = f"{type(error).__name__}: {first}"
         raise UserError(f"the net cannot be exported{where}: {how}") from error

@@ -141,15 +141,15 @@ def measured(o: Scored | None) -> dict[str, dict[str, Any]]:
 def check_loss(before: Scored, after: Scored, what: str) -> str:
     """Return how the headline metric changed; refuse a model that is worse.
 
-    It is refused if the metric is worse by more than LOSS, half a point, and the paired 95 % interval of the change
-    excludes no change.
+    It is refused if the metric is worse by more than LOSS, half a point, and the paired 95 % interval of the change has
+    no gain in it.
     """
     change, (low, high), _ = difference(before, after)
     errors = before.kind == "numbers"
     allowed = LOSS * (float(before.targets.std()) if errors else 1)
-    worse, certain = (change, low > 0) if errors else (-change, high < 0)
+    worse, gains = (change, low < 0) if errors else (-change, high > 0)
     text = f"test/{before.metric} changes by {change:+.4f}, 95 % between {low:+.4f} and {high:+.4f}"
-    refused = worse > allowed and certain
-    hint = {"int8": "export without --quantize"}.get(what, "use a smaller --prune or more --prune_epochs")
+    refused = worse > allowed and not gains
+    hint = "export without --quantize" if what.endswith("int8") else "use a smaller --prune or more --prune_epochs"
     require(not refused, f"{what} costs too much: {text}, at most {allowed:.4f} worse is allowed; {hint}")
     return text

@@ -57,11 +57,14 @@ def export_int8(x: Experiment, whole: Variant) -> Variant:
     return measure(x, "int8" if whole.name == "float32" else f"{whole.name} int8", file, whole.graph, whole.expected)
 
 
+def check_scored(whole: Variant, option: str) -> None:
+    """Refuse to make a model smaller that no metric can compare."""
+    why = f"{whole.graph.kind}, whose test set has no targets for a metric"
+    require(whole.scored or not option, f"{option} is checked by accuracy or the like, but this model returns {why}")
+
+
 def checked(made: Variant, whole: Variant) -> Variant:
     """Refuse a smaller model that is worse than the whole one on the test set."""
-    kind = whole.graph.kind
-    option = "--quantize" if made.name.endswith("int8") else "--prune"
-    require(whole.scored, f"{option} is checked by a metric of the test set, which has no targets for {kind}")
     made.notes.append(f"{made.name}: {parity.check_loss(whole.scored, made.scored, made.name)}, beside float32")
     return made
 
