@@ -167,8 +167,6 @@ def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    info = Path("/proc/cpuinfo")
-    cpu = re.search(r"^model name.*: (.*)", info.read_text(), re.M) if info.is_file() else None
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.orig_argv,
@@ -181,11 +179,18 @@ def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
         "hardware": {
             "machine": platform.platform(),
-            "cpu": cpu[1] if cpu else platform.processor(),
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "gpus": gpus,
         },
     }
+
+
+def processor() -> str:
+    """Return the name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    cpu = re.search(r"^model name.*: (.*)", info.read_text(), re.M) if info.is_file() else None
+    return cpu[1] if cpu else platform.processor()
 
 
 def git(*args: str) -> str | None:

@@ -7,55 +7,51 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from src.commands.exports.files import Outputs
+from src.commands.exports.timing import Times
 from src.runs.exports import FORMAT
-from src.runs.summary import git
+from src.runs.summary import git, processor
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 
 CARD = """# {name}
 
-{task} of the run {run}, exported {created} from commit {commit} as `{file}`.
+{task}, exported as `{file}` from the run {run} at {created}, with the code of commit {commit}.
 
-- takes pictures (N, {input}), uint8, of any number N; normalization{tta} are part of the file
+- takes pictures (N, {shape}), uint8, any number N at once; the file does the rest: {steps}
 - returns {outputs}
-- {classes}
-
+{classes}
 ## How good it is
 
 {metrics}
-
 - {agreement}
 {notes}
-
 ## How fast it is
 
-Milliseconds for a batch of pictures, one thread of {cpu}:
+Milliseconds for a batch of pictures, on one thread of {cpu}:
 
+| | 1 picture | 64 pictures |
+|---|--:|--:|
 {times}
 
 ## How to use it
 
     python -m src.cli serve {folder}
-{call}
+
+or in Python, with `pictures` as above:
+
+    {call}
+
+A picture of another size is first scaled and cropped to its middle, as `src/decoding.py` does it.
 
 ## Limits
 
-It answers for any picture, also for those unlike its training pictures, such as other cameras or classes.
-{metric_limit}`serve` compares pictures with `reference.json` and tells when they drift.
+Its metrics are those of pictures like the test pictures. It answers for any other picture as well, such as one of
+another camera, or of none of its classes. `serve` tells when pictures differ from those of `reference.json`.
 """
 CALLS = {
-    "model.onnx": """
-    session = onnxruntime.InferenceSession("model.onnx")
-    session.run(None, {"images": pictures})  # uint8""",
-    "model.pt2": """
-    torch.export.load("model.pt2").module()(pictures)  # uint8""",
+    "model.onnx": 'onnxruntime.InferenceSession("model.onnx").run(None, {"images": pictures})',
+    "model.pt2": 'torch.export.load("model.pt2").module()(torch.from_numpy(pictures))',
 }
-
-
-def reference(info: dict[str, Any], pictures: Any, outputs: Outputs) -> dict[str, Any]:  # noqa: ARG001
-    """Return what drift is measured against: histograms of the test pictures and of the answers to them."""
-    return {}
 
 
 def versions() -> dict[str, str]:
@@ -74,30 +70,27 @@ def describe(**found: Any) -> dict[str, Any]:
     return {"format": FORMAT} | found | {"versions": versions(), "commit": commit, "created": created}
 
 
-def write(folder: Path, info: dict[str, Any], times: dict[str, dict[str, float]], notes: list[str], to: Path) -> None:
-    """Write model.json and card.md into a folder; ``to`` is where the version will be."""
+def write(folder: Path, info: dict[str, Any], times: Times, notes: list[str], to: Path) -> None:
+    """Write model.json and card.md into a folder; ``to`` is where the versions are."""
     (folder / "model.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    metrics = [f"- {name}: {interval(each)}" for name, each in info["metrics"].items()]
-    shapes = [
-        f"`{each['name']}` (N{''.join(f', {n}' for n in each['shape'])}), {each['dtype']}" for each in info["outputs"]
+    returned = [
+        f"`{each['name']}` ({', '.join(map(str, ['N', *each['shape']]))}), {each['dtype']}" for each in info["outputs"]
     ]
-    names = info["classes"] or []
+    names, tta = info["classes"] or [], "" if info["tta"] == "plain" else f"test-time augmentation ({info['tta']}), "
     listed = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
-    ms = [f"| {name} | {each['1']:.3f} | {each['64']:.3f} |" for name, each in times.items()]
     text = CARD.format(
-        **{key: info[key] for key in ("name", "task", "run", "created", "commit", "file", "parity")},
-        input=", ".join(map(str, info["input"]["shape"])),
-        tta="" if info["tta"] == "plain" else f" and test-time augmentation ({info['tta']})",
-        outputs=" and ".join(shapes),
-        classes=f"classes: {listed}" if names else "no classes",
-        metrics="\n".join(metrics) or "No metric: the test set has no targets for it.",
+        **{key: info[key] for key in ("name", "task", "run", "created", "commit", "file")},
+        shape=", ".join(map(str, info["input"]["shape"])),
+        steps=f"normalization, {tta}the net, and from its outputs to {info['kind']}",
+        outputs=" and ".join(returned),
+        classes=f"- classes: {listed}\n" if names else "",
+        metrics="\n".join(f"- {name}: {interval(each)}" for name, each in info["metrics"].items()) or "- no metric",
         agreement=agreement(info["parity"]),
-        notes="\n".join(f"- {note}" for note in notes),
-        cpu=platform.processor() or platform.machine(),
-        times="\n".join(["| | batch 1 | batch 64 |", "|---|--:|--:|", *ms]),
+        notes="".join(f"- {note}\n" for note in notes),
+        cpu=processor(),
+        times="\n".join(f"| {name} | {each['1']:.3f} | {each['64']:.3f} |" for name, each in times.items()),
         folder=to.as_posix(),
         call=CALLS[info["file"]],
-        metric_limit="Its metrics are those of the test set alone. ",
     )
     (folder / "card.md").write_text(text, encoding="utf-8")
 

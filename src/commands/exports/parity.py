@@ -52,12 +52,16 @@ def pictures(x: Experiment, index: torch.Tensor) -> np.ndarray:
     return data.splits["predict"][index][1].cpu().numpy()  # type: ignore[no-any-return]
 
 
-def answers(x: Experiment, session: Session) -> Outputs:
-    """Return the outputs of an exported file for the test set: of the first picture alone, then of batches."""
+def chunks(x: Experiment) -> list[torch.Tensor]:
+    """Return the positions of the test set in parts: the first alone, because one is a special size for a net."""
     data: Any = x.data
-    first, *others = torch.arange(len(data.splits["predict"])).tensor_split([1])
-    chunks = [first, *(chunk for each in others if len(each) for chunk in each.split(64))]
-    return joined([session(pictures(x, chunk)) for chunk in chunks])
+    positions = torch.arange(len(data.splits["predict"]))
+    return [positions[:1], *positions[1:].split(64)] if len(positions) > 1 else [positions]
+
+
+def answers(x: Experiment, session: Session) -> Outputs:
+    """Return the outputs of an exported file for the test set."""
+    return joined([session(pictures(x, chunk)) for chunk in chunks(x)])
 
 
 def compare(x: Experiment, graph: Graph, expected: Outputs, actual: Outputs) -> dict[str, Any]:
