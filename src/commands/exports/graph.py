@@ -2,7 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -115,32 +118,35 @@ def unwrap(module: nn.Module) -> None:
             parametrize.remove_parametrizations(module, name)
 
 
-@contextmanager
-def one_line() -> Iterator[None]:
-    """Turn errors of torch.export into a UserError that names the line of the net, and what helps."""
+def place(error: BaseException) -> str:
+    """Return the line of a net that an error comes from, if its traceback has one."""
+    outside = (str(Path(torch.__file__).parent), __file__, "<")
+    frames = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
+    own = [
+        f"{Path(c.co_filename).name}, line {n}, in {c.co_name}"
+        for c, n in frames
+        if not c.co_filename.startswith(outside)
+    ]
+    return f" ({own[-1]})" if own else ""
+
+
+def trace(graph: Graph, shape: tuple[int, ...]) -> ExportedProgram:
+    """Return the program of a graph for any number of images (C, H, W); an example of one would fix the number.
+
+    Refuse a net that torch.export cannot trace, in one line.
+    """
+    example = torch.zeros(2, *shape, dtype=torch.uint8)
     try:
-        yield
+        with torch.no_grad(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # it prints what it has traced
+            return torch.export.export(graph, (example,), dynamic_shapes=({0: Dim("batch")},))
     except UserError:
         raise
     except Exception as error:
-        text = str(error)
-        lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)', text)
-        own = [
-            f"{file.rpartition('/')[2]}, line {n}, in {name}" for file, n, name in lines if "site-packages" not in file
-        ]
-        where = f" ({own[-1]})" if own else ""
-        first = " ".join(re.sub(r"\x1b\[\d+m", "", text).split())[:160]
-        if re.search("data-dependent|DataDependent|GuardOn", f"{type(error).__name__} {text}"):
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if re.search("data-dependent|DataDependent|GuardOn", text):
             how = "an if or a loop depends on the values of a tensor: use torch.where or torch.cond instead"
         elif re.search("Constraints violated|specialized|not all values of batch", text):
             how = "it works for one batch size only: use x.shape[0] or -1, not len(x) or a number"
         else:
-            how = f"{type(error).__name__}: {first}"
-        raise UserError(f"the net cannot be exported{where}: {how}") from error
-
-
-def trace(graph: Graph, shape: tuple[int, ...]) -> ExportedProgram:
-    """Return the program of a graph for any number of images (C, H, W); an example of one would fix the number."""
-    with one_line(), torch.no_grad():
-        example = torch.zeros(2, *shape, dtype=torch.uint8)
-        return torch.export.export(graph, (example,), dynamic_shapes=({0: Dim("batch")},))
+            how = text[:200]
+        raise UserError(f"the net cannot be exported{place(error)}: {how}") from error
