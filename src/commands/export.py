@@ -76,7 +76,7 @@ def run(
     check_data(x)
     let_forward_predict(x.task)
     known = {} if quantize or prune else logged(x)
-    check_known(gates, [*dict.fromkeys([headline_name(x.task), *known])], gate_lower)
+    check_known(gates, headline_name(x.task), known, gate_lower)
     models = Models(output or Path("models") / (options.run.resolve().parent.name if options.run else x.config.name))
     with models.draft():
         pass  # refuses a folder that cannot be written

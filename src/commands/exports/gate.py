@@ -38,10 +38,8 @@ class Gate:
         """Refuse metrics that miss the gate; with ``lower``, the end of the interval that is worse must reach it."""
         m = metrics[self.metric]
         low, high = m["low"], m["high"]
-        known = low is not None
-        require(known or not lower, f"--gate_lower: {self.metric} has no interval: gate it without --gate_lower")
         value = (low if self.sign.startswith(">") else high) if lower else m["value"]
-        spread = f", 95 % between {low:.4f} and {high:.4f}" if known else ""
+        spread = "" if low is None else f", 95 % between {low:.4f} and {high:.4f}"
         which = "the worse end of its interval" if lower else "it"
         text = f"gate missed: {self.metric} is {m['value']:.4f}{spread}, but {which} must be {self.sign} {self.value:g}"
         require(COMPARE[self.sign](value, self.value), text)
@@ -55,9 +53,12 @@ def logged(x: Experiment) -> Metrics:
     return {name: {"value": value, "low": None, "high": None, "samples": None} for name, value in numbers.items()}
 
 
-def check_known(gates: list[Gate], known: list[str], lower: bool) -> None:
-    """Refuse gates of unknown metrics."""
+def check_known(gates: list[Gate], headline: str, others: Metrics, lower: bool) -> None:
+    """Refuse gates of unknown metrics; only the headline metric has an interval."""
     require(gates or not lower, "--gate_lower needs --gate")
+    known = [*dict.fromkeys([headline, *others])]
     for gate in gates:
-        shown = ", ".join([name for name in known if name.count("/") < 2][:12]) or "none"
+        shown = ", ".join([name for name in known if name.count("/") < 2][:12])
         require(gate.metric in known, f"--gate: {gate.metric} is no metric of this export; choose from {shown}")
+        text = f"--gate_lower: {gate.metric} has no interval, only {headline} has one"
+        require(gate.metric == headline or not lower, text)

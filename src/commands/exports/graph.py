@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.nn.utils import parametrize
 
 from src import UserError, require
 from src.config.build import Experiment
@@ -63,7 +62,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 class Graph(nn.Module):
     """Pixels (N, C, H, W), uint8, to the outputs of a kind, which ``src.runs.exports`` lists, in a fixed order.
 
-    Weights are in float32, in eval mode; compiled modules and parametrizations are replaced by what they compute.
+    Weights are in float32, in eval mode; modules are not compiled.
     """
 
     def __init__(self, x: Experiment, kind: str) -> None:
@@ -105,17 +104,13 @@ def outputs(kind: str, predicted: Any, normalize: Any) -> dict[str, Tensor]:
 
 
 def unwrap(module: nn.Module) -> None:
-    """Replace compiled modules within a module, and parametrized weights, by what they are without."""
+    """Replace compiled modules within a module by what they compile."""
     for name, child in [*module.named_children()]:
         inner = getattr(child, "_orig_mod", None)
         if inner is not None:
             setattr(module, name, inner)
         unwrap(inner or child)
     vars(module)["_compiled_call_impl"] = None  # of Module.compile
-    if parametrize.is_parametrized(module):
-        parametrizations: Any = module.parametrizations
-        for name in [*parametrizations]:
-            parametrize.remove_parametrizations(module, name)
 
 
 def place(error: BaseException) -> str:
