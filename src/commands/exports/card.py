@@ -66,7 +66,7 @@ def versions() -> dict[str, str]:
 
 def describe(**found: Any) -> dict[str, Any]:
     """Return the content of model.json."""
-    commit, created = git("rev-parse", "HEAD"), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    commit, created = git("rev-parse", "HEAD") or "unknown", time.strftime("%Y-%m-%dT%H:%M:%S%z")
     return {"format": FORMAT} | found | {"versions": versions(), "commit": commit, "created": created}
 
 
@@ -96,8 +96,8 @@ def write(folder: Path, info: dict[str, Any], times: Times, notes: list[str], to
 
 
 def agreement(parity: dict[str, Any]) -> str:
-    text = f"at most {parity['max_difference']:.1e} from predict in {parity['samples']:,} test pictures"
-    return f"{text}, {parity['disagreements']} decisions differ"
+    text = f"differs from predict by at most {parity['max_difference']:.1e} in {parity['samples']:,} test pictures"
+    return f"{text}, in {parity['disagreements']} decisions"
 
 
 def interval(m: dict[str, Any]) -> str:

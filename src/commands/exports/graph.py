@@ -29,8 +29,11 @@ def deciding(task: Any) -> Any:
 
 
 def kind_of_task(task: Any) -> str | None:
-    """Return what a task of this project predicts, None of any other module."""
-    return next((kind for known, kind in KINDS.items() if isinstance(deciding(task), known)), None)
+    """Return what a task of this project predicts, None of any other module, or with a predict_step of its own."""
+    kind: Any = type(deciding(task))
+    return next(
+        (what for own, what in KINDS.items() if getattr(kind, "predict_step", None) is vars(own)["predict_step"]), None
+    )
 
 
 def kind_of(x: Experiment, batches: list[Any]) -> str:
@@ -117,12 +120,8 @@ def place(error: BaseException) -> str:
     """Return the line of a net that an error comes from, if its traceback has one."""
     outside = (str(Path(torch.__file__).parent), __file__, "<")
     frames = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
-    own = [
-        f"{Path(c.co_filename).name}, line {n}, in {c.co_name}"
-        for c, n in frames
-        if not c.co_filename.startswith(outside)
-    ]
-    return f" ({own[-1]})" if own else ""
+    own = [(code, line) for code, line in frames if not code.co_filename.startswith(outside)]
+    return "".join(f" ({Path(code.co_filename).name}, line {line}, in {code.co_name})" for code, line in own[-1:])
 
 
 def trace(graph: Graph, shape: tuple[int, ...]) -> ExportedProgram:

@@ -39,6 +39,8 @@ def predict(x: Experiment) -> tuple[str, Outputs]:
     x.trainer.predict(x.task, None, x.data, ckpt_path=x.config.ckpt_path, return_predictions=False)
     x.trainer.callbacks.remove(keep)  # type: ignore[attr-defined]
     require(keep.parts, "the test set is empty: an export is compared with it")
+    require(keep.parts[0], "export needs a predict_step that returns tensors: it returns nothing")
+    require("images" not in keep.parts[0], "no output may be named images, which is the name of the input")
     return keep.kind, joined(keep.parts)
 
 
@@ -139,6 +141,8 @@ def measured(o: Scored | None) -> dict[str, dict[str, Any]]:
     if o is None:
         return {}
     value, (low, high) = headline(o)
+    if np.isnan(value):
+        return {}
     return {f"test/{o.metric}": {"value": value, "low": low, "high": high, "samples": len(o)}}
 
 

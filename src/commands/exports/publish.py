@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from src.commands.exports import card
-from src.commands.exports.files import Outputs
+from src.commands.exports.files import Outputs, torch_session
 from src.commands.exports.graph import deciding
 from src.commands.exports.parity import pictures
 from src.commands.exports.timing import slower, time_sessions, time_table
-from src.commands.exports.variants import Variant, eager
+from src.commands.exports.variants import Variant
 from src.config.build import Experiment
 from src.runs.exports import Models
 from src.runs.summary import echo, print_rows
@@ -21,15 +21,15 @@ from src.runs.summary import echo, print_rows
 def publish(x: Experiment, models: Models, variants: list[Variant], info: dict[str, Any], candidate: bool) -> None:
     """Publish the last of the variants as the next version, unless a candidate as the current one."""
     made, samples = variants[-1], min(64, variants[-1].parity["samples"])
-    sessions = {"torch": eager(variants[0])} | {each.name: each.session for each in variants}
+    sessions = {"torch": torch_session(variants[0].graph, [*variants[0].expected])} | {
+        each.name: each.session for each in variants
+    }
     times = time_sessions(sessions, pictures(x, torch.arange(samples)))
     info = describe(x, made, info) | {"name": models.path.resolve().name, "ms": times[made.name]}
     warnings = slower(times, made.name)
     notes = [note for each in variants for note in each.notes] + warnings
     if info["precision_trained"] not in ("32", "32-true"):
-        notes.insert(
-            0, f"trained and tested in {info['precision_trained']}; the file computes in float32, as compared here"
-        )
+        notes.insert(0, f"trained and tested in {info['precision_trained']}, but compared here with predict in float32")
     with models.draft() as draft:
         shutil.copy(made.file, draft / info["file"])
         card.write(draft, info, times, notes, models.path)

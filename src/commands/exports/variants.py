@@ -6,6 +6,7 @@ from typing import Any
 
 from src import require
 from src.commands.exports import files, parity
+from src.commands.exports.card import agreement
 from src.commands.exports.graph import Graph, trace
 from src.commands.exports.quantize import quantize, training_pictures
 from src.config.build import Experiment
@@ -42,11 +43,9 @@ def export(x: Experiment, name: str, file: Path, tolerance: float) -> Variant:
     files.write(trace(graph, data.shape), [*expected], file)
     made = measure(x, name, file, graph, expected)
     largest, other = made.parity["max_difference"], made.parity["disagreements"]
-    text = (
-        f"the exported {name} model differs from predict by {largest:.1e} in {made.parity['samples']:,} test pictures"
-    )
     hint = "" if other else f"; allow it with --tolerance={largest * 1.1:.1e}"
-    require(largest <= tolerance and not other, f"{text}, tolerance {tolerance:g}; {other} decisions differ{hint}")
+    text = f"the exported {name} model {agreement(made.parity)}; the tolerance is {tolerance:g}{hint}"
+    require(largest <= tolerance and not other, text)
     return made
 
 
@@ -67,11 +66,3 @@ def checked(made: Variant, whole: Variant) -> Variant:
     """Refuse a smaller model that is worse than the whole one on the test set."""
     made.notes.append(f"{made.name}: {parity.check_loss(whole.scored, made.scored, made.name)}, beside float32")
     return made
-
-
-def eager(whole: Variant) -> files.Session:
-    """Return the task as torch runs it, with the pixels' normalization."""
-    for task in whole.graph.modules():
-        if hasattr(task, "tta_now"):
-            task.tta_now = task.tta  # type: ignore[assignment, union-attr]
-    return files.torch_session(whole.graph, [*whole.expected])
