@@ -1,6 +1,7 @@
 """export: write a version of a model that runs without this project."""
 
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -78,8 +79,7 @@ def run(
     known = {} if quantize or prune else logged(x)
     check_known(gates, headline_name(x.task), known, gate_lower)
     models = Models(output or Path("models") / (options.run.resolve().parent.name if options.run else x.config.name))
-    with models.draft():
-        pass  # refuses a folder that cannot be written
+    check_writable(models)
     with tempfile.TemporaryDirectory(prefix="export_") as folder:
         file = Path(folder, f"model.{format}")
         variants = [whole := export(x, "float32", file, tolerance)]
@@ -110,6 +110,14 @@ def check_data(x: Experiment) -> None:
     known = isinstance(data, DataModule) and data.holds_images and type(data).__qualname__ in x.stored
     need = "export needs a run on pictures, whose data module derives from src.data.DataModule"
     require(known, f"{need}, got {type(data).__name__}")
+
+
+def check_writable(models: Models) -> None:
+    """Refuse a folder that cannot be written, and leave none behind that is empty."""
+    with models.draft():
+        pass
+    with suppress(OSError):  # it has versions
+        models.path.rmdir()
 
 
 def run_names(options: Options) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from shlex import quote
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def publish(x: Experiment, models: Models, variants: list[Variant], info: dict[s
     rows += [("note", note) for note in notes if note not in warnings]
     now = "a candidate" if candidate else "the current one"
     rows += [("", ""), *time_table(times), ("", ""), ("version", f"{models.path / str(number)}, {now}")]
-    print_rows([*rows, ("serve", f"python -m src.cli serve {models.path}")])
+    print_rows([*rows, ("serve", f"python -m src.cli serve {quote(str(models.path))}")])
     for text in warnings:
         echo(f"warning: {text}", sys.stderr)
 
