@@ -4,6 +4,7 @@ import json
 import platform
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ Milliseconds for a batch of pictures, on one thread of {cpu}:
 
 ## How to use it
 
-    python -m src.cli serve {folder}
+    python -m src.cli serve models/{name}
 
 or in Python, with `pictures` as above:
 
@@ -54,42 +55,32 @@ CALLS = {
 }
 
 
-def versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"python": platform.python_version(), **found}
-
-
 def describe(**found: Any) -> dict[str, Any]:
     """Return the content of model.json."""
+    versions = {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in PACKAGES if find_spec(name)
+    }
     commit, created = git("rev-parse", "HEAD") or "unknown", time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    return {"format": FORMAT} | found | {"versions": versions(), "commit": commit, "created": created}
+    return {"format": FORMAT} | found | {"versions": versions, "commit": commit, "created": created}
 
 
-def write(folder: Path, info: dict[str, Any], times: Times, notes: list[str], to: Path) -> None:
-    """Write model.json and card.md into a folder; ``to`` is where the versions are."""
+def write(folder: Path, info: dict[str, Any], times: Times, notes: list[str]) -> None:
+    """Write model.json and card.md into a folder."""
     (folder / "model.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    returned = [
-        f"`{each['name']}` ({', '.join(map(str, ['N', *each['shape']]))}), {each['dtype']}" for each in info["outputs"]
-    ]
+    returned = [f"`{each['name']}` {('N', *each['shape'])}, {each['dtype']}" for each in info["outputs"]]
     names, tta = info["classes"] or [], "" if info["tta"] == "plain" else f"test-time augmentation ({info['tta']}), "
     listed = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
     text = CARD.format(
         **{key: info[key] for key in ("name", "task", "run", "created", "commit", "file")},
         shape=", ".join(map(str, info["input"]["shape"])),
         steps=f"normalization, {tta}the net, and from its outputs to {info['kind']}",
-        outputs=" and ".join(returned),
+        outputs=" and ".join(returned).replace("'", ""),
         classes=f"- classes: {listed}\n" if names else "",
         metrics="\n".join(f"- {name}: {interval(each)}" for name, each in info["metrics"].items()) or "- no metric",
         agreement=agreement(info["parity"]),
         notes="".join(f"- {note}\n" for note in notes),
         cpu=processor(),
         times="\n".join(f"| {name} | {each['1']:.3f} | {each['64']:.3f} |" for name, each in times.items()),
-        folder=to.as_posix(),
         call=CALLS[info["file"]],
     )
     (folder / "card.md").write_text(text, encoding="utf-8")

@@ -22,18 +22,17 @@ from src.runs.summary import echo, print_rows
 def publish(x: Experiment, models: Models, variants: list[Variant], info: dict[str, Any], candidate: bool) -> None:
     """Publish the last of the variants as the next version, unless a candidate as the current one."""
     made, samples = variants[-1], min(64, variants[-1].parity["samples"])
-    sessions = {"torch": torch_session(variants[0].graph, [*variants[0].expected])} | {
-        each.name: each.session for each in variants
-    }
+    sessions = {"torch": torch_session(variants[0].graph, [*made.expected])}
+    sessions |= {each.name: each.session for each in variants}
     times = time_sessions(sessions, pictures(x, torch.arange(samples)))
-    info = describe(x, made, info) | {"name": models.path.resolve().name, "ms": times[made.name]}
+    info = describe(x, made, {"name": models.path.resolve().name} | info) | {"ms": times[made.name]}
     warnings = slower(times, made.name)
     notes = [note for each in variants for note in each.notes] + warnings
     if info["precision_trained"] not in ("32", "32-true"):
         notes.insert(0, f"trained and tested in {info['precision_trained']}, but compared here with predict in float32")
     with models.draft() as draft:
         shutil.copy(made.file, draft / info["file"])
-        card.write(draft, info, times, notes, models.path)
+        card.write(draft, info, times, notes)
         (draft / "reference.json").write_text(json.dumps(reference(x, info, made.answers)) + "\n", encoding="utf-8")
         number = models.publish(draft)
     if not candidate:
@@ -49,19 +48,20 @@ def publish(x: Experiment, models: Models, variants: list[Variant], info: dict[s
 
 
 def describe(x: Experiment, made: Variant, info: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of model.json, but for the name and the times."""
+    """Return the content of model.json, but for the times."""
     data: Any = x.data
     task: Any = deciding(x.task)
-    outputs = [{"name": k, "dtype": str(each.dtype), "shape": [*each.shape[1:]]} for k, each in made.answers.items()]
-    takes = {"name": "images", "dtype": "uint8", "shape": [*data.shape], "scale": data.scale and [*data.scale]}
-    found: dict[str, Any] = {
-        "task": type(task).__name__,
-        "kind": made.graph.kind,
-        "file": f"model{made.file.suffix}",
-        "input": takes,
-    }
-    found |= {"outputs": outputs, "classes": data.class_names, "tta": getattr(task, "tta", "plain")}
-    return card.describe(**found, **info, parity=made.parity)
+    return card.describe(
+        **info,
+        task=type(task).__name__,
+        kind=made.graph.kind,
+        file=f"model{made.file.suffix}",
+        input={"name": "images", "dtype": "uint8", "shape": [*data.shape], "scale": data.scale and [*data.scale]},
+        outputs=[{"name": k, "dtype": str(v.dtype), "shape": [*v.shape[1:]]} for k, v in made.answers.items()],
+        classes=data.class_names and [str(name) for name in data.class_names],
+        tta=getattr(task, "tta", "plain"),
+        parity=made.parity,
+    )
 
 
 def reference(x: Experiment, info: dict[str, Any], answers: Outputs) -> dict[str, Any]:  # noqa: ARG001

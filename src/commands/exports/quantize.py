@@ -1,6 +1,5 @@
 """Quantize: an ONNX file with 8-bit weights and activations, calibrated on training pictures."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,6 @@ def quantize(source: Path, target: Path, pictures: np.ndarray) -> None:
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
     nodes = onnx.load(prepared).graph.node
     require(any(node.op_type in ("Conv", "MatMul", "Gemm") for node in nodes), "--quantize: the net has no layers")
-    logging.disable(logging.WARNING)  # it warns about what was done before
     quantize_static(
         prepared,
         target,
