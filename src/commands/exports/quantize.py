@@ -10,7 +10,8 @@ from src import require
 from src.config.build import Experiment
 
 SAMPLES, BATCH = 512, 64
-KEPT = ("Cast", "Sub", "Div", "Softmax", "Sigmoid")  # the pixels' front and the probabilities' tail stay in float32
+# of the pixels' front, the probabilities' tail, and norms that no convolution could take in: they stay in float32
+KEPT = ("Cast", "Sub", "Div", "Softmax", "Sigmoid", "BatchNormalization")
 
 
 def training_pictures(x: Experiment) -> np.ndarray:
