@@ -187,7 +187,6 @@ def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]
 
 
 def processor() -> str:
-    """Return the name of the CPU."""
     info = Path("/proc/cpuinfo")
     cpu = re.search(r"^model name.*: (.*)", info.read_text(), re.M) if info.is_file() else None
     return cpu[1] if cpu else platform.processor()
