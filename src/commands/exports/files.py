@@ -1,5 +1,6 @@
 """Exported files: write a program as ONNX or .pt2 without paths of this machine, and run it like a server does."""
 
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +33,8 @@ def write(program: ExportedProgram, names: list[str], file: Path) -> None:
             for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
                 for key in SOURCES:
                     node.meta.pop(key, None)
-        torch.export.save(program, file)
+        with warnings.catch_warnings(action="ignore"):  # of weights with the channels last
+            torch.export.save(program, file)
         return
     import onnx
 
@@ -54,8 +56,8 @@ def clear(message: Any) -> None:
         if name in message.DESCRIPTOR.fields_by_name:
             message.ClearField(name)
     for field, value in message.ListFields():
-        if field.message_type is not None and field.message_type.name != "TensorProto":
-            for each in value if field.is_repeated else [value]:
+        if field.message_type is not None:
+            for each in [value] if hasattr(value, "ListFields") else value:
                 clear(each)
 
 

@@ -125,7 +125,8 @@ def scored(x: Experiment, kind: str, found: Outputs) -> Scored | None:
         preds = np.exp(preds - preds.max(1, keepdims=True))  # logits or their logarithms have the same largest class
         preds /= preds.sum(1, keepdims=True)
         kind = "classes"
-    if kind_of_targets(preds, targets) != kind:
+    valid = kind != "classes" or bool(((targets >= 0) & (targets < preds.shape[1])).all())
+    if kind_of_targets(preds, targets) != kind or not valid:
         return None
     values, loss = score(kind, preds, targets, getattr(deciding(x.task), "num_classes", 0))
     return Scored(kind, values, loss, preds, targets, "")

@@ -115,6 +115,7 @@ def test_the_headline_metric_is_that_of_the_answers():
     assert measured(scored(x, "values", {"value": 9 * rows - 3}))["test/accuracy"]["value"] == 0.75  # logits
     assert scored(x, "values", {"value": rows[:, :1]}) is None
     assert scored(x, "images", {"image": rows}) is None
+    assert scored(data_of([0, 1, 2, -100]), "classes", {"probabilities": rows}) is None
     numbers = data_of([1.0, 2.0, 3.0, 4.0])
     assert (
         measured(scored(numbers, "numbers", {"numbers": np.array([[4.5], [3], [2], [1]])}))["test/mae"]["value"]
