@@ -68,7 +68,7 @@ def test_an_export_returns_what_the_net_does(trained: Path, capsys: pytest.Captu
     assert info["classes"] == [str(i) for i in range(10)]
     assert info["ms"].keys() == {"1", "64"}
     card = (MODELS / "1/card.md").read_text()
-    for text in (f"test/accuracy: {accuracy:.4f}, 95 % between", "in 0 decisions", "serve models/digits"):
+    for text in (f"test/accuracy: {accuracy:.4f}, 95 % between", "in 0 decisions", "src.cli serve FOLDER"):
         assert text in card
     assert re.search(r"parity +differs from predict by at most \S+e-\d\d in 360 test pictures, in 0 decisions\n", out)
     for file in (MODELS / "1").iterdir():

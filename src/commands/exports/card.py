@@ -36,22 +36,24 @@ Milliseconds for a batch of pictures, on one thread of {cpu}:
 
 ## How to use it
 
-    python -m src.cli serve models/{name}
+With `pictures` as above:
 
-or in Python, with `pictures` as above:
-
-    {call}
+{calls}
 
 A picture of another size is first scaled and cropped to its middle, as `src/decoding.py` does it.
 
 ## Limits
 
 Its metrics are those of pictures like the test pictures. It answers for any other picture as well, such as one of
-another camera, or of none of its classes. `serve` tells when pictures differ from those of `reference.json`.
+another camera, or of none of its classes. `reference.json` tells how the test pictures are distributed.
 """
 CALLS = {
-    "model.onnx": 'onnxruntime.InferenceSession("model.onnx").run(None, {"images": pictures})',
-    "model.pt2": 'torch.export.load("model.pt2").module()(torch.from_numpy(pictures))',
+    "model.onnx": """\
+    onnxruntime.InferenceSession("model.onnx").run(None, {"images": pictures})
+
+or as a server: `python -m src.cli serve FOLDER`, the folder of all versions.""",
+    "model.pt2": """\
+    torch.export.load("model.pt2").module()(torch.from_numpy(pictures))""",
 }
 
 
@@ -81,7 +83,7 @@ def write(folder: Path, info: dict[str, Any], times: Times, notes: list[str]) ->
         notes="".join(f"- {note}\n" for note in notes),
         cpu=processor(),
         times="\n".join(f"| {name} | {each['1']:.3f} | {each['64']:.3f} |" for name, each in times.items()),
-        call=CALLS[info["file"]],
+        calls=CALLS[info["file"]],
     )
     (folder / "card.md").write_text(text, encoding="utf-8")
 

@@ -42,7 +42,8 @@ def publish(x: Experiment, models: Models, variants: list[Variant], info: dict[s
     rows += [("note", note) for note in notes if note not in warnings]
     now = "a candidate" if candidate else "the current one"
     rows += [("", ""), *time_table(times), ("", ""), ("version", f"{models.path / str(number)}, {now}")]
-    print_rows([*rows, ("serve", f"python -m src.cli serve {quote(str(models.path))}")])
+    rows += [("serve", f"python -m src.cli serve {quote(str(models.path))}")] if made.file.suffix == ".onnx" else []
+    print_rows(rows)
     for text in warnings:
         echo(f"warning: {text}", sys.stderr)
 

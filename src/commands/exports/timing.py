@@ -47,8 +47,9 @@ def time_table(times: Times) -> Rows:
 
 
 def slower(times: Times, name: str) -> list[str]:
-    """Return a warning for each batch size at which a smaller model is not faster than the whole in float32."""
-    pairs = [(size, times[name][size], times["float32"][size]) for size in ("1", "64")] if name != "float32" else []
-    text = "{} is not faster for a batch of {}: {:.3f} ms, float32 takes {:.3f} ms; export without {}"
+    """Return a warning for each batch size at which a smaller model is not faster than a larger one."""
     option = "--quantize" if name.endswith("int8") else "--prune"
-    return [text.format(name, size, ms, base, option) for size, ms, base in pairs if ms >= base]
+    text = "{} is not faster than {} for a batch of {}: {:.3f} ms instead of {:.3f} ms; export without {}"
+    pairs = [(other, size) for other in times if other not in ("torch", name) for size in ("1", "64")]
+    found = [(other, size, times[name][size], times[other][size]) for other, size in pairs]
+    return [text.format(name, other, size, ms, base, option) for other, size, ms, base in found if ms >= base]

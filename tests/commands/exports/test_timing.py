@@ -32,7 +32,9 @@ def test_a_table_shows_multiples_of_the_first() -> None:
 
 
 def test_a_smaller_model_that_is_not_faster_is_told() -> None:
-    text = "int8 is not faster for a batch of 1: 0.600 ms, float32 takes 0.500 ms; export without --quantize"
+    text = "int8 is not faster than float32 for a batch of 1: 0.600 ms instead of 0.500 ms; export without --quantize"
     assert slower(TIMES, "int8") == [text]
-    assert slower(TIMES, "float32") == []
-    assert len(slower(TIMES | {"pruned": TIMES["torch"]}, "pruned")) == 2
+    both = TIMES | {"pruned": {"1": 0.2, "64": 9.0}}
+    assert slower({name: both[name] for name in ("torch", "float32", "pruned")}, "pruned") == []
+    assert len(slower(both | {"pruned int8": {"1": 0.3, "64": 8.0}}, "pruned int8")) == 1
+    assert slower({name: TIMES[name] for name in ("torch", "float32")}, "float32") == []
