@@ -9,7 +9,7 @@ import torch
 from src import require
 from src.config.build import Experiment
 
-SAMPLES, BATCH = 512, 64
+SAMPLES, BATCH = 512, 16
 # of the pixels' front, the probabilities' tail, and norms that no convolution could take in: they stay in float32
 KEPT = ("Cast", "Sub", "Div", "Softmax", "Sigmoid", "BatchNormalization")
 
@@ -50,6 +50,7 @@ def quantize(source: Path, target: Path, pictures: np.ndarray) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        extra_options={"CalibMovingAverage": True},  # ranges are means over batches, so that no outlier makes them wide
         nodes_to_exclude=[node.name for node in nodes if node.op_type in KEPT],
     )
     prepared.unlink()
