@@ -59,7 +59,7 @@ def test_weights_have_8_bits_and_the_outputs_are_near() -> None:
     exact, near = (
         open_session(Path(name), ["probabilities"])(pictures)["probabilities"] for name in ("model.onnx", "int8.onnx")
     )
-    assert 0 < np.abs(exact - near).max() < 0.02
+    assert 0 < np.abs(exact - near).mean() < 0.005
     assert np.allclose(near.sum(1), 1)
     assert not Path("int8.prepared.onnx").exists()
     assert torch.is_grad_enabled()
