@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -75,12 +76,12 @@ class Browser:
         result: dict[str, Any] = message["result"]
         return result
 
-    def open(self, page: Path, width: int, scheme: str) -> None:
-        """Open a page and wait until it is loaded."""
+    def open(self, page: Path | str, width: int, scheme: str) -> None:
+        """Open a page, a file or an address, and wait until it is loaded."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.events = []
-        self.send("Page.navigate", url=page.as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self.receive())
 
@@ -95,6 +96,20 @@ class Browser:
         for kind in ("rawKeyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
         return self.js(expression)
+
+    def draw(self, points: list[tuple[float, float]]) -> None:
+        """Press the mouse at the first point of the window, move it along the others, and release it."""
+        kinds = ["mousePressed", *["mouseMoved"] * (len(points) - 1), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [*points, points[-1]], strict=True):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def wait(self, expression: str) -> None:
+        """Wait until an expression is true, at most ten seconds."""
+        for _ in range(500):
+            if self.js(f"Boolean({expression})"):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"never true: {expression}")
 
     def logged(self) -> list[str]:
         """Return what the page wrote to the console, and the errors it met."""

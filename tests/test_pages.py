@@ -75,7 +75,8 @@ UNREACHED = """
   const style = getComputedStyle(e), scrolls = /auto|scroll/.test(style.overflowX + style.overflowY)
   const wide = e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 1
   // Chromium focuses regions that scroll by itself, other browsers only those with a tabindex
-  return !e.dataset.reached && e.matches("summary, a[href], button, input") || scrolls && wide && e.tabIndex < 0
+  const seen = e.matches("summary, a[href], button, input, select") && e.checkVisibility()
+  return !e.dataset.reached && seen || scrolls && wide && e.tabIndex < 0
 }).map(e => `not reached by keyboard: ${e.outerHTML.slice(0, 80)}`)
 """
 SERIOUS = """
