@@ -32,12 +32,14 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 WITHOUT_TORCH = (
     "__init__",
+    "analysis/drift",
     "cli",
     "decoding",
     "protocols",
     "config/arguments",
     "config/checks",
     "runs/folder",
+    "runs/records",
     "runs/summary",
 )
 ROOT_NAMES = {

@@ -135,7 +135,7 @@ class Drift:
     """Compare each ``window`` samples, one after the other, with a reference."""
 
     def __init__(self, reference: Mapping[str, Any], window: int = 500) -> None:
-        self.reference, self.window = reference, window
+        self.reference, self.window = {"traits": {}} | dict(reference), window
         self.parts: list[dict[str, NDArray[Any]]] = []  # of the window that is not full
         self.waiting, self.checked = 0, 0  # samples in it, and in full windows
         self.p: dict[str, float] = {}  # of the last full window

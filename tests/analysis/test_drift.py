@@ -124,7 +124,7 @@ def test_traits_without_a_finite_value_or_unknown_to_the_reference_are_left_out(
     drift = Drift(known, window=9)
     drift.add({"a": np.zeros(9), "b": np.arange(9), "c": np.zeros(9)})
     assert drift.state() == {"checked": 9, "drifting": [], "p": {"b": 1.0}}
-    drift = Drift(reference({}), window=9)
+    drift = Drift({}, window=9)  # of a version without a reference
     drift.add({"a": np.zeros(9)})
     assert drift.state()["drifting"] == []
 

@@ -28,8 +28,12 @@ function context(canvas) {
   return canvas.getContext("2d", { willReadFrequently: true });
 }
 
+function blob(base64, type) {
+  return new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))], { type });
+}
+
 function bytes(canvas, type = "image/png") {
-  return new Promise((done) => canvas.toBlob(done, type, 0.92));
+  return blob(canvas.toDataURL(type, 0.92).split(",")[1], type); // toBlob may wait a second until the page is idle
 }
 
 function percent(p) {
@@ -165,10 +169,10 @@ async function send() {
   let seen = null;
   if (strokes.length) {
     seen = change(centered(), false, inverted());
-    body = await bytes(seen);
+    body = bytes(seen);
   } else if (bitmap) {
     seen = change(fitted(bitmap, width, height), channels === 1, inverted());
-    if (inverted() || file.size > LARGE) body = await converted();
+    if (inverted() || file.size > LARGE) body = converted();
   }
   if (!body || mine !== latest) return;
   if (controller) controller.abort();
@@ -235,11 +239,6 @@ function rows(entries) {
   $("details").append(make("table", { className: "facts" }, make("tbody", {}, ...cells)));
 }
 
-async function decoded(base64) {
-  const binary = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-  return createImageBitmap(new Blob([binary], { type: "image/png" }));
-}
-
 // Returns the color of class i in the server's masks, (r, g, b); and the one in which the page shows it.
 function painted(i) {
   return [2 ** 25 - 1, 2 ** 15 - 1, 2 ** 21 - 1].map((factor) => (i * factor) % 255);
@@ -258,7 +257,10 @@ async function overlay(mask) {
   const layer = canvasOf(view.width, view.height);
   const g = context(layer);
   g.imageSmoothingEnabled = false;
-  g.drawImage(await decoded(mask), 0, 0, layer.width, layer.height);
+  const mine = latest;
+  const picked = await createImageBitmap(blob(mask, "image/png"));
+  if (mine !== latest) return; // another picture was chosen meanwhile
+  g.drawImage(picked, 0, 0, layer.width, layer.height);
   const picture = g.getImageData(0, 0, layer.width, layer.height);
   const d = picture.data;
   const classes = new Map(Array.from({ length: 255 }, (_, i) => [painted(i).join(), i]));
