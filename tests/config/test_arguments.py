@@ -96,7 +96,8 @@ def test_options_of_the_command_line_are_not_settings() -> None:
         ["predict", "-c", "configs/digits.yaml", "--trust", "--images", "a.png", "b.png", "--compile=true"]
     )
     images = [Path("a.png"), Path("b.png")]
-    assert own == {"images": images, "query": None, "output": None, "invert": False, "greedy": False, "soup": False}
+    others = {"query": None, "output": None, "invert": False, "greedy": False, "soup": False, "records": None}
+    assert own == {"images": images} | others
     assert (options.command, options.config, options.trust) == ("predict", ["configs/digits.yaml"], True)
     assert options.settings == ["--compile=true"]
     assert not options.owns_process
