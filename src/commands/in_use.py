@@ -8,13 +8,13 @@ import numpy as np
 
 from src import read_json
 from src.analysis.outputs import Outputs
-from src.analysis.page import interval, p_text, percent, picture
+from src.analysis.page import clipped, interval, p_text, percent, picture
 from src.analysis.report.in_use import Record, in_use, reference_of, shrunk
 from src.runs.records import Records
 from src.runs.summary import Rows
 
 LEVEL = 0.05  # of the p-value below which accuracy in use differs from that on the test set
-LETTERS = 40  # of a file name on the page
+LETTERS = 24  # of a file name on the page
 
 
 def of_run(records: Records, run: Path, o: Outputs) -> "InUse":
@@ -74,7 +74,7 @@ class InUse:
         facts, items = self.facts, []
         for each in facts.get("next", []):
             file, name = self.file(each), self.label(each)
-            items.append({"images": thumbnail(file, name), "lines": [uncertain(each), name[-LETTERS:]]})
+            items.append({"images": thumbnail(file, name), "lines": [uncertain(each), clipped(name, LETTERS)]})
         table = []
         for each in (facts.get("drift") or {"traits": []})["traits"]:
             medians = ["" if each["trait"] == "class" else f"{each[key]:.4g}" for key in ("reference", "median")]
@@ -98,7 +98,9 @@ def sentences(facts: Mapping[str, Any]) -> list[str]:
         names = ", ".join(each["trait"] for each in d["traits"] if each["drifts"])
         text = f"Drift of {names}" if names else "No drift"
         text += f" in the newest {d['samples']:,} pictures, against {d['reference']}"
-        text += f"; {d['alarms']:,} of {d['windows']:,} windows of as many had drift" if d["windows"] > 1 else ""
+        text += (
+            f"; {d['alarms']:,} of {d['windows']:,} windows of {d['samples']:,} had drift" if d["windows"] > 1 else ""
+        )
         found.append(f"{text}.")
     return found
 

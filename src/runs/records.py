@@ -90,11 +90,7 @@ class Records:
         """Append a line, after a line break if an earlier one was cut off; or write a ``whole`` file if it is new."""
         try:
             if whole:
-                if not file.exists():
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    part = file.with_suffix(f".{os.getpid()}")
-                    part.write_bytes(content)
-                    part.replace(file)
+                keep(file, content)
                 return
             with file.open("ab+", buffering=0) as stream:  # each write is one call, which others cannot divide
                 if file != self.intact and stream.tell():
@@ -139,3 +135,16 @@ class Records:
 
 def line(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":"), default=str).encode() + b"\n"
+
+
+def keep(file: Path, content: bytes) -> None:
+    """Write a file unless it exists; it gets its name when it is complete."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
