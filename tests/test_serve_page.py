@@ -1,6 +1,9 @@
 """The page of the server in headless Chromium, against a server that answers like it."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from base64 import b64encode
@@ -8,6 +11,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from pathlib import Path
 from re import S, findall
 from typing import Any
 
@@ -16,9 +20,11 @@ import pytest
 from PIL import Image
 
 from src.analysis.page import render
+from src.cli import main
 from src.runs.answers import answer
+from src.runs.records import Records
 from tests.browser import AXE, PROGRAM, Browser
-from tests.conftest import heavy
+from tests.conftest import ROOT, heavy
 from tests.test_pages import FOCUS, LAYOUT, LOOKS, UNREACHED
 
 pytestmark = pytest.mark.skipif(not (PROGRAM and AXE), reason="needs chromium or google-chrome, and axe-core-python")
@@ -355,3 +361,25 @@ def test_a_name_of_a_class_or_model_is_no_html(browser, serve):
     assert text(browser, "headline") == f"{names[1]}, 60.0 %"
     assert not browser.logged()
     assert browser.js("document.images.length") == 0
+
+
+@pytest.mark.heavy
+def test_the_page_works_with_the_server(browser, trained):
+    main(["export", f"--run={trained}"])
+    command = [sys.executable, "-m", "src.cli", "serve", "models/digits", "--port=0", "--records=records"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as process:
+        try:
+            url = next(found[0] for line in process.stdout if (found := findall(r"http://[\d.:]+", line)))
+            browser.open(f"{url}/", 360, "dark")
+            draw(browser, DIGITS["1"], 0.1, 0.1, 0.6)
+            browser.wait("document.getElementById('facts').innerText")
+            browser.js("document.querySelector('#feedback button').click()")
+            browser.wait("document.querySelector('#feedback [role=status]').innerText")
+            assert browser.logged() == []
+        finally:
+            process.terminate()
+    (kept,) = Records.find(Path("records")).read()
+    assert kept["label"] == kept["prediction"]
+    assert text(browser, "headline").startswith(f"{kept['prediction']}, ")
+    assert {"brightness", "confidence"} <= kept["traits"].keys()
