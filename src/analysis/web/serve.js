@@ -86,8 +86,9 @@ function trace(side, pen, k, middle, x, y) {
 // Returns the drawing as MNIST has it: its box 20/28 of the side, its center of mass in the middle.
 function centered() {
   const side = 10 * Math.max(width, height);
-  const pen = side / 14;
-  const room = side >= 160 ? (side * 20) / 28 : side; // very small pictures have no margin
+  const tiny = side < 160; // such as the digits of scikit-learn, 8 x 8, which have no margin and thick strokes
+  const pen = side / (tiny ? 6 : 14);
+  const room = tiny ? side : (side * 20) / 28;
   const all = strokes.flat();
   const ends = [0, 1].map((i) => [Math.min(...all.map((p) => p[i])), Math.max(...all.map((p) => p[i]))]);
   const middle = ends.map(([low, high]) => (low + high) / 2);
