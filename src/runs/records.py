@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from src import UserError, require
@@ -63,8 +64,7 @@ class Records:
         """Create the folder; a UserError if nothing can be written there."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / f".{os.getpid()}").touch()
-            (self.folder / f".{os.getpid()}").unlink()
+            TemporaryFile(dir=self.folder).close()
         except OSError as error:
             raise UserError(f"cannot write records to {self.folder}: {error.strerror}; choose another folder") from None
 
@@ -123,7 +123,7 @@ class Records:
             each["id"]: each["label"] for each in self.lines(b'"label"') if "label" in each and "traits" not in each
         }
         for each in self.lines(b'"traits"'):
-            if isinstance(each.get("traits"), dict):
+            if isinstance(each.get("traits"), dict) and isinstance(each.get("time"), str):
                 yield {**each, "label": labels[each["id"]]} if each["id"] in labels else each
 
     def kept(self, record: Mapping[str, Any]) -> Path | None:

@@ -43,7 +43,7 @@ def in_use(own: list[dict[str, Any]], o: Outputs | None, reference: Record, know
 def shrunk(record: Record) -> dict[str, Any]:
     """Return a record with how much more probable its class is than the second, instead of all probabilities.
 
-    Of labels, it is how far the least sure one is from its threshold.
+    Of labels, it is how far the least sure one is from 0.5, times two.
     """
     kept = {key: value for key, value in record.items() if key not in ("probabilities", "embedding", "values")}
     found = record.get("probabilities") or {}
@@ -73,10 +73,10 @@ def feedback(own: list[dict[str, Any]], o: Outputs | None) -> dict[str, Any] | N
         x = np.array([np.abs(np.subtract(a, b)).mean() for a, b in pairs])
         facts = {"metric": "mean absolute error", "value": float(x.mean()), "interval": [*bootstrap_mean(x)]}
     else:
-        right = [set(map(str, b)) == set(a) if isinstance(a, list) else str(a) == str(b) for a, b in pairs]
-        x = np.array(right, dtype=float)
+        texts = [[sorted(map(str, each if isinstance(each, list) else [each])) for each in pair] for pair in pairs]
+        x = np.array([a == b for a, b in texts], dtype=float)
         facts = {"metric": "accuracy", "value": float(x.mean()), "interval": [*wilson(x.sum(), len(x))]}
-    test = test_values(o)
+    test = values_of_test(o, numbers)
     facts |= {"samples": len(x)}
     if test is not None:
         p = welch(x, test) if numbers else fisher(int(x.sum()), len(x), int(test.sum()), len(test))
@@ -90,11 +90,11 @@ def is_number(value: Any) -> bool:
     return bool(values) and all(isinstance(each, int | float) for each in values)
 
 
-def test_values(o: Outputs | None) -> Array | None:
-    """Return 1 for each test sample that is right, 0 for others, or the errors of numbers."""
-    if o is None or o.kind in ("masks", "embeddings"):
+def values_of_test(o: Outputs | None, numbers: bool) -> Array | None:
+    """Return 1 for each test sample that is right, 0 for others, or the errors of numbers; None if there are none."""
+    if o is None or o.kind not in (("numbers",) if numbers else ("classes", "labels")):
         return None
-    return o.values if o.values.ndim == 1 else (~o.values[..., 1:].any((1, 2))).astype(float)
+    return (~o.values[..., 1:].any((1, 2))).astype(float) if o.kind == "labels" else o.values
 
 
 def drifting(own: list[dict[str, Any]], reference: Record, known: str) -> dict[str, Any] | None:

@@ -49,9 +49,10 @@ def test_errors_of_numbers_in_use_are_compared_by_welchs_test():
 def test_labels_in_use_are_right_if_all_are():
     p = {"cat": 0.9, "dog": 0.2}
     own = [one(i, p, prediction=["cat"], label=each) for i, each in enumerate((["cat"], ["cat", "dog"], []))]
+    own += [one(9, p, prediction=["cat", "dog"], label=each) for each in (["dog", "cat"], "cat", None)]
     targets = np.array([[1, 0], [1, 1]])
     found = in_use(own, outputs("labels", np.array([[1.0, 0], [1, 0]]), targets), NOTHING, "")["feedback"]
-    assert (found["value"], found["test"]) == (pytest.approx(1 / 3), 0.5)
+    assert (found["value"], found["test"]) == (pytest.approx(2 / 6), 0.5)
     assert own[0]["margin"] == pytest.approx(0.6)
     assert own[0]["close"] == ["dog"]
 
