@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from src.analysis import drift
 from src.commands.exports import card
 from src.commands.exports.files import Outputs, torch_session
 from src.commands.exports.graph import deciding
-from src.commands.exports.parity import pictures
+from src.commands.exports.parity import chunks, joined, pictures
 from src.commands.exports.timing import slower, time_sessions, time_table
 from src.commands.exports.variants import Variant
 from src.config.build import Experiment
@@ -65,6 +66,7 @@ def describe(x: Experiment, made: Variant, info: dict[str, Any]) -> dict[str, An
     )
 
 
-def reference(x: Experiment, info: dict[str, Any], answers: Outputs) -> dict[str, Any]:  # noqa: ARG001
+def reference(x: Experiment, info: dict[str, Any], answers: Outputs) -> dict[str, Any]:
     """Return what drift is measured against: histograms of the test pictures, and of the answers to them."""
-    return {}
+    seen = joined([drift.looks(pictures(x, chunk)) for chunk in chunks(x)])
+    return drift.reference(seen | drift.traits(info, answers))

@@ -64,5 +64,5 @@ def check_scored(whole: Variant, option: str) -> None:
 
 def checked(made: Variant, whole: Variant) -> Variant:
     """Refuse a smaller model that is worse than the whole one on the test set."""
-    made.notes.append(f"{made.name}: {parity.check_loss(whole.scored, made.scored, made.name)}, beside float32")
+    made.notes.append(f"{made.name}: {parity.check_loss(whole.scored, made.scored, made.name)}, compared with float32")
     return made
