@@ -1,0 +1,51 @@
+"""The release script trains, gates, tries a canary, and rolls back."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from src.cli import main
+from src.runs.exports import Models
+from tests.processes import ROOT
+
+pytestmark = [pytest.mark.heavy, pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")]
+FIT = ["--trainer.max_epochs=5", "--model.net=src.nets.MLP", "--model.net.image_shape=[1,8,8]"]
+
+
+def release(gate: str, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the script in this folder, which gets links to what it needs."""
+    if not Path("src").exists():
+        Path("src").symlink_to(ROOT / "src")
+    Path("smoke").mkdir(exist_ok=True)
+    Image.new("L", (8, 8), 200).save("smoke/a.png")
+    script = [ROOT / "scripts/release.sh", "configs/digits.yaml", gate, "smoke", *FIT, *settings]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        environment = os.environ | {"PORT": str(free.getsockname()[1]), "PYTHON": sys.executable}
+    return subprocess.run(script, capture_output=True, text=True, env=environment)
+
+
+def test_a_version_is_released_only_if_pictures_pass_the_canary():
+    main(["fit", "--config=configs/digits.yaml", *FIT, "--no_page"])
+    main(["export", "--run=runs/digits/version_0"])
+    models = Models(Path("models/digits"))
+    second = release("test/accuracy>=0.5")
+    assert second.returncode == 0, second.stderr
+    assert (models.numbers(), models.current) == ([1, 2], 2)
+    Path("smoke/b.png").write_bytes(b"no picture")
+    third = release("test/accuracy>=0.5")
+    assert third.returncode == 1
+    assert "version 3 failed as a canary" in third.stderr
+    assert models.current == 2
+
+
+def test_a_version_that_misses_its_gate_is_not_served():
+    first = release("test/accuracy>=1.1")
+    assert first.returncode == 2
+    assert "test/accuracy" in first.stderr
+    assert Models(Path("models/digits")).numbers() == []
