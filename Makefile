@@ -47,6 +47,9 @@ benchmark: .venv/.stamp ## time the project against plain loops and stock Lightn
 faults: .venv/.stamp ## kill runs, fill the disk, inject NaN, and count what survives (an hour)
 	@$(PY) -m tools.faults
 
+check-serve: extras ## load and attack the server, next to others (5 minutes)
+	@$(PY) -m tools.serving
+
 schema: .venv/.stamp ## write configs/schema.json: completion and checks in the editor
 	@$(PY) -W ignore -m scripts.schema
 
@@ -84,4 +87,4 @@ setup: $(filter .tools/bin/uv,$(UV)) ## install the dependencies into .venv
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help setup train test check check-all lint heavy newest format show schedule tensorboard benchmark faults schema lock audit extras clean
+.PHONY: help setup train test check check-all lint heavy newest format show schedule tensorboard benchmark faults check-serve schema lock audit extras clean
