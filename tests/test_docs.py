@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.cli import main
+from tests.conftest import refused
 from tests.test_layout import MAY_IMPORT
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +119,9 @@ def test_a_command_of_a_page_is_parsed(page: str, command: str, capsys: pytest.C
     for name, value in re.findall(r'^ *(\w+)="(.*)"$', PAGES[page], re.M):
         command = command.replace(f"${name}", value)
     args = shlex.split(command.replace("...", "configs/digits.yaml"))[1:]
+    if args[0] == "serve":  # its options are checked before its folder
+        assert "is no folder of exported versions" in refused(capsys, *args)
+        return
     with pytest.raises(SystemExit) as stop:
         main([*args, "--print_config"])
     assert not stop.value.code

@@ -1,14 +1,20 @@
 """The README is short, its commands and blocks of code work as printed, and its numbers were measured."""
 
 import csv
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
 
 from src.cli import main
 from tests.conftest import heavy
+from tests.served import publish
 from tests.test_docs import PAGES, ROOT, commands, copy, run, section, table
 
 README = PAGES["README.md"]
@@ -58,6 +64,18 @@ def write_photos() -> None:
                 Image.new("L", (12, 10), 10 * i).save(f"photos/{split}/{name}/{i}.png")
 
 
+def serve(args: list[str]) -> None:
+    """Start the server, which says its address, and stop it."""
+    publish()
+    command = [sys.executable, "-m", "src.cli", *args, "--port=0", "--drain=0"]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as process:
+        said, _, address = process.stderr.readline().decode().strip().partition(" on ")
+        assert said == "digits, version 1, a Classifier,"
+        assert json.loads(urlopen(f"{address}/v2/health/ready").read()) == {"ready": True}
+        process.terminate()
+    assert process.returncode == 0
+
+
 COMMANDS = [each for each in commands(README, "src.cli") if "mine.yaml" not in each]
 
 
@@ -68,6 +86,8 @@ def test_a_command_of_the_readme_runs(command: str) -> None:
     args = command.split()[1:]
     if args[0] == "search":
         main([*args, "--workers=0", "--search.trials=1", "--search.confirm=null", "--trainer.max_epochs=1"])
+    elif args[0] == "serve":
+        serve(args)
     elif args[0] != "fit":
         main(args)
     elif "--run" in args or "--resume" in args:

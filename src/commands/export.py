@@ -40,7 +40,7 @@ def run(
     greedy: bool = False,
     soup: bool = False,
 ) -> Experiment:
-    """Export a model as a file that takes pixels and returns what predict does, as the next version in a folder.
+    """Export a model as one file, from pixels to predictions.
 
     Normalization and test-time augmentation are part of the file. It is run on the whole test set and compared with
     predict in float32; nothing is published if outputs differ by more than the tolerance, or any decision differs.

@@ -146,12 +146,15 @@ def check_certificate(certificate: Path | None, private_key: Path | None) -> Non
 
 def listen(host: str, port: int, secured: bool) -> socket:
     """Return a socket bound to an address; refuse one that others can reach if they need no key."""
+    listener = None
     try:
         family, kind, protocol, _, address = getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_PASSIVE)[0]
         listener = socket(family, kind, protocol)
         listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         listener.bind(address)
     except (OSError, UnicodeError) as error:
+        if listener:
+            listener.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"cannot listen on {host}, port {port}: {reason}; choose others with --host and --port"

@@ -79,7 +79,15 @@ def is_of_checkpoint(files: list[str]) -> bool:
     import torch
 
     start = next((i for i, file in enumerate(files) if file.endswith("checkpoint_connector.py")), len(files))
-    names = ("engine", "runs", "metrics.py", "tasks/base.py", "tasks/classifier.py", "data/base.py", "data/folder.py")
+    names = (
+        "engine",
+        "runs",
+        "tasks/metrics.py",
+        "tasks/base.py",
+        "tasks/classifier.py",
+        "data/base.py",
+        "data/folder.py",
+    )
     ours = [Path(__file__).parents[1] / name for name in names]
     known = [Path(lightning.__path__[0]), Path(torch.__path__[0]), *ours]
     return start < len(files) and all(any(map(Path(file).is_relative_to, known)) for file in files[start:])

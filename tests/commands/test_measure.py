@@ -133,7 +133,7 @@ def test_columns_of_a_table_are_slices(capsys: pytest.CaptureFixture[str]) -> No
         (["--eps", "8"], "--eps is an option of --robust"),
         (["--robust", "--eps", "0"], "--eps must be in (0, 255]"),
         (["--robust", "--samples", "1"], "--samples must be at least 2"),
-        ([RUN, "--robust"], "--baselines, --slices and --robust are of one run, got 2"),
+        ([RUN, "--robust"], "--baselines, --slices, --robust and --records are of one run, got 2"),
     ],
 )
 @pytest.mark.usefixtures("trained")
