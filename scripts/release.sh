@@ -15,7 +15,7 @@ models=models/$name
 $cli check --config "$config"
 $cli fit --config "$config" "$@"
 run=$(ls -td "runs/$name"/version_* | head -n 1)
-$cli report "$run" --baselines
+$cli report "$run"
 $cli export --run "$run" --output "$models" --gate "$gate" --candidate
 new=$(ls "$models" | grep -xE '[0-9]+' | sort -n | tail -n 1)
 [ -f "$models/CURRENT" ] || { $cli serve "$models" --use "$new"; exit 0; } # the first version
