@@ -52,7 +52,7 @@ def file_of_form(body: bytes, media: str) -> bytes:
 
 def decode(file: bytes, shape: tuple[int, ...], scale: Any, max_pixels: int) -> np.ndarray:
     """Return a picture as ``predict`` reads it, (C, H, W), uint8; see ``src.decoding``."""
-    if file.startswith(b"\xff\xd8") and file.count(b"\xff\xda") > MOST_SCANS:
+    if file.startswith(b"\xff\xd8") and scans(file) > MOST_SCANS:
         raise Refused(422, f"a JPEG of more than {MOST_SCANS} scans takes too long")
     try:
         return to_8_bits(load(io.BytesIO(file), shape, max_pixels), shape, scale)
@@ -65,5 +65,7 @@ def decode(file: bytes, shape: tuple[int, ...], scale: Any, max_pixels: int) -> 
         raise Refused(422, f"the picture is damaged: {reason}") from None
 
 
-def is_small(file: bytes) -> bool:
-    return len(file) <= AT_ONCE
+def scans(jpeg: bytes) -> int:
+    """Return how many scans may begin in a JPEG; faster than ``bytes.count``, which lets no other thread run."""
+    pairs = (np.frombuffer(jpeg, "<u2", (len(jpeg) - start) // 2, start) for start in (0, 1))
+    return sum(int(np.count_nonzero(each == 0xDAFF)) for each in pairs)
