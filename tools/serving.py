@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from PIL import Image
 
 from src.decoding import load, to_8_bits
 from src.runs.answers import answer
-from src.runs.exports import Models
+from src.runs.exports import Models, import_onnxruntime
 from tools.bad_pictures import bad_pictures
 from tools.timing import Row, compare, format_row
 
+ort = import_onnxruntime()
 FORM = "multipart/form-data; boundary=x"
 FIT = ["--trainer.max_epochs=1", "--no_page", "--test=false"]
 

@@ -20,6 +20,14 @@ KEYS = {"format", "name", "task", "kind", "file", "input", "outputs", "classes"}
 SUMS, REJECTED = "SHA256SUMS", "REJECTED"
 
 
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime with its telemetry off: it would send events to Microsoft and keep an ID in ~/.cache."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is loaded
+    import onnxruntime
+
+    return onnxruntime
+
+
 @dataclass
 class Version:
     """One exported version: ``model.onnx``, what ``model.json`` says about it, and a reference of its test pictures."""

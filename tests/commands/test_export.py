@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -17,7 +16,7 @@ from src.cli import main
 from src.commands.export import check_data
 from src.commands.exports import files, parity, timing
 from src.data import Diabetes, Digits
-from src.runs.exports import Models
+from src.runs.exports import Models, import_onnxruntime
 from tests.conftest import refused
 
 CNN = ["--model.net=src.nets.SmallCNN", "--model.net.width=16", "--data.batch_size=256", "--trainer.max_epochs=1"]
@@ -30,7 +29,9 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def onnx_outputs(version: int, pixels: Any) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(MODELS / str(version) / "model.onnx", providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(
+        MODELS / str(version) / "model.onnx", providers=["CPUExecutionProvider"]
+    )
     return session.run(None, {"images": pixels.numpy()})
 
 

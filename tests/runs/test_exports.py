@@ -1,12 +1,17 @@
 """Exported versions are complete, checked before use, and switched in one step."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from src import UserError
 from src.runs.exports import Models
+from tests.processes import ROOT
+from tests.served import publish as publish_model
 
 INFO = {"format": 1, "name": "digits", "task": "Classifier", "kind": "classes", "file": "model.onnx", "classes": None}
 INFO |= {"input": {"name": "images", "shape": [1, 8, 8]}, "outputs": []}
@@ -96,3 +101,12 @@ def test_a_folder_without_versions_is_refused_with_a_hint(models):
     for path in ("models", "models/digits/1"):
         with pytest.raises(UserError, match=f"{path} is no folder of exported versions: you may mean models/digits"):
             Models.find(Path(path))
+
+
+def test_a_model_is_loaded_without_telemetry(tmp_path):
+    publish_model()
+    code = "from src.runs.exports import *; import_onnxruntime().InferenceSession('models/digits/1/model.onnx')"
+    env = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    (tmp_path / "home").mkdir()
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    assert [*(tmp_path / "home").iterdir()] == []

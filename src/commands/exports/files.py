@@ -12,6 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from src import UserError, require
+from src.runs.exports import import_onnxruntime
 
 Outputs = dict[str, np.ndarray]
 Session = Callable[[np.ndarray], Outputs]  # from pixels (N, C, H, W), uint8, to outputs by name
@@ -65,8 +66,7 @@ def open_session(file: Path, names: list[str]) -> Session:
     """Return a function that runs an exported file on one thread of the CPU, as ``serve`` does."""
     if file.suffix == ".pt2":
         return torch_session(torch.export.load(file).module(), names)
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

@@ -8,6 +8,7 @@ import torch
 
 from src import require
 from src.config.build import Experiment
+from src.runs.exports import import_onnxruntime
 
 SAMPLES, BATCH = 512, 16
 # of the pixels' front, the probabilities' tail, and norms that no convolution could take in: they stay in float32
@@ -29,6 +30,8 @@ def training_pictures(x: Experiment) -> np.ndarray:
 def quantize(source: Path, target: Path, pictures: np.ndarray) -> None:
     """Write an ONNX file with 8-bit weights of each channel and unsigned activations in their calibrated ranges."""
     import onnx
+
+    import_onnxruntime()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

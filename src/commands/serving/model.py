@@ -9,10 +9,11 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from src import UserError, require
-from src.runs.exports import Version
+from src.runs.exports import Version, import_onnxruntime
+
+onnxruntime = import_onnxruntime()
 
 LARGEST_BATCH = 256  # pictures
 Outputs = dict[str, np.ndarray]  # each of a batch, the first dimension is N
