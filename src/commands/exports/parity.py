@@ -1,4 +1,4 @@
-"""Parity: what an exported file returns for the whole test set, beside what predict computes, and how good it is."""
+"""Parity: what an exported file returns for the whole test set, compared with predict, and how good it is."""
 
 from typing import Any
 

@@ -31,7 +31,7 @@ PLACES = BATCH + len(SIZES) + 2 + len(OTHERS)
 
 
 class Metrics:
-    """The counters of one worker: a row of those of all, in a file that all have mapped into memory."""
+    """The counters of one worker: its row of a table that all workers have mapped into memory."""
 
     def __init__(self, worker: int = 0, file: Path | None = None) -> None:
         self.all = np.zeros((1, PLACES)) if file is None else np.memmap(file, np.float64, "r+").reshape(-1, PLACES)

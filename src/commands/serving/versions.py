@@ -9,7 +9,7 @@ from src.commands.serving.model import Model
 from src.runs.exports import Models, Version
 
 POLL = 0.2  # seconds
-JUDGED = 500  # last requests of the candidate that are compared with as many of the current version, or
+COMPARED = 500  # last requests of the candidate that are compared with as many of the current version, or
 FEWEST = 100  # at least so many
 MORE_FAILURES, MORE_SECONDS = 0.01, 0.001  # than twice those of the current version are allowed: chance
 
@@ -19,8 +19,8 @@ class Health:
 
     def __init__(self) -> None:
         self.count = 0
-        self.seconds: deque[float] = deque(maxlen=JUDGED)
-        self.failed: deque[bool] = deque(maxlen=JUDGED)
+        self.seconds: deque[float] = deque(maxlen=COMPARED)
+        self.failed: deque[bool] = deque(maxlen=COMPARED)
 
     def add(self, seconds: float, failed: bool) -> None:
         self.count += 1
@@ -101,7 +101,7 @@ class Versions:
         if (health := self.health.get(model.number)) is None:  # it was replaced in the meantime
             return
         health.add(seconds, failed)
-        if model is self.candidate and health.count % JUDGED == 0 and (reason := self.fault(health)):
+        if model is self.candidate and health.count % COMPARED == 0 and (reason := self.fault(health)):
             self.log(f"version {model.number} is withdrawn: {reason}")
             self.candidate = None
             self.broken.add(model.number)
@@ -111,7 +111,7 @@ class Versions:
                 self.log(str(error))
 
     def fault(self, candidate: Health) -> str:
-        current, of = self.health[self.current.number], f"over {JUDGED} requests; version {self.current.number}:"
+        current, of = self.health[self.current.number], f"over {COMPARED} requests; version {self.current.number}:"
         if candidate.failures > 2 * current.failures + MORE_FAILURES:
             return f"{candidate.failures:.1%} failed {of} {current.failures:.1%}"
         if current.count >= FEWEST and candidate.p99 > 2 * current.p99 + MORE_SECONDS:
