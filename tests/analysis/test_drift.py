@@ -1,7 +1,6 @@
 """Drift: p-values as SciPy's, few false alarms on pictures of the same kind, and alarms on pictures of another."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -4,7 +4,7 @@ import re
 from base64 import b64encode
 from hashlib import sha256
 
-from src.analysis.page import WEB, render
+from src.analysis.page import render
 from src.commands.serving.messages import Reply
 from src.runs.exports import Version
 
@@ -16,9 +16,7 @@ POLICY = (
 
 def page(version: Version, needs_key: bool, records: bool) -> Reply:
     """Return the page, with a policy that names the hashes of its scripts and styles."""
-    text = f"<!doctype html><title>{version.info['name']}</title><p>POST a picture to /predict"
-    if (WEB / "serve.html").is_file():
-        text = render("serve.html", info=version.info, version=version.number, needs_key=needs_key, records=records)
+    text = render("serve.html", info=version.info, version=version.number, needs_key=needs_key, records=records)
     policy = POLICY.format(**{tag: hashes(text, tag) for tag in ("script", "style")})
     headers = {"content-security-policy": policy, "referrer-policy": "no-referrer", "x-content-type-options": "nosniff"}
     return Reply(text, media="text/html; charset=utf-8", headers=headers)
