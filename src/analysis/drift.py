@@ -122,7 +122,7 @@ def joined(first: NDArray[np.int64], second: NDArray[np.int64], least: float) ->
 def chi_squared_tail(x: float, df: int) -> float:
     """Return the probability that a chi-squared variable of ``df`` degrees of freedom is above x.
 
-    Abramowitz and Stegun, 1964, 26.4.4 and 26.4.5.
+    Abramowitz and Stegun, 1964, 26.4.4 and 26.4.5; the server has no scipy.
     """
     if x <= 0 or df < 1:
         return 1.0

@@ -25,7 +25,7 @@ except ModuleNotFoundError:  # on Windows
 IDLE_SECONDS = 60  # between two requests of a connection
 BACKLOG = 2048
 LAST_SECONDS = 20  # for requests that have begun when the server stops
-SWITCH_SECONDS = 0.001  # the model's thread waits so long for Python; with Python's 0.005, a sixth fewer requests
+SWITCH_SECONDS = 0.001  # the model's thread waits so long for Python; with Python's 0.005, an eighth fewer requests
 
 
 class Loop(BaseLoop):
