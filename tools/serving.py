@@ -208,12 +208,14 @@ def photo(options: argparse.Namespace) -> Iterator[Row]:
     file = io.BytesIO()
     Image.fromarray(noise).resize((640, 480)).save(file, "jpeg", quality=90)  # 0.1 MB, as a camera's
     picture = file.getvalue()
-    with ours(options) as (_, port, _):
-        times: dict[str, list[float]] = {"ours": [], "floor": []}
+    with ours(options) as (_, one, _), ours(options, "--workers=2") as (_, two, _):
+        times: dict[str, list[float]] = {"floor": [], "1 process": [], "2 processes": []}
         for _ in range(options.repeats):
             times["floor"].append(floor(options.models, picture, options.seconds))
-            times["ours"].append(1e3 / measure(port, picture, 8, options.seconds)["per_s"])
-    yield compare("a 640 x 480 JPEG, 8 clients / floor", times["ours"], times["floor"], 1 / 1.2, 1)
+            for name, port in (("1 process", one), ("2 processes", two)):
+                times[name].append(1e3 / measure(port, picture, 8, options.seconds)["per_s"])
+    for name in ("1 process", "2 processes"):
+        yield compare(f"a 640 x 480 JPEG, {name} / floor", times[name], times["floor"], 1 / 1.2, 1)
 
 
 def count(name: str, bad: int, of: int, most: int = 0) -> Row:

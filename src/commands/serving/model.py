@@ -60,7 +60,7 @@ class Model:
 
     version: Version
     session: Any
-    observe: Callable[[np.ndarray, Outputs], Any] = lambda *_: None  # sees each batch, in the thread
+    observe: Callable[[np.ndarray, Outputs], Any] = lambda *_: None  # sees each batch, in its thread
     batched: Callable[[int], None] = lambda _: None  # called with the size of each batch
     waiting: deque[Waiting] = field(default_factory=deque)
     running: bool = False
@@ -129,19 +129,20 @@ class Model:
         """Predict a batch; if the model fails, its requests alone, so that only those fail that must."""
         found: Sequence[Result | Exception]
         try:
-            found = self.results(batch)
+            found = self.results([each.pixels for each in batch])
         except Exception as error:
             found = [error] if len(batch) == 1 else [self.alone(each) for each in batch]
         loop.call_soon_threadsafe(self.deliver, batch, found)
 
     def alone(self, each: Waiting) -> Result | Exception:
         try:
-            return self.results([each])[0]
+            return self.results([each.pixels])[0]
         except Exception as error:
             return error
 
-    def results(self, batch: list[Waiting]) -> list[Result]:
-        pixels = np.concatenate([each.pixels for each in batch])
+    def results(self, batch: list[np.ndarray]) -> list[Result]:
+        """Predict several pictures (N, C, H, W) at once; any thread may call this."""
+        pixels = np.concatenate(batch)
         try:
             outputs = self.compute(pixels)
         except Exception as error:  # onnxruntime raises any
@@ -150,7 +151,7 @@ class Model:
         if self.version.info["kind"] != "values" and not all(np.isfinite(values).all() for values in floats):
             raise ModelError("the model returned NaN or infinity")
         seen = self.observe(pixels, outputs)
-        firsts = accumulate((len(each.pixels) for each in batch), initial=0)
+        firsts = accumulate(map(len, batch), initial=0)
         return [Result(self, outputs, seen, first) for _, first in zip(batch, firsts, strict=False)]
 
     def deliver(self, batch: list[Waiting], found: Sequence[Result | Exception]) -> None:

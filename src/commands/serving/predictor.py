@@ -40,11 +40,16 @@ class Predictor:
         """POST /predict: a picture, as it is or in a form; see ``src.runs.answers`` for the reply."""
         file = file_in(await self.body(request), request.header(b"content-type"))
 
-        async def pixels(version: Version) -> np.ndarray:
-            return (await self.decode(file, version))[None]
+        async def predict(model: Model) -> Result:
+            pixels = self.decode_at_once(file, model.version)
+            if pixels is not None:
+                return await model.predict(pixels[None], request.gone)
+            result: Result = await self.in_thread(self.decode_and_predict, file, model, request)
+            model.batched(1)
+            return result
 
         with self.slot():
-            result = await self.first_of(self.versions.choose(request.id), pixels, request)
+            result = await self.first_of(self.versions.choose(request.id), predict, request)
             info, i = result.model.version.info, result.first
             names = {"id": request.id, "model": info["name"], "version": request.version}
             if info["kind"] in WITH_PICTURES:
@@ -62,12 +67,12 @@ class Predictor:
         version = choices[-1].version
         head, batch = inference.parse(body, request.header(inference.HEADER), version)
 
-        async def pixels(_: Version) -> np.ndarray:
-            return batch
+        async def predict(model: Model) -> Result:
+            return await model.predict(batch, request.gone)
 
         fits = [each for each in choices if inference.describe(each.version, []) == inference.describe(version, [])]
         with self.slot():
-            result = await self.first_of(fits, pixels, request)
+            result = await self.first_of(fits, predict, request)
         rows = slice(result.first, result.first + len(batch))
         outputs = {name: values[rows] for name, values in result.outputs.items()}
         return inference.respond(result.model.version, head, outputs)
@@ -114,34 +119,39 @@ class Predictor:
             self.in_flight -= 1
             self.metrics.predicted(perf_counter() - start)
 
-    async def decode(self, file: bytes, version: Version) -> np.ndarray:
-        """Return the pixels (C, H, W) of a file, decoded in a thread unless that takes longer than decoding it."""
-        scale, most = version.info["input"].get("scale"), self.settings.max_pixels
-        if len(file) <= AT_ONCE:
-            try:
-                return decode(file, version.shape, scale, min(FEW_PIXELS, most))
-            except ImageSizeError:
-                pass  # a small file of many pixels
+    def decode_at_once(self, file: bytes, version: Version) -> np.ndarray | None:
+        """Return the pixels (C, H, W) of a file, or None if it may take longer than a thread needs to start."""
+        if len(file) > AT_ONCE:
+            return None
         try:
-            return await self.in_thread(decode, file, version.shape, scale, most)
+            scale, most = version.info["input"].get("scale"), self.settings.max_pixels
+            return decode(file, version.shape, scale, min(FEW_PIXELS, most))
+        except ImageSizeError:
+            return None
+
+    def decode_and_predict(self, file: bytes, model: Model, request: Request) -> Result:
+        """Do both in this thread: to pass a large picture to the model's thread costs more than a batch saves."""
+        most = self.settings.max_pixels
+        try:
+            pixels = decode(file, model.version.shape, model.version.info["input"].get("scale"), most)
         except ImageSizeError:
             raise Refused(413, f"the picture may have at most {most:,} pixels") from None
+        if request.gone():
+            raise Gone
+        return model.results([pixels[None]])[0]
 
     async def in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.threads, function, *args)
 
     async def first_of(
-        self, models: Sequence[Model], pixels: Callable[[Version], Awaitable[np.ndarray]], request: Request
+        self, models: Sequence[Model], predict: Callable[[Model], Awaitable[Result]], request: Request
     ) -> Result:
         """Return the result of the first model that does not fail."""
         failure = ""
         for model in models:
-            batch = await pixels(model.version)
-            if request.gone():
-                raise Gone
             start, request.version = perf_counter(), model.number
             try:
-                result = await model.predict(batch, request.gone)
+                result = await predict(model)
                 self.versions.note(model, perf_counter() - start, failed=False)
                 return result
             except ModelError as error:
