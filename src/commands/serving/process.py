@@ -113,6 +113,9 @@ def work(server: Server, listener: socket.socket) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
 
     async def serve() -> None:
+        if hasattr(signal, "SIGHUP"):  # of a closed terminal
+            with suppress(ValueError):  # outside of the main thread, in tests
+                signal.signal(signal.SIGHUP, server.handle_exit)
         follower = asyncio.create_task(server.app.follow())
         await server.serve([listener])
         follower.cancel()

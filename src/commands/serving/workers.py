@@ -4,7 +4,10 @@ import multiprocessing
 import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,6 +22,8 @@ from src.commands.serving.settings import Settings
 from src.runs.summary import echo
 
 QUICK = 5.0  # seconds; a process that dies sooner would do so again
+POLL = 0.1  # seconds until a signal is passed on
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 def supervise(settings: Settings, listener: socket.socket, workers: int) -> None:
@@ -33,43 +38,65 @@ class Supervisor:
     """The processes of one server, by number; each gets the signals of this one."""
 
     def __init__(self, settings: Settings, listener: socket.socket, workers: int) -> None:
-        self.settings, self.listener, self.stopping = settings, listener, False
+        self.settings, self.listener, self.workers = settings, listener, workers
         self.context = multiprocessing.get_context("spawn")
         self.running: dict[int, tuple[BaseProcess, float]] = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.stop)
-        for worker in range(workers):
-            self.start(worker)
+        self.signals, self.passed_on = 0, 0  # a second one lets the workers stop at once
+        for number in SIGNALS:
+            signal.signal(number, self.note)
+
+    def note(self, *_args: Any) -> None:
+        self.signals += 1  # and no more: a worker may be starting
 
     def start(self, worker: int) -> None:
         process = self.context.Process(target=child, args=(self.settings, self.listener, worker))
-        process.start()
+        with blocked(signal.SIGINT):  # of the terminal, in the worker too, which gets SIGTERM instead
+            process.start()
         self.running[worker] = process, monotonic()
 
-    def stop(self, *_args: Any) -> None:
-        self.stopping = True
+    def stop(self) -> None:
         self.listener.close()  # each worker has its own copy; nobody would accept from this one
+        self.passed_on += 1
         for process, _ in self.running.values():
             process.terminate()
 
     def run(self) -> None:
         failed = False
+        for worker in range(self.workers):
+            if not self.signals:
+                self.start(worker)
         while self.running:
-            wait([process.sentinel for process, _ in self.running.values()], 0.5)
+            wait([process.sentinel for process, _ in self.running.values()], POLL)
+            while self.passed_on < self.signals:
+                self.stop()
             for worker, (process, since) in [*self.running.items()]:
                 if process.is_alive():
                     continue
                 del self.running[worker]
-                if self.stopping:
+                if self.passed_on:
                     continue
                 echo(f"warning: worker {worker} died with exit code {process.exitcode}", sys.stderr)
                 if monotonic() - since > QUICK:
                     self.start(worker)
                 else:
                     failed = True
-                    self.stop()
+                    self.note()
         if failed:
             raise UserError("the server stopped, because a worker died right after its start")
+
+
+@contextmanager
+def blocked(number: int) -> Iterator[None]:
+    """Keep a signal waiting, in processes that start meanwhile for ever."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which ends with SIGINT not blocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def child(settings: Settings, listener: socket.socket, worker: int) -> None:
