@@ -216,6 +216,16 @@ def test_the_page_may_run_only_what_is_written_in_it(app):
     assert "unsafe" not in policy
 
 
+@pytest.mark.parametrize("low", [0.9, None])
+@pytest.mark.parametrize("value", [0.95, None])
+def test_the_page_shows_metrics_with_and_without_interval(low, value):
+    publish(metrics={"test/loss": {"value": value, "low": low, "high": low and 0.99, "samples": low and 1000}})
+    status, _, page = call(App(settings()), "GET", "/")
+    assert status == 200
+    assert (b"95 % between 0.9 and 0.99, 1,000 samples" in page) == bool(low and value)
+    assert (b">undefined<" in page) == (value is None)
+
+
 def test_drift_is_counted_and_logged(capsys):
     bright = np.random.default_rng(0).integers(200, 256, (1000, 1, 8, 8), np.uint8)
     publish(reference=reference(looks(bright)))
