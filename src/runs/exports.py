@@ -63,13 +63,18 @@ class Version:
             require(name in sums and "/" not in name, f"{file} is not listed in {path / SUMS}: {remedy}")
             require(file.is_file() and not file.is_symlink(), f"{file} is missing: {remedy}")
             require(digest(file) == sums[name], f"{file} is damaged: its SHA-256 is not that of {SUMS}; {remedy}")
+        wrong = "model.json"
         try:
             info = json.loads((path / "model.json").read_text(encoding="utf-8"))
             valid = info["format"] == FORMAT and info.keys() >= KEYS and info["kind"] in KINDS and info["file"] in sums
+            version = cls(path, info)
+            if valid and "reference.json" in sums:
+                wrong = "reference.json"
+                valid = "traits" in version.reference
         except (ValueError, TypeError, LookupError, AttributeError):
             valid = False
-        require(valid, f"{path / 'model.json'} is not of this version of the template: export it again")
-        return cls(path, info)
+        require(valid, f"{path / wrong} is not of this version of the template: export it again")
+        return version
 
 
 class Models:

@@ -87,6 +87,17 @@ def test_a_file_that_is_missing_or_not_listed_is_refused(models):
         models.load(3)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_reference_of_another_version_of_the_template_is_refused(models, content):
+    with models.draft() as draft:
+        (draft / "model.onnx").write_bytes(b"net")
+        (draft / "model.json").write_text(json.dumps(INFO))
+        (draft / "reference.json").write_text(content)
+        number = models.publish(draft)
+    with pytest.raises(UserError, match=rf"{number}/reference\.json is not of this version of the template"):
+        models.load(number)
+
+
 @pytest.mark.parametrize("info", [{"format": 2}, {"kind": "odd"}, {"file": "../1/model.onnx"}])
 def test_what_another_version_of_the_template_wrote_is_refused(models, info):
     publish(models, **info)

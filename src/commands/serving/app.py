@@ -145,6 +145,7 @@ class App:
         candidate = self.versions.candidate
         self.metrics.set("version", self.versions.current.number)
         self.metrics.set("candidate", candidate.number if candidate else 0)
+        self.metrics.set("drifting", len(self.versions.current.observe.drifting))
         self.metrics.set("in_flight", self.predictor.in_flight)
         self.log.flush()
 

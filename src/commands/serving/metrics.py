@@ -19,7 +19,7 @@ HELP = {
     "version": "The current version of the model.",
     "candidate": "The version that a share of the requests gets, 0 for none.",
     "drift_checked_total": "Pictures compared with the reference of the export.",
-    "drifting": "How many properties of the pictures or predictions have drifted.",
+    "drifting": "How many properties of the pictures or predictions of the current version have drifted.",
 }
 GAUGES = ("in_flight", "connections", "version", "candidate", "drifting")  # one value for each worker
 COUNTERS = ("failures_total", "drift_checked_total")

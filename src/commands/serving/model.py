@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from src import UserError, require
+from src.runs.answers import answer
 from src.runs.exports import Version, import_onnxruntime
 
 onnxruntime = import_onnxruntime()
@@ -60,7 +61,7 @@ class Model:
 
     version: Version
     session: Any
-    observe: Callable[[np.ndarray, Outputs], Any] = lambda *_: None  # sees each batch, in its thread
+    observe: Any = lambda *_: None  # a Watch, which sees each batch, in its thread
     batched: Callable[[int], None] = lambda _: None  # called with the size of each batch
     waiting: deque[Waiting] = field(default_factory=deque)
     running: bool = False
@@ -81,6 +82,7 @@ class Model:
             model = cls(version, session, *hooks)
             outputs = model.compute(np.zeros((1, *version.shape), np.uint8))
             right = all(outputs[each["name"]].shape == (1, *each["shape"]) for each in version.info["outputs"])
+            answer(version.info, outputs, 0)  # raises if there are other classes than outputs
         except Exception as error:  # onnxruntime raises any
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{version.model} cannot be used ({reason}): export it again") from None

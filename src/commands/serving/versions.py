@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from zlib import crc32
 
 from src import UserError, require
@@ -12,6 +13,18 @@ POLL = 0.2  # seconds
 COMPARED = 500  # last requests of the candidate that are compared with as many of the current version, or
 FEWEST = 100  # at least so many
 MORE_FAILURES, MORE_SECONDS = 0.01, 0.001  # than twice those of the current version are allowed: chance
+
+
+Stamp = list[tuple[str, int, int]]  # name, size and time of change of each file
+
+
+def stamp(folder: Path) -> Stamp:
+    """Tell one state of the files in a folder from another."""
+    try:
+        stats = [(each.name, each.stat()) for each in folder.iterdir()]
+    except OSError:  # of files that vanish
+        return []
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 class Health:
@@ -50,7 +63,8 @@ class Versions:
         )
         self.current = load(models.load(number or 0))
         self.candidate: Model | None = None
-        self.broken: set[int] = set()  # not to be loaded again while they are asked for
+        self.broken: dict[int, Stamp] = {}  # not to be loaded again until their files change
+        self.withdrawn: set[int] = set()  # no candidates any more
         self.health: dict[int, Health] = {}
         self.update(*self.find())
 
@@ -70,23 +84,23 @@ class Versions:
     def find(self) -> tuple[Model, Model | None]:
         """Return the models that should be current and candidate; what cannot be loaded changes nothing."""
         asked = [self.models.current, self.models.candidate if self.share else None]
-        self.broken.intersection_update(each for each in asked if each)
         current, candidate = (self.get(number) if number else None for number in asked)
         return current or self.current, candidate
 
     def get(self, number: int) -> Model | None:
         known = {each.number: each for each in self.loaded}
-        if number in known or number in self.broken:
+        files = stamp(self.models.path / str(number))
+        if number in known or self.broken.get(number) == files:
             return known.get(number)
         try:
             return self.load(self.models.load(number))
         except Exception as error:  # a UserError, or an OSError of files that vanish
-            self.broken.add(number)
+            self.broken[number] = files
             self.log(f"version {number} is not served: {' '.join(str(error).split())}")
             return None
 
     def update(self, current: Model, candidate: Model | None) -> None:
-        if candidate and (candidate.number <= current.number or candidate.number in self.broken):
+        if candidate and (candidate.number <= current.number or candidate.number in self.withdrawn):
             candidate = None
         if current is not self.current:
             self.log(f"version {current.number} replaces version {self.current.number}")
@@ -104,7 +118,7 @@ class Versions:
         if model is self.candidate and health.count % COMPARED == 0 and (reason := self.fault(health)):
             self.log(f"version {model.number} is withdrawn: {reason}")
             self.candidate = None
-            self.broken.add(model.number)
+            self.withdrawn.add(model.number)
             try:
                 self.models.reject(model.number, reason)
             except UserError as error:  # a read-only folder

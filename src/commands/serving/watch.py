@@ -57,7 +57,6 @@ class Watch:
         if drift.checked > before:
             drifting = drift.state()["drifting"]
             self.metrics.add("drift_checked_total", drift.checked - before)
-            self.metrics.set("drifting", len(drifting))
             if drifting != self.drifting:
                 self.log(f"drift in version {self.version.number}: {', '.join(drifting) or 'none any more'}")
             self.drifting = drifting

@@ -233,6 +233,11 @@ def test_drift_is_counted_and_logged(capsys):
     for i in range(500):
         app.versions.current.observe(np.full((1, 1, 8, 8), i % 5, np.uint8), {"probabilities": np.full((1, 10), 0.1)})
     assert "serve_drift_checked_total 500\n" in app.metrics.text()
+    app.tick()
     assert 'serve_drifting{worker="0"} 3\n' in app.metrics.text()
     (event,) = events(capsys, app)
     assert event["event"].startswith("drift in version 1: ")
+    publish()
+    app.versions.update(*app.versions.find())
+    app.tick()
+    assert 'serve_drifting{worker="0"} 0\n' in app.metrics.text()

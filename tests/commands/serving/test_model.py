@@ -83,6 +83,8 @@ def test_what_cannot_be_loaded_is_refused_in_one_line():
         load(outputs=[{"name": "probabilities", "dtype": "float32", "shape": [11]}])
     with pytest.raises(UserError, match=r"cannot be used \(.*\): export it again$"):
         load(outputs=[{"name": "mask", "dtype": "uint8", "shape": [8, 8]}])
+    with pytest.raises(UserError, match=r"cannot be used \(.*\): export it again$"):
+        load(classes=["a", "b"])
     version = Models(FOLDER).load(publish())
     version.model.write_bytes(b"no model")
     with pytest.raises(UserError, match=r"cannot be used \(.*\): export it again$"):

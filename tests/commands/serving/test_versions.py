@@ -1,6 +1,7 @@
 """Versions are replaced without losing requests, and a bad candidate is withdrawn."""
 
 import asyncio
+import shutil
 import threading
 
 import numpy as np
@@ -52,6 +53,23 @@ def test_a_broken_version_is_named_once_and_changes_nothing():
     assert versions.said[0].startswith("version 2 is not served: models/digits/2/model.onnx is damaged")
     publish(nan=True)
     assert versions.look() == [3]
+
+
+def test_a_version_is_served_once_all_its_files_are_there():
+    publish()
+    versions = Served(share=0.5)
+    publish(current=False)
+    complete = FOLDER / "2"
+    parts = {each.name: each.read_bytes() for each in complete.iterdir()}
+    shutil.rmtree(complete)
+    Models(FOLDER).path.joinpath("CURRENT").write_text("2\n")  # before the version, as by cp
+    assert versions.look() == [1]
+    complete.mkdir()
+    for name in ("SHA256SUMS", *sorted(parts.keys() - {"SHA256SUMS"})):
+        assert versions.look() == [1]
+        (complete / name).write_bytes(parts[name])
+    assert versions.look() == [2]
+    assert versions.said[-1] == "version 2 replaces version 1"
 
 
 def test_a_folder_without_current_version_is_refused():
