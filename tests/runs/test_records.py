@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -64,6 +66,25 @@ def test_the_last_feedback_of_an_id_counts(records):
     assert [each.get("label") for each in records.read()] == ["7", None]
 
 
+def test_of_several_records_with_one_id_the_newest_gets_the_label(records):
+    for version in (1, 2):
+        records.add(one("a") | {"version": version})
+    records.feedback("a", "7")
+    records.add(one("b"))
+    records.add(one("a") | {"version": 3})
+    found = [(each["id"], each["version"], each.get("label")) for each in records.read()]
+    assert found == [("a", 1, None), ("a", 2, None), ("b", 3, None), ("a", 3, "7")]
+
+
+def test_threads_that_keep_the_same_picture_lose_nothing(records, capsys):
+    records.keep_images = True
+    large = PNG + bytes(2_000_000)
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(lambda i: records.add(one(str(i)), large), range(16)))
+    assert capsys.readouterr().err == ""
+    assert [each.suffix for each in records.folder.glob("pictures/*/*")] == [".png"]
+
+
 def test_a_line_that_was_cut_off_is_skipped_and_spoils_no_other(records):
     records.add(one("a"))
     (file,) = records.folder.glob("*.jsonl")
@@ -89,15 +110,19 @@ def test_a_full_disk_is_said_once_and_counted(records, capsys, monkeypatch):
     (records.folder / "pictures").write_text("in the way")
     records.keep_images = True
     for _ in range(3):
-        records.add(one(), PNG)
+        assert not records.add(one(), PNG)
     assert records.lost == 3
     assert len([*records.read()]) == 3
     monkeypatch.setattr(Path, "open", lambda *_, **__: open("/dev/full", "ab+", buffering=0))  # noqa: PTH123, SIM115
-    records.add(one())
-    records.feedback("a", "7")
+    assert not records.add(one())
+    assert not records.feedback("a", "7")
     assert records.lost == 5
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
+    later = time.monotonic() + 61
+    monkeypatch.setattr("src.runs.records.monotonic", lambda: later)
+    assert not records.add(one())
+    assert capsys.readouterr().err.startswith("warning: records are lost")
     assert lines[0].startswith("warning: records are lost, because records/pictures/")
 
 

@@ -85,9 +85,10 @@ def feedback(own: list[dict[str, Any]], o: Outputs | None) -> dict[str, Any] | N
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number or a list of numbers."""
+    """Tell whether a value is a finite number or a list of such numbers."""
     values = value if isinstance(value, list) else [value]
-    return bool(values) and all(isinstance(each, int | float) for each in values)
+    numbers = bool(values) and all(isinstance(each, int | float) and not isinstance(each, bool) for each in values)
+    return numbers and all(abs(each) < 1e300 for each in values)  # which NaN is not
 
 
 def values_of_test(o: Outputs | None, numbers: bool) -> Array | None:

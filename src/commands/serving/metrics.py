@@ -18,11 +18,12 @@ HELP = {
     "connections": "Open connections.",
     "version": "The current version of the model.",
     "candidate": "The version that a share of the requests gets, 0 for none.",
+    "records_lost_total": "Records and feedback that could not be written.",
     "drift_checked_total": "Pictures compared with the reference of the export.",
     "drifting": "How many properties of the pictures or predictions of the current version have drifted.",
 }
 GAUGES = ("in_flight", "connections", "version", "candidate", "drifting")  # one value for each worker
-COUNTERS = ("failures_total", "drift_checked_total")
+COUNTERS = ("failures_total", "records_lost_total", "drift_checked_total")
 REQUESTS = {status: i for i, status in enumerate(STATUSES)}
 LATENCY = len(STATUSES)  # the place of the first bin; after the last come those without bound and the sum
 BATCH = LATENCY + len(SECONDS) + 2

@@ -1,7 +1,6 @@
-"""Requests for predictions, and the labels that people give afterwards."""
+"""Requests for predictions, and for keeping the labels that people give afterwards."""
 
 import asyncio
-import json
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from src.commands.serving import inference
-from src.commands.serving.messages import SANE_ID, Refused, Reply, Request
+from src.commands.serving.feedback import read_feedback, refusal
+from src.commands.serving.messages import Refused, Reply, Request
 from src.commands.serving.metrics import Metrics
 from src.commands.serving.model import Gone, Model, ModelError, Result
 from src.commands.serving.pictures import AT_ONCE, FEW_PIXELS, decode, file_in
@@ -58,7 +58,8 @@ class Predictor:
                 found = answer(info, result.outputs, i)
             if self.records:
                 line = record(found, result.seen, i, **names, run=info.get("run"), kind=info["kind"])
-                await self.in_thread(self.records.add, line, file)
+                if not await self.in_thread(self.records.add, line, file):
+                    self.metrics.add("records_lost_total")
         return Reply(names | found)
 
     async def infer(self, request: Request, choices: Sequence[Model]) -> Reply:
@@ -81,21 +82,15 @@ class Predictor:
         """POST /feedback: the right label of an earlier picture, as {"id": ..., "label": ...}."""
         if request.header(b"content-type").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "feedback must be application/json")  # which foreign pages cannot send
-        info, content = self.versions.current.version.info, await self.body(request)
-        try:
-            given = json.loads(content)
-            name, label = given["id"], given["label"]
-            valid = given.keys() == {"id", "label"} and SANE_ID.fullmatch(name.encode())
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            valid = False
-        if not valid:
-            raise Refused(400, 'feedback must be {"id": the id of an answer, "label": the right label}')
-        if info["kind"] in ("classes", "labels") and info["classes"]:
-            labels = label if isinstance(label, list) and info["kind"] == "labels" else [label]
-            if not all(each in info["classes"] for each in labels):
-                raise Refused(422, f"{str(label)[:100]!r} is none of the classes {', '.join(info['classes'])[:200]}")
+        name, label = read_feedback(await self.body(request))
+        versions = [each.version for each in self.versions.loaded]  # one of which gave the answer
+        wrong = [reason for version in versions if (reason := refusal(version, label))]
+        if len(wrong) == len(versions):
+            raise Refused(422, wrong[0])
         assert self.records
-        await self.in_thread(self.records.feedback, name, label)
+        if not await self.in_thread(self.records.feedback, name, label):
+            self.metrics.add("records_lost_total")
+            raise Refused(503, "the feedback cannot be written: see the log of the server", retry_after="10")
         return Reply({"id": name, "label": label})
 
     async def body(self, request: Request) -> bytes:

@@ -210,6 +210,61 @@ def test_wrong_feedback_is_refused(body, media, status):
     assert call(App(settings(records=Path("kept"))), "POST", "/feedback", body, content_type=media)[0] == status
 
 
+FINITE = "the label must be a number, got "
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "label", "error"),
+    [
+        ("numbers", [1], "12.5", None),
+        ("numbers", [1], "3", None),
+        ("numbers", [1], "NaN", "feedback must be"),
+        ("numbers", [1], "1e999", FINITE + "Infinity"),
+        ("numbers", [1], "1" + 400 * "0", FINITE + "1000"),
+        ("numbers", [1], "true", FINITE + "true"),
+        ("numbers", [1], '"x"', FINITE + '"x"'),
+        ("numbers", [1], "[1]", FINITE + "[1]"),
+        ("numbers", [2], "[1, 2.5]", None),
+        ("numbers", [2], "[1]", "the label must be 2 numbers, got [1]"),
+        ("numbers", [2, 2], "[[1, 2], [3, 4]]", None),
+        ("numbers", [2, 2], "[[1, 2], [3]]", "the label must be 2x2 numbers"),
+        ("classes", [10], "3", 'the label must be of the classes ["0", "1"'),
+        ("labels", [10], '["3", "4"]', None),
+        ("labels", [10], "[]", None),
+        ("masks", [8, 8], '"3"', "feedback is for classes, labels and numbers"),
+    ],
+)
+def test_feedback_must_be_comparable_with_predictions(kind, shape, label, error):
+    publish()
+    app = App(settings(records=Path("kept")))
+    info = {"kind": kind, "outputs": [{"name": "x", "dtype": "float32", "shape": shape}]}
+    app.versions.current.version.info.update(info)
+    body = f'{{"id": "a", "label": {label}}}'.encode()
+    status, _, found = call(app, "POST", "/feedback", body, content_type="application/json")
+    assert found["error"].startswith(error) if error else status == 200
+
+
+def test_feedback_on_the_classes_of_a_candidate_is_kept():
+    publish()
+    app = App(settings(records=Path("kept"), canary=1.0))
+    publish(current=False, classes=[f"n{i}" for i in range(10)])
+    app.versions.update(*app.versions.find())
+    for label in ("n9", "9"):
+        body = json.dumps({"id": "a", "label": label}).encode()
+        assert call(app, "POST", "/feedback", body, content_type="application/json")[0] == 200
+
+
+def test_lost_records_are_counted_and_lost_feedback_is_not_thanked_for(capsys):
+    publish()
+    app = App(settings(records=Path("kept")))
+    Path("kept").write_text("in the way")
+    assert call(app, "POST", "/predict", picture())[0] == 200
+    label = b'{"id": "a", "label": "7"}'
+    assert call(app, "POST", "/feedback", label, content_type="application/json")[0] == 503
+    assert "serve_records_lost_total 2\n" in app.metrics.text()
+    assert capsys.readouterr().err.count("warning: records are lost") == 1
+
+
 def test_the_page_may_run_only_what_is_written_in_it(app):
     policy = call(app, "GET", "/")[1]["content-security-policy"]
     assert "default-src 'none'" in policy
