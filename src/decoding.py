@@ -55,22 +55,28 @@ def load(file: Any, shape: tuple[int, ...], max_pixels: int | None = None) -> np
 
     Raises:
         PIL.UnidentifiedImageError: it is of no known format.
-        ImageSizeError: it has more than ``max_pixels``, by default MAX_PIXELS, where a JPEG is reduced first.
+        ImageSizeError: it has more than ``max_pixels``, or more than MAX_PIXELS after a JPEG is reduced.
         Exception: any, because decoders raise any for damaged files.
     """
     try:
         with Image.open(file, formats=formats()) as image:
-            return fit(image, shape, max_pixels or MAX_PIXELS)
+            if max_pixels:
+                check_size(image, max_pixels)
+            return fit(image, shape)
     except Image.DecompressionBombError as error:
         raise ImageSizeError(str(error)) from None
 
 
-def fit(image: Image.Image, shape: tuple[int, ...], max_pixels: int) -> np.ndarray:
+def check_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise ImageSizeError(f"{image.width} x {image.height} pixels are more than {max_pixels:,}: make it smaller")
+
+
+def fit(image: Image.Image, shape: tuple[int, ...]) -> np.ndarray:
     """Rotate an opened image as its EXIF data says, flatten, resize and crop it; see ``read``."""
     channels, height, width = shape
     image.draft(None, (2 * max(height, width),) * 2)  # type: ignore[arg-type]  # a JPEG decodes at a fraction of its size
-    if image.width * image.height > max_pixels:
-        raise ImageSizeError(f"{image.width} x {image.height} pixels are more than {max_pixels:,}: make it smaller")
+    check_size(image, MAX_PIXELS)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith(("I", "F")):
         pixels = np.asarray(image, dtype=np.float32)

@@ -14,7 +14,9 @@ from src.decoding import ImageSizeError, formats, load, to_8_bits
 
 AT_ONCE = 32_768  # bytes of a file that is decoded at once, unless it has more than
 FEW_PIXELS = 200_000
-MOST_SCANS = 100  # of a progressive JPEG; programs write about ten, and each takes as long as a whole picture
+FEW_SCANS = 10  # of a progressive JPEG, as programs write them; each scan reads all pixels
+JPEG2000 = (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")  # the starts of its files
+JPEG2000_PIXELS = 4_000_000  # at most, because its decoder lets no other thread run
 
 
 def prepare(max_pixels: int) -> None:
@@ -51,18 +53,33 @@ def file_of_form(body: bytes, media: str) -> bytes:
 
 
 def decode(file: bytes, shape: tuple[int, ...], scale: Any, max_pixels: int) -> np.ndarray:
-    """Return a picture as ``predict`` reads it, (C, H, W), uint8; see ``src.decoding``."""
-    if file.startswith(b"\xff\xd8") and scans(file) > MOST_SCANS:
-        raise Refused(422, f"a JPEG of more than {MOST_SCANS} scans takes too long")
+    """Return a picture as ``predict`` reads it, (C, H, W), uint8; see ``src.decoding``.
+
+    Raises:
+        ImageSizeError: it has more than ``max_pixels``, or would take longer than a picture of so many.
+        Refused: it is of no known format, or damaged.
+    """
+    most, kind = most_pixels(file, max_pixels)
     try:
-        return to_8_bits(load(io.BytesIO(file), shape, max_pixels), shape, scale)
+        return to_8_bits(load(io.BytesIO(file), shape, most), shape, scale)
     except UnidentifiedImageError:
         raise Refused(415, f"no picture of a known format: {', '.join(formats())}") from None
     except ImageSizeError:
-        raise
+        raise ImageSizeError(f"{kind} may have at most {most:,} pixels") from None
     except Exception as error:  # decoders raise any for damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise Refused(422, f"the picture is damaged: {reason}") from None
+
+
+def most_pixels(file: bytes, max_pixels: int) -> tuple[int, str]:
+    """Return how many pixels a picture of this kind may have, and what the kind is called."""
+    if file.startswith(JPEG2000):
+        return min(max_pixels, JPEG2000_PIXELS), "a JPEG 2000"
+    if not file.startswith(b"\xff\xd8"):
+        return max_pixels, "the picture"
+    if (count := scans(file)) > FEW_SCANS:
+        return 2 * max_pixels * FEW_SCANS // count, f"a JPEG of {count} scans"
+    return 2 * max_pixels, "a JPEG"  # which is reduced while it is decoded
 
 
 def scans(jpeg: bytes) -> int:

@@ -126,11 +126,11 @@ class Predictor:
 
     def decode_and_predict(self, file: bytes, model: Model, request: Request) -> Result:
         """Do both in this thread: to pass a large picture to the model's thread costs more than a batch saves."""
-        most = self.settings.max_pixels
+        scale = model.version.info["input"].get("scale")
         try:
-            pixels = decode(file, model.version.shape, model.version.info["input"].get("scale"), most)
-        except ImageSizeError:
-            raise Refused(413, f"the picture may have at most {most:,} pixels") from None
+            pixels = decode(file, model.version.shape, scale, self.settings.max_pixels)
+        except ImageSizeError as error:
+            raise Refused(413, str(error)) from None
         if request.gone():
             raise Gone
         return model.results([pixels[None]])[0]

@@ -100,4 +100,20 @@ def test_a_jpeg_of_very_many_scans_is_refused():
     scans = file.getvalue()
     assert decode(scans, (1, 8, 8), None, MIB).shape == (1, 8, 8)
     start = scans.rindex(b"\xff\xda")
-    assert status(decode, scans[:-2] + scans[start:-2] * 101 + scans[-2:], (1, 8, 8), None, MIB) == 422
+    many = scans[:-2] + scans[start:-2] * 101 + scans[-2:]
+    with pytest.raises(decoding.ImageSizeError, match=r"a JPEG of 1\d\d scans may have at most 1\d\d pixels"):
+        decode(many, (1, 8, 8), None, 1000)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("PNG", 400), ("JPEG", 800), ("JPEG2000", 400)])
+def test_a_picture_may_have_so_many_pixels(kind, most):
+    assert decode(picture(0, (20, most // 20), kind), (1, 8, 8), None, 400).shape == (1, 8, 8)
+    with pytest.raises(decoding.ImageSizeError, match=rf"may have at most {most} pixels"):
+        decode(picture(0, (20, most // 20 + 1), kind), (1, 8, 8), None, 400)
+
+
+def test_a_jpeg_2000_that_would_stop_all_threads_is_refused():
+    file = io.BytesIO()
+    Image.new("L", (2001, 2000)).save(file, "JPEG2000")
+    with pytest.raises(decoding.ImageSizeError, match="a JPEG 2000 may have at most 4,000,000 pixels"):
+        decode(file.getvalue(), (1, 8, 8), None, 25_000_000)
