@@ -1,5 +1,6 @@
 """A connection of uvicorn with deadlines and limits."""
 
+import re
 from asyncio import TimerHandle
 from typing import Any
 
@@ -11,6 +12,7 @@ CONNECTIONS = 200
 HEAD_SECONDS = 5.0  # for the first head of a connection, or for the rest of a later one
 WRITE_SECONDS = 10.0  # for a client to take its reply
 LARGEST_HEAD = 65_536  # bytes
+UPGRADE = re.compile(rb"(?<=\n)upgrade(?= *:)", re.I)  # a header by which clients offer HTTP/2, as curl --http2 does
 PIPELINED = 256  # requests of a connection that wait for the reply to an earlier one
 
 
@@ -22,19 +24,26 @@ class Connection(HttpToolsProtocol):
     head: TimerHandle | None = None  # while a head is expected
     writing: TimerHandle | None = None  # while the client does not read
     head_size = 0
+    idle_since: float | None = None  # between two requests
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS:
-            self.refuse(503, "too many connections: try again")
-        else:
-            self.expect_head()
+            idle = [each for each in self.connections if isinstance(each, Connection) and each.idle_since]
+            if not idle:
+                self.refuse(503, "too many connections: try again")
+                return
+            min(idle, key=lambda each: each.idle_since or 0).transport.close()
+        self.expect_head()
 
     def expect_head(self) -> None:
         self.head, self.head_size = self.loop.call_later(HEAD_SECONDS, self.transport.abort), 0
 
     def data_received(self, data: bytes) -> None:
-        part = self.part
+        part, self.idle_since = self.part, None
+        if part != "body" and b"pgrade" in data:  # the parser would take the body for another protocol
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = UPGRADE.sub(b"x-upgrade", head) + end + rest
         super().data_received(data)
         if len(self.pipeline) > PIPELINED:
             self.transport.abort()
@@ -64,6 +73,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self.idle_since = self.loop.time() if self.cycle and self.cycle.response_complete else None
         if self.transport.is_closing() and self.writing is None:
             self.pause_writing()  # until what is left has been read
 
@@ -93,7 +103,10 @@ class Connection(HttpToolsProtocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        self.refuse(400, msg)
+        if self.cycle and not self.cycle.more_body and not self.cycle.response_complete:
+            self.cycle.keep_alive = False  # the reply to the request before ends the connection
+        else:
+            self.refuse(400, msg)
 
     def refuse(self, status: int, text: str) -> None:
         """Send one line of error, as the application does, and close the connection."""

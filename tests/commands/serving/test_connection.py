@@ -50,6 +50,40 @@ def test_connections_above_the_cap_get_503(monkeypatch):
         until(lambda: ask(port, picture())[0] == 200)
 
 
+def test_an_idle_connection_makes_room_for_a_new_one(monkeypatch):
+    monkeypatch.setattr(connection, "CONNECTIONS", 3)
+    with running() as (_, port):
+        held = [connect(port, request(picture())) for _ in range(3)]
+        for each in held:
+            assert each.recv(4096).startswith(b"HTTP/1.1 200 ")
+        time.sleep(0.05)
+        held[0].sendall(request(picture()))
+        until(lambda: held[0].recv(4096).startswith(b"HTTP/1.1 200 "))
+        assert ask(port, picture())[0] == 200
+        for each in (held[0], held[2]):
+            each.sendall(request(picture()))
+            until(lambda each=each: each.recv(4096).startswith(b"HTTP/1.1 200 "))
+            each.close()
+
+
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade", b"UPGRADE "])
+def test_an_offer_of_another_protocol_is_ignored(name):
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\n%s: h2c\r\nHTTP2-Settings: AAMA\r\n" % name.strip()
+    file = picture()
+    with running() as (_, port):
+        sent = HEAD + offer + b"Content-Length: %d\r\n\r\n" % len(file) + file
+        with connect(port, sent) as stream:
+            until(lambda: stream.recv(4096).startswith(b"HTTP/1.1 200 "))
+            stream.sendall(request(file))
+            until(lambda: stream.recv(4096).startswith(b"HTTP/1.1 200 "))
+
+
+def test_what_is_no_request_after_one_does_not_take_its_answer():
+    with running() as (_, port):
+        assert received(connect(port, request(picture()) + b"no request\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert received(connect(port, b"no request\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_head_that_is_too_long_is_refused():
     with running() as (server, port):
         for head in (b"a: b\r\n" * 20_000, b"a: " + b"x" * 100_000):
