@@ -67,7 +67,7 @@ def run(
         key: a file with one key a line, one of which clients must send; by default the variable SERVE_KEY.
         certificate: a PEM file, for HTTPS.
         private_key: the PEM file of its key.
-        records: a folder for records of all answers, and for feedback.
+        records: a folder for records of the answers of /predict, and for feedback.
         keep_images: keep the pictures there, too.
         max_megabytes: of one picture file.
         max_megapixels: of one picture.

@@ -17,6 +17,7 @@ from src.runs.exports import Version
 
 TYPES = {"float16": "FP16", "float32": "FP32", "float64": "FP64", "bool": "BOOL"}
 TYPES |= {f"{kind}{bits}": f"{kind.upper()}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+MOST_JSON = 2 << 20  # bytes; nothing else runs while they are parsed
 EXTENSIONS = ["binary_tensor_data", "classification"]
 HEADER = b"inference-header-content-length"
 
@@ -38,9 +39,12 @@ def parse(body: bytes, head_size: str, version: Version) -> tuple[dict[str, Any]
         size = int(head_size) if head_size else len(body)
         if not 0 < size <= len(body):
             raise ValueError(f"{HEADER.decode()} is {size}, but the body has {len(body)} bytes")
+        if size > MOST_JSON:
+            raise Refused(413, f"the JSON may have at most {MOST_JSON:,} bytes: send the pixels in binary")
         head = json.loads(body[:size])
-        (given,) = head["inputs"]
-        pixels = read_tensor(given, body[size:], version)
+        if not isinstance(head, dict) or not isinstance(head["inputs"], list) or len(head["inputs"]) != 1:
+            raise ValueError("expected an object whose inputs are a list of one tensor")
+        pixels = read_tensor(head["inputs"][0], body[size:], version)
         known, asked = [output["name"] for output in version.info["outputs"]], head.get("outputs", [])
         if not isinstance(asked, list) or not isinstance(head.get("id", ""), str):
             raise ValueError("outputs must be a list, and id text")
@@ -53,7 +57,8 @@ def parse(body: bytes, head_size: str, version: Version) -> tuple[dict[str, Any]
                 raise ValueError("classification must be a number of classes")
         parameters(head)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+        what = " ".join(str(error).split())[:300] if isinstance(error, ValueError) else "a part has the wrong type"
+        what = f"no {error}" if isinstance(error, KeyError) else what
         raise Refused(400, f"not an inference request: {what}") from None
     return head, pixels
 

@@ -53,12 +53,11 @@ def test_connections_above_the_cap_get_503(monkeypatch):
 def test_an_idle_connection_makes_room_for_a_new_one(monkeypatch):
     monkeypatch.setattr(connection, "CONNECTIONS", 3)
     with running() as (_, port):
-        held = [connect(port, request(picture())) for _ in range(3)]
-        for each in held:
-            assert each.recv(4096).startswith(b"HTTP/1.1 200 ")
-        time.sleep(0.05)
-        held[0].sendall(request(picture()))
-        until(lambda: held[0].recv(4096).startswith(b"HTTP/1.1 200 "))
+        held = [connect(port) for _ in range(3)]
+        for each in (*held, held[0]):
+            each.sendall(request(picture()))
+            until(lambda each=each: each.recv(4096).startswith(b"HTTP/1.1 200 "))
+            time.sleep(0.02)
         assert ask(port, picture())[0] == 200
         for each in (held[0], held[2]):
             each.sendall(request(picture()))

@@ -1,6 +1,7 @@
 """The Open Inference Protocol, by Triton's client and by wrong requests."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -112,6 +113,17 @@ def test_a_wrong_request_is_refused_in_one_line(app, wrong):
     assert status == 400
     assert found["error"].startswith("not an inference request: ")
     assert "\n" not in found["error"]
+
+
+def test_an_error_names_no_type_of_python(app):
+    for wrong in (b"[]", b'{"inputs": [1, 2]}', b'{"inputs": [1]}', body(shape=3), body(parameters=[])):
+        error = call(app, "POST", PATH, wrong)[2]["error"]
+        assert not re.search("indices|unpack|object is not|attribute", error), error
+
+
+def test_json_that_takes_long_to_parse_is_refused(app):
+    many = b'{"parameters": {"a": [' + b"{}," * 700_000 + b"{}]}}"
+    assert call(app, "POST", PATH, many)[0] == 413
 
 
 @pytest.mark.parametrize("size", ["-1", "0", "9999999", "x", "1e3"])
