@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
         await super().shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if sig == signal.SIGINT and self.supervised:
+        if sig != signal.SIGTERM and self.supervised:
             return  # of the terminal, to all processes: the supervisor sends another
         if self.app.draining:
             self.should_exit = self.force_exit = True

@@ -1,7 +1,10 @@
 """A stop that loses no request."""
 
+import os
 import socket
 import threading
+
+import pytest
 
 from tests.served import ask, picture, publish, received, request, running, until
 
@@ -49,3 +52,17 @@ def test_the_second_signal_stops_at_once():
         server.handle_exit(15, None)
         assert server.should_exit
         assert server.force_exit
+
+
+@pytest.mark.parametrize("sent", [2, 1, 15])  # SIGINT, SIGHUP, SIGTERM
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_worker_leaves_signals_of_the_terminal_to_its_supervisor(sent, supervised):
+    publish()
+    with running() as (server, _):
+        server.supervised = supervised
+        server.parent = os.getppid()
+        server.app.settings.__dict__["drain"] = 600.0
+        server.handle_exit(sent, None)
+        assert server.app.draining == (sent == 15 or not supervised)
+        server.app.settings.__dict__["drain"] = 0.0
+        server.until = 0.0
