@@ -118,10 +118,10 @@ def read(args: list[str]) -> tuple[Options, dict[str, Any]]:
     for name, argument in arguments.items():
         parser.add_argument(f"--{name}", **argument)
     takes_any = args[0] == "report" or "models" in arguments  # folders of another kind than a run's
-    folders = [*takewhile(lambda each: not each.startswith("-") and (takes_any or Path(each).is_dir()), args[1:])]
+    words = args[1:] if args[0] != "new" else []  # whose words are no folders
+    folders = [*takewhile(lambda each: not each.startswith("-") and (takes_any or Path(each).is_dir()), words)]
     typed = [f"--{'models' if 'models' in arguments else 'run'}={each}" for each in folders]
-    one = len(folders) < 2 or "models" not in arguments
-    require(one, f"{args[0]} takes one folder of models, got {len(folders)}")
+    require(len(folders) < 2 or "models" not in arguments, f"{args[0]} takes one folder of models, got {len(folders)}")
     try:
         known, settings = parser.parse_known_args([*typed, *args[1 + len(folders) :]])
     except argparse.ArgumentError as error:

@@ -91,7 +91,7 @@ def check_setting(setting: str) -> None:
     require(
         opened <= LARGEST // 100, f"{setting[:40]}... has {opened:,} brackets, but may have at most {LARGEST // 100:,}"
     )
-    deepest = max(accumulate((character in "[{") - (character in "]}") for character in setting))
+    deepest = max(accumulate((character in "[{") - (character in "]}") for character in setting), default=0)
     require(deepest <= DEEPEST, f"{setting[:40]}... is nested too deeply")
 
 

@@ -66,7 +66,7 @@ def test_a_command_option_of_an_unknown_type_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_command_is_described_by_its_docstring_and_arguments() -> None:
-    names = "fit validate test predict check export find_batch find_lr report schedule search serve shard show"
+    names = "fit validate test predict check export find_batch find_lr new report schedule search serve shard show"
     assert command_names() == names.split()
     doc, options = describe("fit")
     assert doc.splitlines()[0] == "Train, or resume a run; then test the best checkpoint."
@@ -101,6 +101,12 @@ def test_options_of_the_command_line_are_not_settings() -> None:
     assert (options.command, options.config, options.trust) == ("predict", ["configs/digits.yaml"], True)
     assert options.settings == ["--compile=true"]
     assert not options.owns_process
+
+
+def test_words_of_new_are_no_folders_and_an_empty_one_is_kept() -> None:
+    Path("data").mkdir()
+    options, _ = read(["new", "data", ""])
+    assert (options.run, options.settings) == (None, ["data", ""])
 
 
 def test_resume_auto_finds_the_newest_run_of_the_name_with_a_checkpoint() -> None:
