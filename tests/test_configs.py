@@ -13,10 +13,9 @@ from torch import Tensor
 from src import data as datasets
 from src.cli import main
 from tests.conftest import heavy
+from tests.test_docs import CONFIGS, ROOT
 
-ROOT = Path(__file__).parents[1]
 REAL_MNIST = ROOT.parent / "shared/data/mnist"
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SHAPES = {  # of an image, and the number of classes
     "MNIST": ((1, 28, 28), 10),
     "FashionMNIST": ((1, 28, 28), 10),

@@ -110,6 +110,11 @@ def table(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+RESULTS = table(section(PAGES["README.md"], "Measured results"))
+# of this project, which a table lists: configs that a user adds are not tested here
+CONFIGS = [ROOT / "configs" / name for row in RESULTS for name in re.findall(r"`(\w+\.yaml)`", row[0])]
+
+
 @pytest.mark.parametrize(
     ("page", "command"), [(name, each) for name, text in CURRENT.items() for each in commands(text, "src.cli")]
 )
@@ -119,6 +124,9 @@ def test_a_command_of_a_page_is_parsed(page: str, command: str, capsys: pytest.C
     for name, value in re.findall(r'^ *(\w+)="(.*)"$', PAGES[page], re.M):
         command = command.replace(f"${name}", value)
     args = shlex.split(command.replace("...", "configs/digits.yaml"))[1:]
+    if args[0] == "new":  # takes no settings, and says so after its own words
+        assert refused(capsys, *args, "--print_config").endswith(f"got {' '.join(args[1:])} --print_config\n")
+        return
     if args[0] == "serve":  # its options are checked before its folder
         assert "is no folder of exported versions" in refused(capsys, *args)
         return
@@ -211,7 +219,8 @@ def test_every_file_and_command_of_own_code_runs(tmp_path: Path) -> None:
         (project / name).write_text(text)
     code = "import torch, mine.net; torch.save(mine.net.Net(10).state_dict(), 'net.pt')"
     run(project, "-c", code)
-    typed = commands(page, "src.cli")
+    new, *typed = commands(page, "src.cli")
+    assert "src/nets/mine.py" in run(project, "-m", *new.split())
     assert len(typed) == 6
     for command in typed:
         out = run(project, "-m", *command.split(), "--trainer.max_epochs=1")

@@ -15,10 +15,9 @@ from PIL import Image
 from src.cli import main
 from tests.conftest import heavy
 from tests.served import publish
-from tests.test_docs import PAGES, ROOT, commands, copy, run, section, table
+from tests.test_docs import CONFIGS, PAGES, RESULTS, ROOT, commands, copy, run, section, table
 
 README = PAGES["README.md"]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 def test_the_readme_has_at_most_160_lines() -> None:
@@ -81,8 +80,9 @@ COMMANDS = [each for each in commands(README, "src.cli") if "mine.yaml" not in e
 
 @pytest.mark.parametrize("command", heavy(COMMANDS, "configs/folder.yaml", "src.cli show"))
 @pytest.mark.usefixtures("trained")
-def test_a_command_of_the_readme_runs(command: str) -> None:
+def test_a_command_of_the_readme_runs(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_photos()
+    monkeypatch.setattr("src.commands.new.ROOT", Path("project"))
     args = command.split()[1:]
     if args[0] == "search":
         main([*args, "--workers=0", "--search.trials=1", "--search.confirm=null", "--trainer.max_epochs=1"])
@@ -94,19 +94,19 @@ def test_a_command_of_the_readme_runs(command: str) -> None:
         assert main([*args, "--trainer.max_epochs=2"]).trainer.global_step == 42
     else:
         assert main([*args, "--trainer.fast_dev_run=2"]).trainer.global_step == 2
-    written = {"show": "show.png", "schedule": "schedule.png", "predict": "runs/digits/version_0/predictions.csv"}
+    written = {"predict": "runs/digits/version_0/predictions.csv", "new": "project/src/nets/my_net.py"}
     assert Path(written.get(args[0], "configs")).exists()
 
 
-def test_every_config_is_in_the_table_of_results() -> None:
-    rows = table(section(README, "Measured results"))
-    assert {name for row in rows for name in re.findall(r"`(\w+\.yaml)`", row[0])} == {file.name for file in CONFIGS}
+def test_every_config_of_the_table_of_results_exists() -> None:
+    assert len(CONFIGS) > 20
+    assert [file.name for file in CONFIGS if not file.is_file()] == []
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_the_header_of_a_config_states_the_result_of_the_readme(file: Path) -> None:
     header = "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
-    (row,) = [row for row in table(section(README, "Measured results")) if f"`{file.name}`" in row[0]]
+    (row,) = [row for row in RESULTS if f"`{file.name}`" in row[0]]
     assert f"python -m src.cli fit --config configs/{file.name}" in header
     result, time = row[4].split(" (")[0], row[5].split(" (")[0]
     if result == "not measured":
