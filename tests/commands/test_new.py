@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from src import UserError
 from src.cli import main
 from src.commands import new
 from tests.conftest import ROOT, refused
@@ -167,6 +168,15 @@ def test_an_interruption_between_two_files_leaves_none(project: Path, monkeypatc
         main(["new", "net", "MyNet"])
     assert stop.value.code == 130
     assert contents(project) == before
+
+
+def test_a_file_that_appears_meanwhile_is_kept(project: Path) -> None:
+    theirs = project / "theirs.py"
+    theirs.write_text("kept")
+    with pytest.raises(UserError, match=r"cannot write .*theirs\.py \(File exists\); nothing was written"):
+        new.write({project / "mine.py": "", theirs: ""})
+    assert theirs.read_text() == "kept"
+    assert not (project / "mine.py").exists()
 
 
 def test_help_and_files_need_no_torch(project: Path) -> None:
