@@ -61,6 +61,18 @@ lock: $(filter .tools/bin/uv,$(UV)) ## pin the newest version of every dependenc
 	@$(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['serve'], sep='\n')" \
 	  | $(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
 	  -c requirements.lock --python-version 3.11 - -o requirements-serve.lock
+	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
+	  --python-version 3.11 --group pyproject.toml:docs -o requirements-docs.lock
+
+docs: .tools/docs/.stamp ## build the pages of docs/ as a site, and check their links: site/index.html
+	@.tools/docs/bin/zensical build --strict >.tools/docs/log 2>&1 \
+	|| { sed '/^Traceback/,$$d' .tools/docs/log >&2; exit 2; }
+	@echo "site/index.html"
+
+.tools/docs/.stamp: requirements-docs.lock $(filter .tools/bin/uv,$(UV))
+	@$(UV) venv -q --clear --python python3 .tools/docs
+	@$(UV) pip sync -q --python .tools/docs/bin/python --require-hashes $<
+	@touch $@
 
 audit: $(filter .tools/bin/uv,$(UV)) ## look up known vulnerabilities of the pinned dependencies
 	@$(UV) tool run pip-audit -r requirements.lock --disable-pip --progress-spinner off
@@ -87,4 +99,4 @@ setup: $(filter .tools/bin/uv,$(UV)) ## install the dependencies into .venv
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help setup train test check check-all lint heavy newest format show schedule tensorboard benchmark faults check-serve schema lock audit extras clean
+.PHONY: help setup train test check check-all lint heavy newest format show schedule tensorboard benchmark faults check-serve schema docs lock audit extras clean
