@@ -110,7 +110,7 @@ def table(options: argparse.Namespace) -> str:
     means: dict[str, float] = {}
     for name in study.variants:
         files = [f for seed in options.seeds for f in folder(options, name, seed).glob("version_*/results.json")]
-        results = [json.loads(file.read_text()) for file in files]
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         if not results:
             continue
         columns = study.columns.values()
@@ -130,8 +130,8 @@ def cell(values: list[float]) -> str:
 
 def write(study: str, rows: str) -> None:
     begin, end = (f"<!-- {study}: {edge} -->\n" for edge in ("begin", "end"))
-    before, rest = TABLE.read_text().split(begin)
-    TABLE.write_text(before + begin + rows + end + rest.split(end)[1])
+    before, rest = TABLE.read_text(encoding="utf-8").split(begin)
+    TABLE.write_text(before + begin + rows + end + rest.split(end)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

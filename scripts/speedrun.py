@@ -81,11 +81,11 @@ def main(owns_process: bool = False) -> None:
         args = ["fit", *configs, f"--seed_everything={seed}", f"--data.root={options.root}"]
         experiment = fit([*args, *lean, *settings], owns_process)
         watch = next(callback for callback in experiment.trainer.callbacks if type(callback).__name__ == "Stopwatch")
-        results = json.loads((experiment.run.path / "results.json").read_text())
+        results = json.loads((experiment.run.path / "results.json").read_text(encoding="utf-8"))
         runs.append({"seed": seed, "seconds": watch.seconds, "accuracy": results["test/accuracy"]})
         print(summary(runs), flush=True)  # noqa: T201
         if options.json:
-            options.json.write_text(json.dumps(runs, indent=1))
+            options.json.write_text(json.dumps(runs, indent=1), encoding="utf-8")
 
 
 def summary(runs: list[dict[str, float]]) -> str:

@@ -228,10 +228,10 @@ def build(door: str, folder: Path) -> Path:
     (folder / "folder").mkdir(parents=True)
     for place in (folder, folder / "folder"):
         (place / "evil.py").write_text(
-            "from pathlib import Path\nPath('ran').touch()\nfrom src.nets import MLP as Net\n"
+            "from pathlib import Path\nPath('ran').touch()\nfrom src.nets import MLP as Net\n", encoding="utf-8"
         )
     (folder / "given").mkdir()
     for name in ("other.yaml", "other.txt", "given/near.yaml"):
-        (folder / name).write_text("class_path: evil.Net")
-    (folder / "given/bad.yaml").write_text(DOORS[door])
+        (folder / name).write_text("class_path: evil.Net", encoding="utf-8")
+    (folder / "given/bad.yaml").write_text(DOORS[door], encoding="utf-8")
     return Path("given/bad.yaml")

@@ -152,7 +152,7 @@ def weights(run: str | Path, kind: Literal["best", "last"] = "last") -> dict[str
 
 def rows(run: str | Path) -> list[dict[str, str]]:
     """Return the rows of a run's metrics.csv."""
-    return list(csv.DictReader(Path(run, "metrics.csv").read_text().splitlines()))
+    return list(csv.DictReader(Path(run, "metrics.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def process_state() -> dict[str, Any]:

@@ -89,7 +89,7 @@ def execute(target: Sequence[str] | Callable[[], Any], folder: Path, log: Path, 
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1) for number in (1, 2))  # pytest replaced them
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, encoding="utf-8") for number in (1, 2))  # pytest replaced them
     try:
         target() if callable(target) else main(list(target), owns_process=True)
         finished.set()
@@ -107,7 +107,7 @@ class Launched:
         two = ["--trainer.accelerator=cpu", "--trainer.devices=2", f"--config={ROOT}/configs/presets/{preset}.yaml"]
         # without the first variable, restarted processes may look for the ports of dead ones
         more = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        with self.log.open("a") as log:
+        with self.log.open("a", encoding="utf-8") as log:
             settings: dict[str, Any] = {"cwd": folder, "stdout": log, "stderr": log, "env": os.environ | more}
             command = [*run[: None if torchrun else 1], "-m", "src.cli", *args, *two]
             self.agent = subprocess.Popen(command, start_new_session=True, **settings)
@@ -116,7 +116,7 @@ class Launched:
         """Return the process ids of the running ranks; none while torchrun restarts them or after the end."""
         if self.agent.poll() is not None:
             return []
-        children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text().split()
+        children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children").read_text(encoding="utf-8").split()
         pids = [int(pid) for pid in children if b"src.cli" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return pids if self.torchrun else [self.agent.pid, *pids]
 
@@ -150,7 +150,7 @@ class Launched:
 def handles_signals(pid: int) -> bool:
     """Tell whether a process handles SIGTERM, as Python itself never does; False without /proc."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        mask = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+        mask = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), re.M)
         return mask is not None and bool(int(mask[1], 16) >> (signal.SIGTERM - 1) & 1)
     return False
 
@@ -168,7 +168,7 @@ def obeys(number: int, code: int, handled: bool) -> bool:
 
 def refusal(process: Process, expected: str) -> str:
     """Return what is wrong with how a process rejects bad input; it must exit with 2 and one line of error."""
-    code, output = process.wait(), process.log.read_text()
+    code, output = process.wait(), process.log.read_text(encoding="utf-8")
     process.log.unlink()
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     named = len(errors) == 1 and expected in f"{errors[0]}\n"

@@ -74,9 +74,9 @@ def release(model: bytes, shape: tuple[int, ...], current: bool = True, **info: 
     models = Models(FOLDER)
     with models.draft() as draft:
         (draft / "model.onnx").write_bytes(model)
-        (draft / "model.json").write_text(json.dumps(content | info))
+        (draft / "model.json").write_text(json.dumps(content | info), encoding="utf-8")
         if reference := info.get("reference"):
-            (draft / "reference.json").write_text(json.dumps(reference))
+            (draft / "reference.json").write_text(json.dumps(reference), encoding="utf-8")
         number = models.publish(draft)
     if current:
         models.use(number)

@@ -27,7 +27,7 @@ class Trace(Callback):
     ) -> None:
         digest = sha256(b"".join(part.detach().cpu().numpy().tobytes() for part in batch)).hexdigest()[:16]
         loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs).hex()
-        with Path("trace.txt").open("a") as file:
+        with Path("trace.txt").open("a", encoding="utf-8") as file:
             file.write(f"{trainer.global_rank}.{trainer.current_epoch}.{batch_idx} {digest} {loss}\n")
 
 

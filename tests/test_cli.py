@@ -45,7 +45,7 @@ class Probe(Callback):
     """Write the state of the process while it trains, and warn."""
 
     def on_train_start(self, *_: object) -> None:
-        Path("state.json").write_text(json.dumps(process_state()))
+        Path("state.json").write_text(json.dumps(process_state()), encoding="utf-8")
         warnings.warn("look here", stacklevel=1)
 
 
@@ -139,7 +139,7 @@ def test_main_changes_nothing_in_the_process_of_a_caller() -> None:
     gc.unfreeze()  # what other tests froze
     before = process_state()
     main([*FIT, "--trainer.max_epochs=1", f"--trainer.callbacks+={__name__}.Probe"])
-    assert json.loads(Path("state.json").read_text()) == before
+    assert json.loads(Path("state.json").read_text(encoding="utf-8")) == before
     assert process_state() == before
 
 
@@ -157,7 +157,7 @@ def test_the_command_line_handles_signals_warnings_and_garbage() -> None:
         done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     finally:
         signal.signal(signal.SIGINT, before)
-    state = json.loads(Path("state.json").read_text())
+    state = json.loads(Path("state.json").read_text(encoding="utf-8"))
     assert state["signals"][:2] == ["Signals.receive", "Signals.receive"]
     assert "quiet" in state["showwarning"]
     assert state["disabled"] == logging.INFO
@@ -237,7 +237,7 @@ def test_commands_need_nothing_that_windows_lacks() -> None:
     assert not done.stderr
     assert done.returncode == 0
     assert Path("runs/digits/version_0/checkpoints/last.ckpt").is_file()
-    assert "peak_memory_mib" not in json.loads(Path("runs/digits/version_0/results.json").read_text())
+    assert "peak_memory_mib" not in json.loads(Path("runs/digits/version_0/results.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.heavy

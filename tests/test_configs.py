@@ -60,9 +60,9 @@ def replace_download(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     "file", heavy(CONFIGS, "cifar10_96", "cifar100", "cifar10.yaml", "mnist_"), ids=lambda file: file.stem
 )
 def test_a_config_trains_and_tests_two_batches(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = yaml.safe_load(file.read_text())
+    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     name, args = settings["data"]["class_path"].rsplit(".", 1)[1], []
-    if "timm" in file.read_text():
+    if "timm" in file.read_text(encoding="utf-8"):
         pytest.importorskip("timm")
         args += ["--data.size=32", "--model.rename=null"]
     for downloaded in SHAPES:  # also by what is made from them
@@ -93,7 +93,10 @@ def test_a_few_photos_per_class_are_enough_for_the_folder_config(capsys: pytest.
     assert re.match(r"images +train +val +test\ncat +\d+ +\d+ +1\ndog .*\neel .*\nall +\d+ +\d+ +3\n", out)
     assert "note    a class has only 2 training images, fewer than 5 folds\n" in out
     assert re.search(r"note    batch_size is \d, the number of training samples, instead of 32\n", out)
-    assert yaml.safe_load((x.run.path / "config.yaml").read_text())["model"]["init_args"]["num_classes"] == 3
+    assert (
+        yaml.safe_load((x.run.path / "config.yaml").read_text(encoding="utf-8"))["model"]["init_args"]["num_classes"]
+        == 3
+    )
     main(["test", f"--run={x.run.path}"])
 
 
@@ -121,8 +124,8 @@ def test_the_jpeg_preset_trains() -> None:
 
 @every_config
 def test_a_config_is_short_and_begins_with_the_seed(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 40
-    assert next(iter(yaml.safe_load(file.read_text()))) == "seed_everything"
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 40
+    assert next(iter(yaml.safe_load(file.read_text(encoding="utf-8")))) == "seed_everything"
 
 
 @pytest.mark.skipif(not REAL_MNIST.is_dir(), reason="needs MNIST")

@@ -149,7 +149,7 @@ def test_a_damaged_avif_is_named():  # PIL raises a RuntimeError for this format
     assert str(decode(Path("a.avif"), (3, 8, 8))).startswith("cannot decode a.avif: ")
 
 
-@pytest.mark.parametrize("make", [lambda f: f.write_text("not an image"), Path.mkdir, lambda _: None])
+@pytest.mark.parametrize("make", [lambda f: f.write_text("not an image", encoding="utf-8"), Path.mkdir, lambda _: None])
 def test_a_path_that_is_no_image_is_named(make):
     make(Path("a.png"))
     result = decode(Path("a.png"), (3, 8, 8))

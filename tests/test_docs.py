@@ -15,7 +15,7 @@ from tests.conftest import refused
 from tests.test_layout import MAY_IMPORT
 
 ROOT = Path(__file__).parents[1]
-PAGES = {file.name: file.read_text() for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+PAGES = {file.name: file.read_text(encoding="utf-8") for file in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
 CURRENT = {name: text for name, text in PAGES.items() if name != "CHANGELOG.md"}  # which also has names of the past
 MINE = {
     "src/data/mine.py": """
@@ -152,7 +152,7 @@ def test_a_script_has_the_options_that_a_page_prints(
 
 
 def test_every_make_target_on_a_page_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     named = {each for text in CURRENT.values() for each in re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.M)}
     assert len(named) > 5
     assert named <= targets
@@ -164,7 +164,7 @@ def test_every_link_of_a_page_has_a_target(page: str) -> None:
     for link, heading in re.findall(r"\]\(([^):]*?)(?:#([\w-]+))?\)", PAGES[page]):
         target = folder / link if link else folder / page
         assert target.is_file(), link
-        headings = re.findall(r"^#+ (.*)", target.read_text(), re.M) if heading else []
+        headings = re.findall(r"^#+ (.*)", target.read_text(encoding="utf-8"), re.M) if heading else []
         assert heading in ["", *(re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings)]
 
 
@@ -191,7 +191,7 @@ def test_one_new_file_of_each_kind_is_used_by_naming_it(tmp_path: Path) -> None:
     assert rows.keys() == {*KEYS, "command"}
     assert {re.search(r"`(src/\S+)`", row[1])[1] for row in rows.values()} == MINE.keys()
     for name, text in MINE.items():
-        (project / name).write_text(re.sub(r"^        ", "", text, flags=re.M))
+        (project / name).write_text(re.sub(r"^        ", "", text, flags=re.M), encoding="utf-8")
     paths = {kind: re.search(r"src[\w.]+\.Mine", rows[kind][2])[0] for kind in KEYS}
     settings = [f"--{key}={paths[kind]}" for kind, key in KEYS.items()]
     settings += ["--model.num_classes=10", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.5"]
@@ -216,7 +216,7 @@ def test_every_file_and_command_of_own_code_runs(tmp_path: Path) -> None:
     assert len(blocks) == 5
     (project / "mine").mkdir()
     for name, text in blocks:
-        (project / name).write_text(text)
+        (project / name).write_text(text, encoding="utf-8")
     code = "import torch, mine.net; torch.save(mine.net.Net(10).state_dict(), 'net.pt')"
     run(project, "-c", code)
     new, *typed = commands(page, "src.cli")

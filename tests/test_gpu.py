@@ -63,7 +63,7 @@ def test_the_cpu_does_not_wait_for_the_gpu_in_a_step(name: str) -> None:
 def test_every_task_trains_without_waiting_and_evaluates_on_the_cpu_as_on_the_gpu(name: str) -> None:
     fit_without_waiting("fit", f"--config=configs/digits_{name}.yaml", "--trainer.max_epochs=2")
     run = Path(f"runs/digits_{name}/version_0")
-    on_gpu = json.loads((run / "results.json").read_text())
+    on_gpu = json.loads((run / "results.json").read_text(encoding="utf-8"))
     values = main(["test", f"--run={run}", "--trainer.accelerator=cpu"]).trainer.callback_metrics
     assert values
     for key, value in values.items():
@@ -73,12 +73,12 @@ def test_every_task_trains_without_waiting_and_evaluates_on_the_cpu_as_on_the_gp
 @pytest.mark.parametrize("name", ["gpu", "bf16", "fp16", "channels_last", "checkpointing", "compile", "cuda_graphs"])
 def test_each_precision_and_layout_learns(name: str) -> None:
     main([*DIGITS, preset(name), "--trainer.max_epochs=3"])
-    assert json.loads((RUNS / "version_0/results.json").read_text())["test/accuracy"] > 0.8
+    assert json.loads((RUNS / "version_0/results.json").read_text(encoding="utf-8"))["test/accuracy"] > 0.8
 
 
 def test_validation_and_test_on_the_cpu_agree_with_those_on_the_gpu() -> None:
     main(DIGITS)
-    on_gpu = json.loads((RUNS / "version_0/results.json").read_text())
+    on_gpu = json.loads((RUNS / "version_0/results.json").read_text(encoding="utf-8"))
     for command in ("validate", "test"):
         x = main([command, f"--run={RUNS}/version_0", "--trainer.accelerator=cpu"])
         for name, value in x.trainer.callback_metrics.items():
@@ -136,11 +136,13 @@ def test_one_process_of_each_strategy_trains_resumes_and_predicts(name: str) -> 
         line = [sys.executable, "-m", "src.cli", *command]
         done = subprocess.run(line, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((RUNS / "version_0/results.json").read_text())["test/accuracy"] > 0.8
+    assert json.loads((RUNS / "version_0/results.json").read_text(encoding="utf-8"))["test/accuracy"] > 0.8
 
 
 def test_two_workers_of_a_search_share_the_gpu() -> None:
     space = "--search.space={model.optimizer.lr: [0.002, 0.004, 0.008]}"
     main(["search", *DIGITS[1:], space, "--search.sampler=grid", "--workers=2"])
-    trials = [json.loads(file.read_text()) for file in Path("runs/search/digits").glob("trial_*/trial.json")]
+    trials = [
+        json.loads(file.read_text(encoding="utf-8")) for file in Path("runs/search/digits").glob("trial_*/trial.json")
+    ]
     assert [trial["state"] for trial in trials] == ["complete"] * 3

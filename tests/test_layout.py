@@ -61,7 +61,7 @@ def room(file: Path) -> str:
 
 def imports(file: Path) -> set[str]:
     """Return the other rooms that a file imports anything from, wherever the import stands."""
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names = {node.module.split(".")[1] for node in froms if (node.module or "").startswith("src.")}
     names |= {name.name for node in froms if node.module == "src" for name in node.names} - ROOT_NAMES
@@ -104,34 +104,41 @@ def project_files() -> set[Path]:
     while new:
         found |= new
         froms = [
-            node for file in new for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)
+            node
+            for file in new
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom)
         ]
         names = {
             name for node in froms for name in (node.module, *(f"{node.module}.{each.name}" for each in node.names))
         }
-        names |= {name for file in new for name in re.findall(r'import_module\("([\w.]+)"\)', file.read_text())}
+        names |= {
+            name
+            for file in new
+            for name in re.findall(r'import_module\("([\w.]+)"\)', file.read_text(encoding="utf-8"))
+        }
         new = {file for file in FILES if ".".join(file.relative_to(ROOT).with_suffix("").parts) in names} - found
     return found
 
 
 def test_src_as_a_whole_stays_small() -> None:
-    assert sum(len(file.read_text().splitlines()) for file in project_files()) <= 23084
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in project_files()) <= 23084
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))
 def test_a_file_has_at_most_200_lines(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 200
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 200
 
 
 @pytest.mark.parametrize("file", sorted(SRC.glob("tasks/*.py")), ids=lambda file: file.name)
 def test_a_task_has_at_most_80_lines(file: Path) -> None:
     around = ("base.py", "metrics.py", "scores.py", "setup.py")  # what all tasks share
-    assert file.name in around or len(file.read_text().splitlines()) <= 80
+    assert file.name in around or len(file.read_text(encoding="utf-8").splitlines()) <= 80
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))
 def test_a_function_body_has_at_most_40_lines(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             assert not body or body[-1].end_lineno - body[0].lineno < 40, f"{node.name} is too long"
@@ -141,7 +148,7 @@ def test_a_function_body_has_at_most_40_lines(file: Path) -> None:
 def test_private_names_of_libraries_stay_in_the_engine(file: Path) -> None:
     if room(file) == "engine":
         return
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and PRIVATE.match(node.attr)}
     named = {name for name in named if not name.startswith("_foreach_")} - {"_exit"}  # documented, in spite of the name
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -151,14 +158,26 @@ def test_private_names_of_libraries_stay_in_the_engine(file: Path) -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_what_every_command_needs_does_not_import_torch(name: str) -> None:
-    top = ast.parse((SRC / f"{name}.py").read_text()).body
+    top = ast.parse((SRC / f"{name}.py").read_text(encoding="utf-8")).body
     modules = [node.module or "" for node in top if isinstance(node, ast.ImportFrom)]
     modules += [each.name for node in top if isinstance(node, ast.Import) for each in node.names]
     assert not {module.split(".")[0] for module in modules} & HEAVY
 
 
 def test_nothing_turns_safe_loading_off() -> None:
-    assert not [file for file in FILES if "weights_only=False" in file.read_text().replace(" ", "")]
+    assert not [file for file in FILES if "weights_only=False" in file.read_text(encoding="utf-8").replace(" ", "")]
+
+
+@pytest.mark.parametrize("folder", ["src", "scripts", "tests", "tools"])
+def test_text_is_read_and_written_as_utf8(folder: str) -> None:
+    for file in sorted((ROOT / folder).rglob("*.py")):  # ruff's PLW1514 sees it only where a Path is created
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                texts = {"read_text": 0, "write_text": 1}
+                missing = len(node.args) == texts.get(node.func.attr) and "encoding" not in {
+                    k.arg for k in node.keywords
+                }
+                assert not missing, f"{file}, line {node.lineno}"
 
 
 TRACE = """
@@ -195,7 +214,7 @@ def test_a_digits_run_executes_at_most_30_files(executed: set[str]) -> None:
 
 
 def test_the_map_in_contributing_is_what_a_digits_run_executes(executed: set[str]) -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     edited, around = (
         set(re.findall(r"^- `([\w/]+\.\w+)`", text.split(heading)[1].split("\n#")[0], re.M))
         for heading in ("### Files you edit", "### The engine around them")

@@ -228,7 +228,7 @@ def test_a_plateau_counts_only_epochs_with_validation() -> None:
 
 
 def table(run: Path) -> list[list[str]]:
-    return list(csv.reader((run / "predictions.csv").read_text().splitlines()))
+    return list(csv.reader((run / "predictions.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def test_predict_writes_reconstructions_unchanged() -> None:

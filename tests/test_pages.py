@@ -107,7 +107,7 @@ def faults(browser: Browser, page: Path, looks: Sequence[tuple[int, str]] = LOOK
             own += [] if state == "seen" else [state]
         own += browser.js(UNREACHED)
         own += browser.js(LAYOUT)
-        browser.js(AXE.read_text() + ";0")
+        browser.js(AXE.read_text(encoding="utf-8") + ";0")
         own += browser.js(SERIOUS)
         found += [f"{width} px, {scheme}: {text}" for text in own]
     return found
@@ -143,9 +143,10 @@ def made_run(
     folder.mkdir(parents=True)
     o.save(folder / FILE)
     (folder / "config.yaml").write_text(
-        f"seed_everything: {folder.name[-1]}\nname: {'long ' * 60}\ntrainer:\n  max_epochs: {epochs}\n"
+        f"seed_everything: {folder.name[-1]}\nname: {'long ' * 60}\ntrainer:\n  max_epochs: {epochs}\n",
+        encoding="utf-8",
     )
-    with (folder / "metrics.csv").open("w", newline="") as stream:
+    with (folder / "metrics.csv").open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
         table.writerow(["epoch", "step", "train/loss", "val/loss", "val/accuracy", "lr-AdamW/pg1"])
         for i in range(epochs):
@@ -156,10 +157,11 @@ def made_run(
         f"{stage}/{name}": loss * 0.5 for stage in ("val", "test") for name in ("loss", "accuracy", "top5_accuracy")
     }
     (folder / "results.json").write_text(
-        json.dumps({**results, "parameters": 123_456_789, "seconds": 12_345.6, "peak_memory_mib": 883})
+        json.dumps({**results, "parameters": 123_456_789, "seconds": 12_345.6, "peak_memory_mib": 883}),
+        encoding="utf-8",
     )
     (folder / "provenance.json").write_text(
-        json.dumps([{"time": "2026-01-01T00:00:00+0000", "command": ["python", "-m", "x" * 80]}])
+        json.dumps([{"time": "2026-01-01T00:00:00+0000", "command": ["python", "-m", "x" * 80]}]), encoding="utf-8"
     )
     return o
 
@@ -272,10 +274,12 @@ FAULTS = {  # what is found, and a page's content in which it is to be found
 
 def test_each_fault_of_a_page_is_found(browser: Browser) -> None:
     file = Path("x.html").resolve()
-    file.write_text(render("base.html", title="x").replace("</main>", "\n".join(FAULTS.values()) + "</main>"))
+    file.write_text(
+        render("base.html", title="x").replace("</main>", "\n".join(FAULTS.values()) + "</main>"), encoding="utf-8"
+    )
     found = faults(browser, file, LOOKS[:1])
     assert [name for name in FAULTS if not any(name in text for text in found)] == []
-    file.write_text(render("base.html", title="x"))
+    file.write_text(render("base.html", title="x"), encoding="utf-8")
     assert not faults(browser, file, LOOKS[:1])
 
 

@@ -93,7 +93,7 @@ def test_balanced_samples_all_classes_equally_often(batches: list[Any]) -> None:
 def test_batch_size_finds_the_largest_that_it_tries() -> None:
     data = fit("batch_size").data
     assert data.batch_size > 64
-    config = yaml.safe_load((RUNS / "version_0/config.yaml").read_text())
+    config = yaml.safe_load((RUNS / "version_0/config.yaml").read_text(encoding="utf-8"))
     assert config["data"]["init_args"]["batch_size"] == min(data.batch_size, 1293)  # all training samples
     main(["fit", f"--run={RUNS}/version_0", "--trainer.max_epochs=3", "--test=false"])
 
@@ -252,4 +252,4 @@ def test_overfit_repeats_ten_batches_of_all_classes(batches: list[Any]) -> None:
 
 def test_profile_writes_a_table() -> None:
     fit("profile")
-    assert "run_training_batch" in (RUNS / "version_0/fit-profile.txt").read_text()
+    assert "run_training_batch" in (RUNS / "version_0/fit-profile.txt").read_text(encoding="utf-8")

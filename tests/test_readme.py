@@ -32,8 +32,8 @@ def test_three_steps_make_a_module_train_resume_test_and_predict(tmp_path: Path)
         re.sub(r"^   ", "", block, flags=re.M) for block in re.findall(r"```\w+\n(.*?)   ```", steps, re.S)
     )
     (command,) = re.findall(r"`(python .*?)`", steps)
-    (project / "src/tasks/mine.py").write_text(module)
-    (project / "configs/mine.yaml").write_text(config)
+    (project / "src/tasks/mine.py").write_text(module, encoding="utf-8")
+    (project / "configs/mine.yaml").write_text(config, encoding="utf-8")
     out = run(project, *command.split()[1:])
     for rest in (["fit", "--trainer.max_epochs=12"], ["test"], ["predict"]):
         out += run(project, "-m", "src.cli", *rest, "--run", "runs/mine/version_0")
@@ -49,7 +49,7 @@ def test_the_notebook_block_predicts_with_a_trained_run(trained: Path) -> None:
     exec(block, names)
     assert str(trained) in block
     main(["predict", f"--run={trained}"])
-    rows = csv.DictReader((trained / "predictions.csv").read_text().splitlines())
+    rows = csv.DictReader((trained / "predictions.csv").read_text(encoding="utf-8").splitlines())
     predicted = [str(each) for each in names["predicted"].tolist()]
     assert len(predicted) > 50
     assert predicted == [row["prediction"] for row in rows][: len(predicted)]
@@ -105,7 +105,7 @@ def test_every_config_of_the_table_of_results_exists() -> None:
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_the_header_of_a_config_states_the_result_of_the_readme(file: Path) -> None:
-    header = "\n".join(line for line in file.read_text().splitlines() if line.startswith("#"))
+    header = "\n".join(line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     (row,) = [row for row in RESULTS if f"`{file.name}`" in row[0]]
     assert f"python -m src.cli fit --config configs/{file.name}" in header
     result, time = row[4].split(" (")[0], row[5].split(" (")[0]
@@ -117,7 +117,9 @@ def test_the_header_of_a_config_states_the_result_of_the_readme(file: Path) -> N
     else:
         numbers = re.findall(r"[\d.]+ ± [\d.]+|\d+\.\d+", result)
         assert any(number in header for number in numbers)
-        (other,) = [row for row in table((ROOT / "docs/tasks.md").read_text()) if f"`{file.name}`" in row[5]]
+        (other,) = [
+            row for row in table((ROOT / "docs/tasks.md").read_text(encoding="utf-8")) if f"`{file.name}`" in row[5]
+        ]
         assert all(number in other[6] for number in numbers)
     assert f"in {time}" in header or not time
 

@@ -11,7 +11,7 @@ from src.cli import main
 from src.nets import SmallCNN
 from tests.conftest import ROOT, heavy
 
-TEXT = (ROOT / "docs/recipes.md").read_text()
+TEXT = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
 
 
@@ -26,7 +26,7 @@ def test_a_recipe_trains_validates_and_tests(block: str) -> None:
     if "net.pt" in block:
         state = SmallCNN(7).state_dict()
         torch.save({name.replace("features", "body"): each for name, each in state.items()}, "net.pt")
-    Path("recipe.yaml").write_text(block)
+    Path("recipe.yaml").write_text(block, encoding="utf-8")
     x = main(["fit", "--config=configs/digits.yaml", "--config=recipe.yaml", "--trainer.fast_dev_run=2"])
     assert x.trainer.global_step == 2
 

@@ -214,7 +214,7 @@ def test_the_page_of_each_kind_works(browser, serve, kind):
             found += [] if state == "seen" else [state]
         found += browser.js(UNREACHED)
         found += browser.js(LAYOUT)
-        browser.js(AXE.read_text() + ";0")
+        browser.js(AXE.read_text(encoding="utf-8") + ";0")
         found += browser.js(AXE_RUN)
         found += browser.logged()
         assert {*browser.requested()} == {f"{server.url}predict"}

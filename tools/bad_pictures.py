@@ -68,7 +68,7 @@ def pictures(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
 
 def skipping(process: Process, expected: str) -> str:
     """Return what is wrong with how a process skips an image: nothing if it succeeds and one line says so."""
-    code, output = process.wait(), process.log.read_text()
+    code, output = process.wait(), process.log.read_text(encoding="utf-8")
     process.log.unlink()
     lines = [line for line in output.splitlines() if "skipped" in line]
     right = code == 0 and len(lines) == 1 and expected in lines[0]

@@ -56,7 +56,7 @@ def main() -> None:
                 rows.append(row)
                 print(format_row(row), flush=True)  # noqa: T201
                 if options.json:
-                    options.json.write_text(json.dumps(rows, indent=1))
+                    options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     finally:
         shutil.rmtree(RUNS, ignore_errors=True)
 
@@ -188,7 +188,7 @@ def throughput(processes: int) -> float:
     command = [sys.executable, "-m", "src.cli", "fit", *contenders.fit_args(settings)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
     newest = max(root.glob("run/version_*/results.json"), key=os.path.getmtime)
-    return json.loads(newest.read_text())["samples_per_second"]
+    return json.loads(newest.read_text(encoding="utf-8"))["samples_per_second"]
 
 
 def nets(options: argparse.Namespace) -> Iterator[Row]:

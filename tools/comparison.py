@@ -26,7 +26,7 @@ def differences(folder: Path, reference: Path) -> list[str]:
     for name in ("best.ckpt", "last.ckpt"):
         a, b = (load_without_times(place / "checkpoints" / name) for place in (run, other))
         found += [f"{name}: {key}" for key in sorted(a.keys() | b.keys()) if not same(a.get(key), b.get(key))]
-    if (run / "metrics.csv").read_text() != (other / "metrics.csv").read_text():
+    if (run / "metrics.csv").read_text(encoding="utf-8") != (other / "metrics.csv").read_text(encoding="utf-8"):
         found.append("metrics.csv")
     steps, expected = read_trace(folder), read_trace(reference)
     found += [f"step {step} was not trained" for step in expected.keys() - steps.keys()]
@@ -44,7 +44,7 @@ def load_without_times(file: Path) -> dict[str, Any]:
 def read_trace(folder: Path) -> dict[str, set[str]]:
     """Return the different lines that ``tests.spoilers.Trace`` wrote for each step: one unless repeats differed."""
     steps: dict[str, set[str]] = defaultdict(set)
-    for line in (folder / "trace.txt").read_text().splitlines():
+    for line in (folder / "trace.txt").read_text(encoding="utf-8").splitlines():
         if line.count(" ") == 2:  # a killed process may leave half a line
             steps[line.split()[0]].add(line)
     return steps

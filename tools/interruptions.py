@@ -114,7 +114,7 @@ def interrupt(process: Process | Launched, number: int, draw: random.Random) -> 
 def duration(process: Process | Launched) -> float:
     """Return the seconds until a process that must succeed ends."""
     started = time.monotonic()
-    assert process.wait() == 0, process.log.read_text()
+    assert process.wait() == 0, process.log.read_text(encoding="utf-8")
     return time.monotonic() - started
 
 
@@ -164,4 +164,4 @@ def write_shards(folder: Path) -> None:
     """Write the first digits of scikit-learn as shards of 4 KB."""
     draw_pictures(folder / "pictures")
     args = [*PICTURES, "--data.root=pictures", "--data.cache=cache", "--output=shards", "--shard_mb=0.004096"]
-    assert Process(["shard", *SMALL, *args], folder).wait() == 0, folder.with_suffix(".log").read_text()
+    assert Process(["shard", *SMALL, *args], folder).wait() == 0, folder.with_suffix(".log").read_text(encoding="utf-8")

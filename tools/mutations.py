@@ -96,11 +96,14 @@ def edit(file: Path, draw: random.Random) -> str:
     elif how == "cut":
         file.write_bytes(content[: draw.randrange(len(content))])
     elif how == "text":
-        file.write_text(draw.choice(TEXTS))
+        file.write_text(draw.choice(TEXTS), encoding="utf-8")
     elif how == "values" and file.suffix == ".ckpt":
         torch.save(spoil(torch.load(file, weights_only=True), draw), file)
     elif how == "values" and file.suffix in (".yaml", ".json"):
-        file.write_text(yaml.safe_dump(spoil(yaml.safe_load(content), draw), default_flow_style=file.suffix == ".json"))
+        file.write_text(
+            yaml.safe_dump(spoil(yaml.safe_load(content), draw), default_flow_style=file.suffix == ".json"),
+            encoding="utf-8",
+        )
     else:
         file.unlink()
         if how == "folder":
@@ -137,7 +140,7 @@ def redrawn(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
 
 def answered(process: Process) -> str:
     """Return what is wrong with how a command ended: it must succeed, or name its error in one line, in 30 seconds."""
-    code, output = process.wait(30), process.log.read_text(errors="replace")
+    code, output = process.wait(30), process.log.read_text(errors="replace", encoding="utf-8")
     process.log.unlink()
     lines = [line for line in output.splitlines() if line.strip()]
     if code == TIMED_OUT:

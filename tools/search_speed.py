@@ -85,7 +85,7 @@ def left_behind(folder: str) -> list[tuple[float, float]]:
     """Return the memory in MiB and the open files of a worker after 10 and after 100 trials."""
     found = []
     for count in (10, 100):
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123
             main(
                 [
                     *trials(Path(folder), "memory", count),
@@ -94,7 +94,7 @@ def left_behind(folder: str) -> list[tuple[float, float]]:
                     "--workers=0",
                 ]
             )
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
         found.append((kib / 1024, float(len(list(Path("/proc/self/fd").iterdir())))))
     return found

@@ -59,7 +59,7 @@ def main() -> None:
                 rows.append(row)
                 print(format_row(row), flush=True)  # noqa: T201
                 if options.json:
-                    options.json.write_text(json.dumps(rows, indent=1))
+                    options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     sys.exit(not all(row["met"] for row in rows))
 
 
@@ -167,12 +167,14 @@ def resident(process: subprocess.Popen[bytes]) -> float:
     while todo:
         pid = todo.pop()
         total += int(
-            next(x for x in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if "Pss:" in x).split()[1]
+            next(
+                x for x in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines() if "Pss:" in x
+            ).split()[1]
         )
         todo += [
             int(each)
             for task in Path(f"/proc/{pid}/task").iterdir()
-            for each in (task / "children").read_text().split()
+            for each in (task / "children").read_text(encoding="utf-8").split()
         ]
     return total / 1024
 
@@ -325,7 +327,7 @@ def schema(options: argparse.Namespace) -> Iterator[Row]:
     """What schemathesis finds in the server, by its own OpenAPI description."""
     with ours(options) as (_, port, _), tempfile.TemporaryDirectory() as folder:
         settings = '[checks]\npositive_data_acceptance.expected-statuses = ["2xx", 413, 415, 422, 503]\n'
-        Path(folder, "schemathesis.toml").write_text(settings)
+        Path(folder, "schemathesis.toml").write_text(settings, encoding="utf-8")
         line = [sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/openapi.json", "--seed=0"]
         done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
         if done.returncode:

@@ -19,7 +19,7 @@ def numbers(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
         spoil = ["--trainer.callbacks+=tests.spoilers.Spoil", f"--trainer.callbacks.kind={kind}"]
         spoil += [f"--trainer.callbacks.first={first}", f"--trainer.callbacks.count={count}"]
         process = Process(["fit", *SMALL, *spoil], folder / str(i))
-        code, output = process.wait(), process.log.read_text()
+        code, output = process.wait(), process.log.read_text(encoding="utf-8")
         run = folder / str(i) / "runs/digits/version_0"
         wrong = [
             file.name for file in run.glob("checkpoints/*.ckpt") if has_nonfinite(load_checkpoint(file)["state_dict"])
@@ -33,12 +33,12 @@ def numbers(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
 
 def skipped_steps(run: Path) -> float:
     """Return the last logged number of skipped steps, 0 if none was logged."""
-    with (run / "metrics.csv").open() as file:
+    with (run / "metrics.csv").open(encoding="utf-8") as file:
         return max((float(row["skipped_steps"]) for row in csv.DictReader(file) if row.get("skipped_steps")), default=0)
 
 
 def accuracy(run: Path) -> float:
-    return json.loads((run / "results.json").read_text())["val/accuracy"]
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))["val/accuracy"]
 
 
 def memory(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
@@ -57,7 +57,7 @@ def memory(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
         micro_batches = ["--trainer.callbacks+=src.callbacks.MicroBatches", "--model.net.after=0"]
         process = Process([*resume, *micro_batches], place)
         if code := process.wait():
-            wrong = wrong or f"exit code {code}: {process.log.read_text()[-500:]}"
+            wrong = wrong or f"exit code {code}: {process.log.read_text(encoding='utf-8')[-500:]}"
         if not wrong:
             weights = last_weights(place)
             close = all(torch.allclose(weights[key], reference[key], atol=1e-5) for key in reference)

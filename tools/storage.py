@@ -86,7 +86,7 @@ def disk_fault(kind: str, place: Path, draw: random.Random) -> str | None:
     if process.finished.is_set():
         return None
     break_disk(kind, place, process.pid)
-    code, output = process.wait(), process.log.read_text()
+    code, output = process.wait(), process.log.read_text(encoding="utf-8")
     if code not in (0, 2) or (code == 2 and "error: " not in output):
         return f"exit code {code}: {output[-500:]}"
     if kind == "gone":
@@ -162,7 +162,7 @@ def damaged_shards(tries: int, draw: random.Random, folder: Path) -> Iterator[st
         root = f"../{place.name}" if i % 2 else f"file://{place.absolute()}"
         cache, workers = f"--data.cache=../cache_{i}", f"--data.num_workers={i % 4}"
         process = Process(["fit", *SHARDS, f"--data.root={root}", cache, workers], folder / "run")
-        code, output = process.wait(), process.log.read_text()
+        code, output = process.wait(), process.log.read_text(encoding="utf-8")
         process.log.unlink()
         errors = [line for line in output.splitlines() if line.startswith("error: ")]
         right = code == 2 and len(errors) == 1 and file.name in errors[0] and "Traceback" not in output

@@ -26,7 +26,7 @@ def searched(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
     """SIGKILL of a search's workers, parent or all: started again, it loses and repeats no trial, and ends the same."""
     reference = folder / "reference"
     started = time.monotonic()
-    assert start(reference).wait() == 0, (reference / "log.txt").read_text()
+    assert start(reference).wait() == 0, (reference / "log.txt").read_text(encoding="utf-8")
     seconds = time.monotonic() - started
     done = 0
     for i in count():
@@ -51,7 +51,7 @@ def searched(tries: int, draw: random.Random, folder: Path) -> Iterator[str]:
 def start(folder: Path) -> "subprocess.Popen[bytes]":
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    with (folder / "log.txt").open("a") as log:
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
         command = [sys.executable, "-m", "src.cli", *SEARCH]
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True)
 
@@ -59,7 +59,11 @@ def start(folder: Path) -> "subprocess.Popen[bytes]":
 def kill(parent: "subprocess.Popen[bytes]", draw: random.Random) -> int:
     """Kill one worker, the parent, or all of them; return 1 if there was a process to kill."""
     file = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    workers = [int(pid) for pid in file.read_text().split()] if parent.poll() is None and file.exists() else []
+    workers = (
+        [int(pid) for pid in file.read_text(encoding="utf-8").split()]
+        if parent.poll() is None and file.exists()
+        else []
+    )
     chosen = draw.choice([[parent.pid], [parent.pid, *workers], *([pid] for pid in workers)])
     for pid in chosen:
         os.kill(pid, signal.SIGKILL)
@@ -86,13 +90,13 @@ def differing(folder: Path, reference: Path) -> list[str]:
             found += [
                 f"{name} of {path.parent}: {key}" for key in a.keys() | b.keys() if not same(a.get(key), b.get(key))
             ]
-        if (runs[0] / "metrics.csv").read_text() != (path / "metrics.csv").read_text():
+        if (runs[0] / "metrics.csv").read_text(encoding="utf-8") != (path / "metrics.csv").read_text(encoding="utf-8"):
             found.append(f"metrics.csv of {path.parent}")
-    if (one / "best.yaml").read_text() != (other / "best.yaml").read_text():
+    if (one / "best.yaml").read_text(encoding="utf-8") != (other / "best.yaml").read_text(encoding="utf-8"):
         found.append("best.yaml")
     return found
 
 
 def trial(study: Path, number: int) -> dict[str, Any]:
-    content = json.loads((study / f"trial_{number:04}/trial.json").read_text())
+    content = json.loads((study / f"trial_{number:04}/trial.json").read_text(encoding="utf-8"))
     return {name: content.get(name) for name in ("settings", "state", "values", "confirmed", "error")}

@@ -177,24 +177,20 @@ def provenance(config: Path, split_hash: str | None, job: str) -> dict[str, Any]
         "git_commit": git("rev-parse", "HEAD"),
         "git_dirty": bool(git("status", "--porcelain")),
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
-        "hardware": {
-            "machine": platform.platform(),
-            "cpu": processor(),
-            "cores": os.cpu_count(),
-            "gpus": gpus,
-        },
+        "hardware": {"machine": platform.platform(), "cpu": processor(), "cores": os.cpu_count(), "gpus": gpus},
     }
 
 
 def processor() -> str:
     info = Path("/proc/cpuinfo")
-    cpu = re.search(r"^model name.*: (.*)", info.read_text(), re.M) if info.is_file() else None
+    cpu = re.search(r"^model name.*: (.*)", info.read_text(encoding="utf-8"), re.M) if info.is_file() else None
     return cpu[1] if cpu else platform.processor()
 
 
 def git(*args: str) -> str | None:
     """Return the output of a git command, or None outside a repository or without git."""
     try:
-        return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, check=True)
+        return done.stdout.decode(errors="replace").strip()
     except (OSError, subprocess.CalledProcessError):
         return None

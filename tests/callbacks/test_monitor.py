@@ -275,7 +275,7 @@ def test_faults_are_kept_in_the_run_folder() -> None:
     ]
     with pytest.warns(UserWarning, match="hardly changes"):
         main(["fit", *SMALL, *args, "--model.optimizer.lr=1e-12", "--test=false"])
-    found = json.loads((RUN / "monitor.json").read_text())
+    found = json.loads((RUN / "monitor.json").read_text(encoding="utf-8"))
     assert {"epoch": 1, "step": 8, "layer": "net.1", "kind": "slow"}.items() <= found[0].items()
 
 

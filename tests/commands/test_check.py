@@ -50,7 +50,7 @@ def check(*args: str, code: int = 0) -> dict[str, Any]:
         assert stop.value.code == code
     else:
         main(command)
-    return json.loads(Path("found/check.json").read_text())
+    return json.loads(Path("found/check.json").read_text(encoding="utf-8"))
 
 
 def named(pairs: list[list[Any]]) -> set[frozenset[str]]:
@@ -72,7 +72,7 @@ def test_planted_faults_are_named_by_path_and_mended_by_fix(photos: Path, capsys
     photo(900).save(jpeg)
     jpeg.write_bytes(jpeg.read_bytes()[:400])
     Path("photos/train/dog/empty.png").touch()
-    Path("photos/test/dog/text.jpg").write_text("no picture")
+    Path("photos/test/dog/text.jpg").write_text("no picture", encoding="utf-8")
     shutil.copy(photos / "train/cat/03.png", photos / "test/cat/copy.png")
     Image.open(photos / "train/eel/01.png").save(photos / "val/eel/again.bmp")
     shutil.copy(photos / "train/cat/05.png", photos / "train/dog/other.png")
@@ -91,7 +91,7 @@ def test_planted_faults_are_named_by_path_and_mended_by_fix(photos: Path, capsys
     assert odd.items() <= {(name, kind) for name, kind, _ in found["outliers"]}
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("train/cat/cut.jpg", "train/dog/other.png", "test/cat/copy.png"))
-    removed = {*Path("out.txt").read_text().splitlines()}
+    removed = {*Path("out.txt").read_text(encoding="utf-8").splitlines()}
     train = {"train/cat/03.png", "train/eel/01.png", "train/dog/07.png"}
     assert removed == {*found["undecodable"], *conflict, *train}
     again = check("--data.exclude=out.txt")
@@ -103,7 +103,11 @@ def test_copies_of_a_picture_with_two_labels_are_all_left_out(photos: Path) -> N
     for copy in ("train/cat/a.png", "test/dog/a.png"):
         shutil.copy(photos / "train/cat/05.png", photos / copy)
     check("--fix=out.txt", code=1)
-    assert Path("out.txt").read_text().split() == ["train/cat/05.png", "train/cat/a.png", "test/dog/a.png"]
+    assert Path("out.txt").read_text(encoding="utf-8").split() == [
+        "train/cat/05.png",
+        "train/cat/a.png",
+        "test/dog/a.png",
+    ]
 
 
 @pytest.mark.heavy
@@ -119,14 +123,14 @@ def test_pictures_of_words_have_no_near_duplicates(photos: Path) -> None:
 
 def test_a_set_without_a_readable_picture_is_one_line(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for file in photos.rglob("*.png"):
-        file.write_text("no picture")
+        file.write_text("no picture", encoding="utf-8")
     assert "36 of 36 images cannot be decoded" in refused(capsys, "check", *FOLDER)
 
 
 def test_a_split_without_a_readable_picture_is_counted(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = sorted((photos / "val").rglob("*.png")) + sorted((photos / "test").rglob("0[0-2].png"))
     for file in bad:
-        file.write_text("no picture")
+        file.write_text("no picture", encoding="utf-8")
     found = check(code=1)
     assert found["counts"]["val"] == dict.fromkeys(CLASSES, 0)
     assert {*found["undecodable"]} == {str(file.relative_to(photos)) for file in bad}
@@ -150,7 +154,7 @@ def refused_fit() -> str:
 
 def test_suspect_labels_are_ranked_and_samples_without_files_named_by_index() -> None:
     main(["check", "--config=configs/digits.yaml", "--output=found"])
-    found = json.loads(Path("found/check.json").read_text())
+    found = json.loads(Path("found/check.json").read_text(encoding="utf-8"))
     assert found["faults"] == found["exact_duplicates"] == found["outliers"] == []
     scores = [score for *_, score in found["suspect_labels"]]
     assert scores == sorted(scores, reverse=True)
@@ -161,7 +165,7 @@ def test_suspect_labels_are_ranked_and_samples_without_files_named_by_index() ->
 @pytest.mark.parametrize("name", ["diabetes", "digits_masks", "digits_rotation", "digits_retrieval"])
 def test_targets_of_other_kinds_are_described(name: str) -> None:
     main(["check", f"--config=configs/{name}.yaml", "--output=found"])
-    found = json.loads(Path("found/check.json").read_text())
+    found = json.loads(Path("found/check.json").read_text(encoding="utf-8"))
     assert found["faults"] == []
     assert bool(found["targets"]) == (name != "digits_retrieval")
     assert bool(found["suspect_labels"]) == (name != "digits_masks")
@@ -170,12 +174,12 @@ def test_targets_of_other_kinds_are_described(name: str) -> None:
 def test_copied_rows_and_constant_columns_of_a_table_are_named() -> None:
     draw = np.random.default_rng(0)
     rows = [f"{a:.4f},7,{b:.4f}" for a, b in draw.normal(size=(60, 2))]
-    Path("rows.csv").write_text("\n".join(["a,constant,b", *rows, *rows[:20]]))
+    Path("rows.csv").write_text("\n".join(["a,constant,b", *rows, *rows[:20]]), encoding="utf-8")
     table = ["--data=src.data.Table", "--data.root=.", "--data.file=rows.csv", "--data.target=b"]
     with pytest.raises(SystemExit) as stop:
         main(["check", "--config=configs/diabetes.yaml", *table, "--output=found"])
     assert stop.value.code == 1
-    found = json.loads(Path("found/check.json").read_text())
+    found = json.loads(Path("found/check.json").read_text(encoding="utf-8"))
     assert len(found["exact_duplicates"]) == 20
     assert {int(name.split()[1]) - 2 for pair in found["exact_duplicates"] for name in pair[:2]} == {
         *range(20),
@@ -191,7 +195,7 @@ def test_data_of_another_project_is_read_from_its_loaders(data: str, capsys: pyt
     with pytest.raises(SystemExit) as stop:  # its training and validation loaders have the same samples
         main([*command, "--output=found"])
     assert stop.value.code == 1
-    found = json.loads(Path("found/check.json").read_text())
+    found = json.loads(Path("found/check.json").read_text(encoding="utf-8"))
     assert len(found["exact_duplicates"]) >= 16
     assert found["notes"]
 
@@ -199,7 +203,7 @@ def test_data_of_another_project_is_read_from_its_loaders(data: str, capsys: pyt
 def test_the_page_has_its_pictures_inside_and_is_small(photos: Path) -> None:
     shutil.copy(photos / "train/cat/05.png", photos / "train/dog/other.png")
     check(code=1)
-    page = Path("found/check.html").read_text()
+    page = Path("found/check.html").read_text(encoding="utf-8")
     inside = [part.split('"')[0] for part in page.split('src="')[1:]]
     assert len(inside) >= 24
     assert all(each.startswith("data:image/") for each in inside)
@@ -229,6 +233,6 @@ def test_places_that_cannot_be_written_are_one_line(
 @pytest.mark.skipif(not REAL_MNIST.is_dir(), reason="needs MNIST")
 def test_mnist_has_no_copies_and_few_alarms() -> None:
     main(["check", "--config=configs/mnist.yaml", f"--data.root={REAL_MNIST}", "--output=found"])
-    found = json.loads(Path("found/check.json").read_text())
+    found = json.loads(Path("found/check.json").read_text(encoding="utf-8"))
     assert found["faults"] == found["exact_duplicates"] == found["outliers"] == []
     assert len(found["near_duplicates"]) <= 40

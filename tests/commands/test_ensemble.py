@@ -36,7 +36,7 @@ def three(three: list[str]) -> list[str]:
 
 
 def probabilities(file: str | Path) -> Tensor:
-    lines = [*csv.reader(Path(file).read_text().splitlines())][1:]
+    lines = [*csv.reader(Path(file).read_text(encoding="utf-8").splitlines())][1:]
     return torch.tensor([[float(x) for x in line[3:13]] for line in lines])
 
 
@@ -64,7 +64,7 @@ def test_test_compares_an_ensemble_with_each_member(three: list[str], capsys: py
     each = torch.stack([probabilities(PARENT / name / "predictions.csv") for name in NAMES])
     right = [(rows.argmax(1) == classes_of_test()).double().numpy() for rows in (*each, each.mean(0))]
     for name, own in zip(NAMES, right, strict=False):
-        stored = json.loads((PARENT / name / "results.json").read_text())["test/accuracy"]
+        stored = json.loads((PARENT / name / "results.json").read_text(encoding="utf-8"))["test/accuracy"]
         assert own.mean() == pytest.approx(stored)
         low, high = ttest_rel(right[-1], own).confidence_interval(0.95)
         line = f"{stored:.4f}  {right[-1].mean() - stored:+.4f} +/- {(high - low) / 2:.4f}"
@@ -80,7 +80,9 @@ def test_members_keep_their_precision_and_test_time_augmentation() -> None:
     settings = [["--config=configs/presets/bf16.yaml"], ["--trainer.precision=64-true"], ["--model.tta=mirror_shift"]]
     for typed in settings:
         main(["fit", *SMALL, *CNN, *typed, "--trainer.max_epochs=1"])
-    results = [json.loads((PARENT / name / "results.json").read_text())["test/accuracy"] for name in NAMES]
+    results = [
+        json.loads((PARENT / name / "results.json").read_text(encoding="utf-8"))["test/accuracy"] for name in NAMES
+    ]
     x = main(["test", *(f"--run={PARENT / name}" for name in NAMES)])
     assert x.task.results[:3] == pytest.approx(results)
     assert [next(each.parameters()).dtype for each in x.task.members] == [torch.float32, torch.float64, torch.float32]

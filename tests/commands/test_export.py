@@ -68,12 +68,12 @@ def test_an_export_returns_what_the_net_does(trained: Path, capsys: pytest.Captu
     assert info["outputs"] == [{"name": "probabilities", "dtype": "float32", "shape": [10]}]
     assert info["classes"] == [str(i) for i in range(10)]
     assert info["ms"].keys() == {"1", "64"}
-    card = (MODELS / "1/card.md").read_text()
+    card = (MODELS / "1/card.md").read_text(encoding="utf-8")
     for text in (f"test/accuracy: {accuracy:.4f}, 95 % between", "in 0 decisions", "src.cli serve FOLDER"):
         assert text in card
     assert re.search(r"parity +differs from predict by at most \S+e-\d\d in 360 test pictures, in 0 decisions\n", out)
     for file in (MODELS / "1").iterdir():
-        assert str(Path.cwd()) not in file.read_text(errors="ignore")
+        assert str(Path.cwd()) not in file.read_text(errors="ignore", encoding="utf-8")
 
 
 @pytest.mark.heavy
@@ -98,7 +98,7 @@ def nothing_published() -> bool:
 
 def test_a_missed_gate_publishes_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = f"--run={trained}"
-    accuracy = json.loads(Path(trained, "results.json").read_text())["test/accuracy"]
+    accuracy = json.loads(Path(trained, "results.json").read_text(encoding="utf-8"))["test/accuracy"]
     error = refused(capsys, "export", run, f"--gate=test/accuracy>={accuracy}", "--gate_lower")
     assert re.match(r"error: gate missed: test/accuracy is 0\.\d{4}, 95 % between .*, but the worse end of its", error)
     assert nothing_published()
@@ -198,7 +198,7 @@ def test_a_smaller_model_is_pruned_trained_on_and_quantized(monkeypatch: pytest.
     assert kinds[-1] == "Softmax"
     assert onnx_outputs(1, pixels)[0].shape == (360, 10)
     assert before == {file: file.read_bytes() for file in Path("runs").rglob("*") if file.is_file()}
-    card = (MODELS / "1/card.md").read_text()
+    card = (MODELS / "1/card.md").read_text(encoding="utf-8")
     assert "trained and tested in bf16-mixed, but compared here with predict in float32" in card
     assert re.search(r"\| torch \|.*\n\| float32 \|.*\n\| pruned \|.*\n\| pruned int8 \|", card)
 
@@ -219,7 +219,7 @@ def test_every_task_is_exported(config: str) -> None:
     main(["export", f"--run=runs/{config}/version_0"])
     info = Models(Path("models", config)).load(1).info
     assert (info["kind"], info["outputs"][0]["name"], next(iter(info["metrics"]))) == TASKS[config]
-    results = json.loads(Path(f"runs/{config}/version_0/results.json").read_text())
+    results = json.loads(Path(f"runs/{config}/version_0/results.json").read_text(encoding="utf-8"))
     assert info["metrics"][TASKS[config][2]]["value"] == pytest.approx(results[TASKS[config][2]], rel=1e-4)
 
 
@@ -227,7 +227,8 @@ def test_every_task_is_exported(config: str) -> None:
 def test_a_module_of_somebody_else_is_exported() -> None:
     Path("plain.yaml").write_text(
         "data: {class_path: src.data.Digits}\nmodel: {class_path: tests.conftest.PlainModule}\nname: digits\n"
-        "best: {monitor: val/accuracy, mode: max}\n"
+        "best: {monitor: val/accuracy, mode: max}\n",
+        encoding="utf-8",
     )
     main(["fit", "--config=plain.yaml", "--trainer.max_epochs=1", "--trust", "--no_page"])
     main(["export", "--run=runs/digits/version_0", "--trust"])

@@ -30,7 +30,7 @@ def interrupt(*_: object) -> None:
 
 
 def results(run: Path = RUN) -> dict[str, float]:
-    return json.loads((run / "results.json").read_text())
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))
 
 
 def test_fit_prints_and_writes_metrics_and_the_next_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +53,7 @@ def test_fit_prints_and_writes_metrics_and_the_next_commands(capsys: pytest.Capt
     assert {"config.yaml", "metrics.csv", "provenance.json", "results.json"} <= {file.name for file in RUN.iterdir()}
     assert list(RUN.glob("events.out.tfevents.*"))
     assert {"val/accuracy", "test/accuracy", "test/f1", "test/f1/7", "test/top5_accuracy", "seconds"} <= set(results())
-    written = json.loads((RUN / "provenance.json").read_text())[0]
+    written = json.loads((RUN / "provenance.json").read_text(encoding="utf-8"))[0]
     assert written["split"] == torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["Digits"]["split_hash"]
 
 
@@ -71,7 +71,7 @@ def test_the_printed_and_the_written_config_repeat_the_run(capsys: pytest.Captur
     with pytest.raises(SystemExit) as stop:
         main(["fit", *SMALL, "--print_config"])
     assert stop.value.code == 0
-    Path("again.yaml").write_text(capsys.readouterr().out)
+    Path("again.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
     main(["fit", *SMALL])
     main(["fit", "--config=again.yaml", "--name=digits"])
     assert same(weights(RUN), weights("runs/digits/version_1"))
@@ -154,7 +154,7 @@ def test_a_plain_module_trains_resumes_tests_and_predicts(capsys: pytest.Capture
     main(["test", f"--run={run}", "--trust"])
     assert f"{results(run)['test/accuracy']:.4f}" in capsys.readouterr().out
     main(["predict", f"--run={run}", "--trust"])
-    assert len((run / "predictions.csv").read_text().splitlines()) == 361
+    assert len((run / "predictions.csv").read_text(encoding="utf-8").splitlines()) == 361
 
 
 def test_a_checkpoint_callback_of_the_config_does_not_choose_the_best() -> None:

@@ -140,7 +140,7 @@ def test_a_learning_rate_is_searched_once_and_stands_in_config_yaml() -> None:
     )
     found = x.task.lr
     assert found != 0.1
-    assert yaml.safe_load((PLAIN_RUN / "config.yaml").read_text())["model"]["init_args"]["lr"] == found
+    assert yaml.safe_load((PLAIN_RUN / "config.yaml").read_text(encoding="utf-8"))["model"]["init_args"]["lr"] == found
     x = main(["fit", f"--run={PLAIN_RUN}", "--trainer.max_epochs=7"])
     assert x.trainer.optimizers[0].param_groups[0]["lr"] == found
     assert x.trainer.global_step == 7 * 11
@@ -180,7 +180,7 @@ def test_a_run_cut_off_before_its_test_is_tested_as_if_it_had_not_been(monkeypat
     main(["fit", f"--run={RUN}"])
     (tested,) = [row for row in rows(RUN) if row["test/loss"]]
     assert tested["step"] == "63"
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     assert results["seconds"] > 0
     assert results["samples_per_second"] > 0
     assert 0 < results["milliseconds_per_step"] < 1e4
@@ -200,8 +200,8 @@ def test_a_run_whose_time_is_up_says_so_and_keeps_its_results(capsys: pytest.Cap
 
 
 def test_a_config_that_was_edited_by_hand_is_trained(trained: Path) -> None:
-    text = (trained / "config.yaml").read_text()
-    (trained / "config.yaml").write_text(text.replace("max_epochs: 1", "max_epochs: 2"))
+    text = (trained / "config.yaml").read_text(encoding="utf-8")
+    (trained / "config.yaml").write_text(text.replace("max_epochs: 1", "max_epochs: 2"), encoding="utf-8")
     x = main(["fit", f"--run={trained}"])
     assert (x.trained, x.trainer.current_epoch) == (True, 2)
 
@@ -234,7 +234,9 @@ def test_a_run_resumed_in_an_unvalidated_epoch_is_validated_at_its_end(monkeypat
     main(args)
     cut(args, 50, monkeypatch)
     main(["fit", f"--run={RUN.with_name('version_1')}"])
-    once, twice = (json.loads((run / "results.json").read_text()) for run in (RUN, RUN.with_name("version_1")))
+    once, twice = (
+        json.loads((run / "results.json").read_text(encoding="utf-8")) for run in (RUN, RUN.with_name("version_1"))
+    )
     assert {name: once[name] for name in once if name.startswith("val/")} == {
         name: twice[name] for name in twice if name.startswith("val/")
     }

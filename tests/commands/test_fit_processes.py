@@ -45,7 +45,7 @@ def test_two_processes_train_and_test_as_one() -> None:
     assert [folder.name for folder in Path("runs/digits").iterdir()] == ["version_0"]
     x = main(["test", f"--run={RUN}", "--trainer.devices=1", "--trainer.strategy=auto"])
     alone = {key: float(value) for key, value in x.trainer.callback_metrics.items()}
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     assert {key: results[key] for key in alone} == pytest.approx(alone, abs=1e-5)  # each sample is counted once
     steps = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert steps == 3 * 11  # 1,293 samples, 2 x 64 in a step
@@ -62,7 +62,7 @@ def test_two_processes_test_each_task_as_one(name: str) -> None:
     run = Path(f"runs/{name}/version_0")
     x = main(["test", f"--run={run}", "--trainer.devices=1", "--trainer.strategy=auto"])
     alone = {key: float(value) for key, value in x.trainer.callback_metrics.items() if "reference" not in key}
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert len(alone) >= 1
     assert {key: results[key] for key in alone} == pytest.approx(alone, rel=1e-4, abs=1e-5)
 
@@ -135,7 +135,7 @@ def test_divided_weights_resume_to_the_bit_and_are_tested_by_one_process(divided
     assert done.returncode == 0, done.stderr
     assert same(trained_weights(0), trained_weights(1))
     x = main(["test", f"--run={RUN}", "--trainer.devices=1", "--trainer.strategy=auto"])
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     alone = {key: float(value) for key, value in x.trainer.callback_metrics.items()}
     assert {key: results[key] for key in alone} == pytest.approx(alone, abs=1e-5)
 
@@ -221,6 +221,8 @@ def test_a_model_split_over_two_processes_resumes_and_is_tested(shards: str) -> 
         assert done.returncode == 0, done.stderr
     kinds = {path.name: path.is_dir() for path in (RUN / "checkpoints").iterdir()}
     assert kinds == {"best.ckpt": shards == "true", "last.ckpt": shards == "true"}
-    resumed, whole = (json.loads((run / "results.json").read_text()) for run in (RUN, RUN.with_name("version_1")))
+    resumed, whole = (
+        json.loads((run / "results.json").read_text(encoding="utf-8")) for run in (RUN, RUN.with_name("version_1"))
+    )
     assert resumed["val/accuracy"] == whole["val/accuracy"] > 0.5
     assert f"{whole['test/accuracy']:.4f}" in done.stdout

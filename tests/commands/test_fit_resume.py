@@ -57,7 +57,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(uninterrupted: tuple[Path, list[
     first, second = ([{k: v for k, v in row.items() if k not in rates} for row in rows(run)] for run in (complete, RUN))
     assert first == second
     main(["fit", f"--run={RUN}"])  # complete: nothing is trained, nothing is written
-    assert len(json.loads((RUN / "provenance.json").read_text())) == 2
+    assert len(json.loads((RUN / "provenance.json").read_text(encoding="utf-8"))) == 2
 
 
 def test_fit_resumes_from_the_checkpoint_that_is_typed() -> None:
@@ -88,7 +88,7 @@ def test_what_is_typed_wins_over_what_the_checkpoint_stored() -> None:
     decayed, exempt = x.trainer.optimizers[0].param_groups
     assert (decayed["lr"], exempt["lr"]) == (0.125, 0.125)
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.5, 0.0)
-    assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    assert yaml.safe_load((RUN / "config.yaml").read_text(encoding="utf-8"))["trainer"]["max_epochs"] == 2
     assert len(list(RUN.glob("config_*.yaml"))) == 1
     x = main(["fit", f"--run={RUN}", "--trainer.max_epochs=3", "--test=false"])
     assert x.trainer.optimizers[0].param_groups[0]["lr"] == 0.125
@@ -155,10 +155,10 @@ def test_another_length_of_a_torch_schedule_is_applied() -> None:
 
 def test_a_run_resumes_with_truncated_logs(trained: Path) -> None:
     for name in ("metrics.csv", "provenance.json"):
-        text = (trained / name).read_text()
-        (trained / name).write_text(text[: len(text) - 30])
+        text = (trained / name).read_text(encoding="utf-8")
+        (trained / name).write_text(text[: len(text) - 30], encoding="utf-8")
     main(RESUME)
-    assert len(json.loads((trained / "provenance.json").read_text())) == 1
+    assert len(json.loads((trained / "provenance.json").read_text(encoding="utf-8"))) == 1
     assert (trained / "provenance.damaged").is_file()
     assert sum(bool(row["train/loss"]) for row in rows(trained)) >= 1
 
@@ -197,5 +197,7 @@ def test_a_checkpoint_with_wrong_means_is_one_line(
 
 def test_a_run_without_a_seed_is_one_line(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = trained / "config.yaml"
-    config.write_text(config.read_text().replace("seed_everything: 0", "seed_everything: null"))
+    config.write_text(
+        config.read_text(encoding="utf-8").replace("seed_everything: 0", "seed_everything: null"), encoding="utf-8"
+    )
     assert "seed_everything must be an integer" in refused(capsys, "validate", f"--run={trained}")

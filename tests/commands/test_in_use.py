@@ -34,7 +34,7 @@ def recorded(trained: Path) -> Records:  # noqa: ARG001
 def test_predict_records_what_it_writes_to_the_table(recorded):
     found = [*recorded.read()]
     assert len({each["id"] for each in found}) == 120
-    table = [line.split(",") for line in Path(RUN, "predictions.csv").read_text().splitlines()[1:]]
+    table = [line.split(",") for line in Path(RUN, "predictions.csv").read_text(encoding="utf-8").splitlines()[1:]]
     assert [(each["name"], each["prediction"]) for each in found] == [(name, best) for name, best, *_ in table]
     assert [each["probability"] for each in found] == pytest.approx([float(p) for _, _, p, *_ in table], abs=1e-6)
     assert found[0].keys() == {
@@ -66,7 +66,7 @@ def test_report_shows_accuracy_drift_and_pictures_to_label(recorded, capsys):
     recorded.add({"id": "other", "time": "2026-01-01", "run": "mnist/version_0", "traits": {}})
     capsys.readouterr()
     main(["report", RUN, RECORDS])
-    out, page = capsys.readouterr().out, Path(RUN, "report.html").read_text()
+    out, page = capsys.readouterr().out, Path(RUN, "report.html").read_text(encoding="utf-8")
     assert "120, 1 of other models left out" in out
     assert "Accuracy 75.00 % (59.81 to 85.81 %) on 40 pictures with feedback." in out
     assert "No drift in the newest 120 pictures, against the test set." in out
@@ -83,9 +83,9 @@ def test_inverted_pictures_are_drift(trained, capsys):  # noqa: ARG001
     main(["predict", f"--run={RUN}", "--images", "photos", RECORDS])
     main(["check", "--config=configs/digits.yaml", RECORDS, "--output=found"])
     assert "Drift of brightness" in capsys.readouterr().out
-    facts = json.loads(Path("found/check.json").read_text())["in_use"]
+    facts = json.loads(Path("found/check.json").read_text(encoding="utf-8"))["in_use"]
     assert {each["trait"] for each in facts["drift"]["traits"]} == {"brightness", "contrast", "edges"}
-    assert "To label next" in Path("found/check.html").read_text()
+    assert "To label next" in Path("found/check.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.heavy
@@ -102,7 +102,7 @@ def test_a_run_tells_inverted_pictures_from_those_inverted_again(trained, capsys
 def test_the_reference_of_the_version_that_was_served_counts(recorded, capsys):
     reference = {"samples": 400, "traits": {"brightness": {"edges": [0.0, 1.0], "counts": [0, 400, 0]}}}
     Path("models/digits/7").mkdir(parents=True)
-    Path("models/digits/7/reference.json").write_text(json.dumps(reference))
+    Path("models/digits/7/reference.json").write_text(json.dumps(reference), encoding="utf-8")
     for each in [*recorded.read()]:
         recorded.add({**each, "version": 7})
     main(["report", RUN, RECORDS])
@@ -111,7 +111,10 @@ def test_the_reference_of_the_version_that_was_served_counts(recorded, capsys):
 
 def test_records_of_other_models_are_only_counted(recorded, capsys):  # noqa: ARG001
     for file in Path("records").glob("*.jsonl"):
-        file.write_text(file.read_text().replace('"run":"digits/', '"run":"mnist/').replace('"digits"', '"mnist"'))
+        file.write_text(
+            file.read_text(encoding="utf-8").replace('"run":"digits/', '"run":"mnist/').replace('"digits"', '"mnist"'),
+            encoding="utf-8",
+        )
     main(["report", RUN, RECORDS])
     assert "records  0, 120 of other models left out" in capsys.readouterr().out
 

@@ -27,13 +27,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(run: str, name: str) -> dict[str, Any]:
-    return json.loads(Path(run, f"{name}.json").read_text())
+    return json.loads(Path(run, f"{name}.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.usefixtures("trained")
 @pytest.mark.heavy
 def test_trivial_models_stay_on_the_page_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Trivial models" not in Path(RUN, "report.html").read_text()
+    assert "Trivial models" not in Path(RUN, "report.html").read_text(encoding="utf-8")
     main(["report", RUN, "--baselines"])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
@@ -43,7 +43,7 @@ def test_trivial_models_stay_on_the_page_of_the_run(capsys: pytest.CaptureFixtur
     facts = main(["report", RUN, "--json"])
     assert json.loads(capsys.readouterr().out)["baselines"] == facts["baselines"] == read(RUN, "baselines")
     main(["report", RUN])
-    html = Path(RUN, "report.html").read_text()
+    html = Path(RUN, "report.html").read_text(encoding="utf-8")
     assert "<h2>Trivial models</h2>" in html
     assert f"<b>{100 * models[1]['value']:.2f} %</b>" in html
 
@@ -88,7 +88,9 @@ def test_robustness_starts_from_the_metric_of_the_test(name: str) -> None:
     kinds = {row["kind"] for row in found["rows"]}
     assert ("rotation" in kinds) == (o.kind in ("classes", "labels", "embeddings"))
     assert ({"FGSM", "PGD"} <= kinds) == (o.kind != "embeddings")
-    assert ("Left out: " in Path(run, "report.html").read_text()) == (o.kind not in ("classes", "labels"))
+    assert ("Left out: " in Path(run, "report.html").read_text(encoding="utf-8")) == (
+        o.kind not in ("classes", "labels")
+    )
     attacked = next((row["value"] for row in found["rows"] if row["kind"] == "PGD"), None)
     if attacked is not None:
         assert attacked >= facts["value"] if o.kind == "numbers" else attacked <= facts["value"]
@@ -101,8 +103,8 @@ def test_results_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
     for size in (360, 7):
         run = tmp_path / f"runs/{size}"
         shutil.copytree(RUN, run)
-        config = (run / "config.yaml").read_text()
-        (run / "config.yaml").write_text(config.replace("batch_size: 64", f"batch_size: {size}"))
+        config = (run / "config.yaml").read_text(encoding="utf-8")
+        (run / "config.yaml").write_text(config.replace("batch_size: 64", f"batch_size: {size}"), encoding="utf-8")
         main(["report", str(run), "--robust", "--samples", "90", "--eps", "8"])
         found.append(read(str(run), "robust")["rows"])
     assert [row["value"] for row in found[0]] == pytest.approx([row["value"] for row in found[1]], abs=0.012)
@@ -113,14 +115,16 @@ def test_results_do_not_depend_on_the_batch_size(tmp_path: Path) -> None:
 def test_columns_of_a_table_are_slices(capsys: pytest.CaptureFixture[str]) -> None:
     right = Outputs.load(Path(RUN)).values > 0
     hand = ["left" if each else "right" for each in right]  # explains all errors
-    Path("people.csv").write_text("file,hand\n" + "".join(f"test/{i},{each}\n" for i, each in enumerate(hand)))
+    Path("people.csv").write_text(
+        "file,hand\n" + "".join(f"test/{i},{each}\n" for i, each in enumerate(hand)), encoding="utf-8"
+    )
     facts = main(["report", RUN, "--slices", "people.csv"])
     found = {row["slice"]: row["value"] for row in facts["slices"] if row["by"] == "hand"}
     assert found == {"left": 1, "right": 0}
     assert "samples with hand right" in facts["largest_gaps"][-1]
-    assert facts["largest_gaps"][-1].split(" (")[0] in Path(RUN, "report.html").read_text()
+    assert facts["largest_gaps"][-1].split(" (")[0] in Path(RUN, "report.html").read_text(encoding="utf-8")
     assert {row["by"] for row in facts["slices"]} == {"class", "brightness", "contrast", "sharpness", "hand"}
-    Path("people.csv").write_text("file,hand\na.png,left\nb.png,right\n")
+    Path("people.csv").write_text("file,hand\na.png,left\nb.png,right\n", encoding="utf-8")
     assert "no name in its column file is one of the test samples" in refused(
         capsys, "report", RUN, "--slices=people.csv"
     )

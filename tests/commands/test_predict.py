@@ -33,7 +33,7 @@ def touch(*names: str) -> None:
 
 
 def table(file: str | Path) -> list[list[str]]:
-    return list(csv.reader(Path(file).read_text().splitlines()))
+    return list(csv.reader(Path(file).read_text(encoding="utf-8").splitlines()))
 
 
 def test_images_are_found_in_folders_at_any_depth() -> None:
@@ -95,7 +95,7 @@ def test_outputs_without_a_value_for_each_sample_are_refused() -> None:
 
 def test_the_csv_holds_every_image_with_its_class_and_probabilities() -> None:
     write_csv(Path("out.csv"), ["a.png", 'odd, "name".png'], CLASSES, ROWS)
-    with Path("out.csv").open(newline="") as file:
+    with Path("out.csv").open(encoding="utf-8", newline="") as file:
         head, *lines = csv.reader(file)
     assert head == ["image", "prediction", "probability", *CLASSES]
     assert [line[:3] for line in lines] == [["a.png", "cat", "0.500000"], ['odd, "name".png', "fox", "0.800000"]]
@@ -127,7 +127,7 @@ def test_predict_names_the_classes_of_the_test_split(trained: Path) -> None:
     assert head == ["image", "prediction", "probability", *map(str, range(10)), "true"]
     _, targets = Digits().load(train=False)
     right = np.mean([int(line[1]) == target for line, target in zip(lines, targets.tolist(), strict=True)])
-    assert right == pytest.approx(json.loads((trained / "results.json").read_text())["test/accuracy"])
+    assert right == pytest.approx(json.loads((trained / "results.json").read_text(encoding="utf-8"))["test/accuracy"])
     assert [int(line[-1]) for line in lines] == targets.tolist()
     assert all(sum(map(float, line[3:-1])) == pytest.approx(1, abs=1e-4) for line in lines)
 
@@ -179,7 +179,7 @@ def test_predict_names_images_that_cannot_be_decoded_and_predicts_the_rest(
     for name in "acd":
         Image.new("L", (30, 20), 120).save(f"new/{name}.png")
     for name in "be":
-        Path(f"new/{name}.png").write_text("no image")
+        Path(f"new/{name}.png").write_text("no image", encoding="utf-8")
     Path("new/f.heic").touch()
     opened: list[str] = []
     real = Image.open
@@ -239,7 +239,7 @@ def test_folders_named_like_classes_give_accuracy_and_confusion(
 
 def test_the_test_split_gives_the_accuracy_of_its_results(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
     main(["predict", f"--run={trained}"])
-    accuracy = json.loads((trained / "results.json").read_text())["test/accuracy"]
+    accuracy = json.loads((trained / "results.json").read_text(encoding="utf-8"))["test/accuracy"]
     assert f"accuracy    {accuracy:.4f}, " in capsys.readouterr().out
 
 

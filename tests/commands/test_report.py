@@ -23,15 +23,17 @@ def test_the_page_has_what_the_run_reached(three: list[str], capsys: pytest.Capt
     run, old = Path(three[0]), (Path(three[0]) / "report.html").read_bytes()
     facts = main(["report", str(run)])
     assert f"report  {run}/report.html" in capsys.readouterr().out
-    html = (run / "report.html").read_text()
+    html = (run / "report.html").read_text(encoding="utf-8")
     assert html.encode() == old
     o = Outputs.load(run)
-    assert facts["value"] == pytest.approx(json.loads((run / "results.json").read_text())["test/accuracy"])
+    assert facts["value"] == pytest.approx(
+        json.loads((run / "results.json").read_text(encoding="utf-8"))["test/accuracy"]
+    )
     assert f"<b>{100 * facts['value']:.2f} %</b>" in html
     assert f"{int((o.values == 0).sum()):,}" in html
     assert sum(map(sum, facts["confusion"])) == 360
     assert html.count("<figure>") == 24
-    assert (run / "config.yaml").read_text().splitlines()[1] in html.replace("&#39;", "'")
+    assert (run / "config.yaml").read_text(encoding="utf-8").splitlines()[1] in html.replace("&#39;", "'")
     assert not re.findall(r"https?://|<script|@import|url\(", html)
     assert len(html) - sum(map(len, re.findall(r'"data:image[^"]*"', html))) < 100_000
 
@@ -60,7 +62,7 @@ def test_runs_are_compared_sample_by_sample(three: list[str], capsys: pytest.Cap
         [min(1, 2 * p) if p == min(ps) else max(p, min(1, 2 * min(ps))) for p in ps]
     )
     assert max(map(len, out.splitlines())) <= 80
-    html = Path("comparison.html").read_text()
+    html = Path("comparison.html").read_text(encoding="utf-8")
     assert "model.init_args.net.init_args.hidden_sizes" in html
     assert [*facts["settings"]] == ["seed_everything", "model.init_args.net.init_args.hidden_sizes"]
 
@@ -120,14 +122,14 @@ def test_a_run_without_predictions_says_what_to_type(three: list[str], capsys: p
 def test_the_page_shows_what_a_monitor_saw() -> None:
     main(["fit", *SMALL, *FAST, "--config=configs/presets/monitor.yaml", "--trainer.callbacks.every_n_steps=2"])
     run = PARENT / "version_0"
-    html = (run / "report.html").read_text()
+    html = (run / "report.html").read_text(encoding="utf-8")
     assert "The monitor warned of nothing." in html
     (name, *_) = [name for name in rows(run)[0] if name.startswith("gradient_norm/")]
     last = [row[name] for row in rows(run) if row[name]][-1]
     assert f"<td>{float(last):.3g}</td>" in html
-    (run / "monitor.json").write_text('[{"text": "epoch 1, net.0: dead <ReLU>"}]')
+    (run / "monitor.json").write_text('[{"text": "epoch 1, net.0: dead <ReLU>"}]', encoding="utf-8")
     main(["report", str(run)])
-    assert "epoch 1, net.0: dead &lt;ReLU&gt;" in (run / "report.html").read_text()
+    assert "epoch 1, net.0: dead &lt;ReLU&gt;" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_help_explains_the_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +147,7 @@ def test_numbers_for_programs_are_valid_json() -> None:
 def test_commands_on_the_page_can_be_copied_to_a_shell(three: list[str]) -> None:
     run = Path(three[0]).rename("a run")
     main(["report", str(run)])
-    assert "--run &#39;a run&#39;" in (run / "report.html").read_text()
+    assert "--run &#39;a run&#39;" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_many_classes_need_no_matrix() -> None:

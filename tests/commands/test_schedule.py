@@ -78,7 +78,8 @@ def test_a_schedule_that_counts_epochs_is_stepped_after_each_epoch(monkeypatch: 
         "class Halved(Classifier):\n"
         "    def configure_optimizers(self):\n"
         "        optimizer = torch.optim.SGD(self.parameters(), lr=1.0)\n"
-        "        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]\n"
+        "        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)]\n",
+        encoding="utf-8",
     )
     monkeypatch.setattr(sys, "path", [str(Path.cwd()), *sys.path])
     x = main(["schedule", "--config=configs/digits.yaml", "--model=halved.Halved", "--trainer.max_epochs=3"])

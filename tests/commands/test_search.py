@@ -45,11 +45,11 @@ def studied(_studied: Path) -> Path:
 
 
 def trials(study: Path = STUDY) -> list[dict[str, Any]]:
-    return [json.loads(file.read_text()) for file in sorted(study.glob("trial_*/trial.json"))]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(study.glob("trial_*/trial.json"))]
 
 
 def results(study: Path = STUDY) -> list[dict[str, str]]:
-    return list(csv.DictReader((study / "results.csv").read_text().splitlines()))
+    return list(csv.DictReader((study / "results.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def stored(study: Path = STUDY) -> list[Any]:
@@ -65,14 +65,14 @@ def test_a_trial_is_the_run_that_fit_would_train() -> None:
     main(["fit", *SMALL, "--trainer.max_epochs=1", f"--model.optimizer.lr={rate}", "--test=false"])
     run = STUDY / "trial_0001/seed_0/version_0"
     assert same(weights(run, "best"), weights("runs/digits/version_0", "best"))
-    value = json.loads((run / "results.json").read_text())["val/accuracy"]
+    value = json.loads((run / "results.json").read_text(encoding="utf-8"))["val/accuracy"]
     assert second["values"] == {"seed_0": value}
     assert [each.values for each in stored()] == [[each["values"]["seed_0"]] for each in (first, second)]
-    best = yaml.safe_load((STUDY / "best.yaml").read_text())
+    best = yaml.safe_load((STUDY / "best.yaml").read_text(encoding="utf-8"))
     rates = {each["values"]["seed_0"]: each["settings"]["model.optimizer.lr"] for each in (second, first)}
     assert best["model"]["init_args"]["optimizer"]["init_args"]["lr"] == rates[max(rates)]
     assert (best["name"], best["test"], best["trainer"]["default_root_dir"]) == ("digits", True, None)
-    assert "trial_0001/" in (STUDY / "search.html").read_text()
+    assert "trial_0001/" in (STUDY / "search.html").read_text(encoding="utf-8")
     assert [row["value"] for row in results()] == [repr(each["values"]["seed_0"]) for each in (first, second)]
 
 
@@ -111,7 +111,7 @@ def test_seeds_and_folds_give_mean_and_interval(capsys: pytest.CaptureFixture[st
     spread = (sum((value - mean) ** 2 for value in values.values()) / 3) ** 0.5
     half = 3.182446305 * spread / 2  # t quantile of 3 degrees of freedom
     assert f"{mean:.4f} ± {half:.4f}, 4 runs" in capsys.readouterr().out
-    config = yaml.safe_load((STUDY / "trial_0000/seed_1_fold_1/version_0/config.yaml").read_text())
+    config = yaml.safe_load((STUDY / "trial_0000/seed_1_fold_1/version_0/config.yaml").read_text(encoding="utf-8"))
     assert (config["seed_everything"], config["data"]["init_args"]["fold"]) == (1, 1)
 
 
@@ -125,9 +125,9 @@ def test_the_winner_is_chosen_by_runs_with_new_seeds() -> None:
     other = next(each for each in found if each is not small)
     small["confirmed"], other["confirmed"] = {"seed_7": 0.5, "seed_8": 0.5}, {"seed_7": 0.9, "seed_8": 0.8}
     for each in found:
-        (STUDY / f"trial_{each['number']:04}/trial.json").write_text(json.dumps(each))
+        (STUDY / f"trial_{each['number']:04}/trial.json").write_text(json.dumps(each), encoding="utf-8")
     main([*study, "--search.confirm={top: 2, seeds: [7, 8]}"])
-    assert yaml.safe_load((STUDY / "best.yaml").read_text())["data"]["init_args"]["batch_size"] == 512
+    assert yaml.safe_load((STUDY / "best.yaml").read_text(encoding="utf-8"))["data"]["init_args"]["batch_size"] == 512
 
 
 @pytest.mark.heavy
@@ -138,7 +138,7 @@ def test_a_pruned_trial_keeps_its_results(capsys: pytest.CaptureFixture[str]) ->
     (trial,) = trials()
     (frozen,) = stored()
     assert (trial["state"], frozen.state.name, [*frozen.intermediate_values]) == ("pruned", "PRUNED", [1])
-    metrics = json.loads((STUDY / "trial_0000/seed_0/version_0/results.json").read_text())
+    metrics = json.loads((STUDY / "trial_0000/seed_0/version_0/results.json").read_text(encoding="utf-8"))
     assert trial["values"]["seed_0"] == metrics["val/accuracy"]
 
 
@@ -215,8 +215,8 @@ def test_a_wrong_search_is_refused(args: list[str], message: str, capsys: pytest
 
 
 def test_the_space_of_a_config_is_no_more_trusted_than_the_config(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("own_module.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
-    Path("space.yaml").write_text("search: {space: {model.net: [own_module.Net]}, trials: 1}")
+    Path("own_module.py").write_text("import pathlib\npathlib.Path('ran').touch()\n", encoding="utf-8")
+    Path("space.yaml").write_text("search: {space: {model.net: [own_module.Net]}, trials: 1}", encoding="utf-8")
     error = refused(capsys, "search", *SMALL, "--config=space.yaml", "--workers=0")
     assert "own_module.Net is code outside" in error
     assert not Path("ran").exists()
@@ -275,13 +275,13 @@ def test_a_trial_that_a_bug_ends_fails_after_some_attempts() -> None:
     assert states[1000]["state"] == "complete"
     for step in (3, 4):
         assert states[step]["error"] == "ended 2 times without a new checkpoint, the last time by OSError: interrupted"
-        assert "Traceback" in (STUDY / f"trial_{states[step]['number']:04}/log.txt").read_text()
+        assert "Traceback" in (STUDY / f"trial_{states[step]['number']:04}/log.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.heavy
 def test_each_group_is_left_out_once() -> None:
     rows = [f"train/{i},{'abc'[i % 3]}" for i in range(1797)]
-    Path("groups.csv").write_text("\n".join(["name,group", *rows]))
+    Path("groups.csv").write_text("\n".join(["name,group", *rows]), encoding="utf-8")
     main([*SEARCH, "--search.folds=all", "--data.folds=groups", "--data.groups=groups.csv"])
     assert [*trials()[0]["values"]] == ["seed_0_fold_0", "seed_0_fold_1", "seed_0_fold_2"]
 

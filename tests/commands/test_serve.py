@@ -99,8 +99,8 @@ def test_versions_are_switched_by_one_command(capsys):
 )
 def test_what_cannot_be_served_is_refused_in_one_line(typed, error, capsys):
     publish()
-    Path("short").write_text("key\n")
-    Path("empty").write_text("\n")
+    Path("short").write_text("key\n", encoding="utf-8")
+    Path("empty").write_text("\n", encoding="utf-8")
     Path("binary").write_bytes(b"\xff\xfe")
     assert error in refused(capsys, "serve", *typed)
 
@@ -127,7 +127,7 @@ def test_only_a_key_opens_other_addresses_than_loopback():
 
 
 def test_keys_come_from_a_file_or_a_variable(monkeypatch):
-    Path("keys").write_text(f"{KEY}\n\n  another key of length  \n")
+    Path("keys").write_text(f"{KEY}\n\n  another key of length  \n", encoding="utf-8")
     settings = Settings(FOLDER, keys=serve.read_keys(Path("keys")))
     assert [settings.admits(key) for key in (KEY, "another key of length", "", KEY[:-1], "é")] == [
         True,

@@ -66,6 +66,6 @@ def test_what_cannot_be_written_is_refused(args: list[str], message: str, capsys
 
 def test_a_damaged_picture_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     draw(20)
-    Path("data/train/a/0.png").write_text("no picture")
+    Path("data/train/a/0.png").write_text("no picture", encoding="utf-8")
     assert "cannot decode data/train/a/0.png" in refused(capsys, *SHARD)
     assert not Path("out/manifest.json").exists()

@@ -14,7 +14,7 @@ def test_test_prints_the_metrics_of_the_best_checkpoint(capsys: pytest.CaptureFi
     before = {file: file.read_bytes() for file in trained.rglob("*") if file.is_file()}
     x = main(["test", f"--run={trained}"])
     out = capsys.readouterr().out
-    results = json.loads((trained / "results.json").read_text())
+    results = json.loads((trained / "results.json").read_text(encoding="utf-8"))
     assert out.split()[:2] == ["metric", "test"]
     for name in ("loss", "accuracy", "f1", "f1/7", "recall/0"):
         assert f"{results[f'test/{name}']:.4f}" in out

@@ -17,7 +17,7 @@ def test_validate_prints_the_metrics_of_the_best_checkpoint(
     monkeypatch.setattr(Digits, "load", lambda self, train: loaded.append(train) or load(self, train))
     main(["validate", f"--run={trained}"])
     out = capsys.readouterr().out
-    results = json.loads((trained / "results.json").read_text())
+    results = json.loads((trained / "results.json").read_text(encoding="utf-8"))
     assert out.split()[:2] == ["metric", "val"]
     for name in ("loss", "accuracy", "f1"):
         assert f"{results[f'val/{name}']:.4f}" in out

@@ -30,14 +30,14 @@ def write_run(name: str, job: str = "", config: str = "model: {}") -> Path:
     run = Path(f"runs/{name}")
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints/last.ckpt").touch()
-    (run / "config.yaml").write_text(config)
-    (run / "provenance.json").write_text(json.dumps([{"job": job}]))
+    (run / "config.yaml").write_text(config, encoding="utf-8")
+    (run / "provenance.json").write_text(json.dumps([{"job": job}]), encoding="utf-8")
     return run
 
 
 def test_a_new_command_is_one_file(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(shutil.copytree(arguments.COMMANDS, "commands"))
-    (folder / "count.py").write_text(NEW_COMMAND)
+    (folder / "count.py").write_text(NEW_COMMAND, encoding="utf-8")
     monkeypatch.setattr(arguments, "COMMANDS", folder)
     monkeypatch.setattr("src.commands.__path__", [str(folder)])
     main(["--help"])
@@ -57,8 +57,8 @@ def test_a_new_command_is_one_file(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_a_command_option_of_an_unknown_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path("commands")
     folder.mkdir()
-    (folder / "helper.py").write_text("def helper():\n    pass\n")  # without run: no command
-    (folder / "odd.py").write_text("def run(options, *, when: datetime):\n    pass\n")
+    (folder / "helper.py").write_text("def helper():\n    pass\n", encoding="utf-8")  # without run: no command
+    (folder / "odd.py").write_text("def run(options, *, when: datetime):\n    pass\n", encoding="utf-8")
     monkeypatch.setattr(arguments, "COMMANDS", folder)
     assert command_names() == ["odd"]
     with pytest.raises(UserError, match=r"^src/commands/odd\.py: when must be one of bool, int, .*, got datetime$"):
@@ -132,7 +132,7 @@ def test_resume_auto_uses_the_typed_name(typed: list[str]) -> None:
 
 
 def test_resume_auto_uses_name_and_folder_of_the_config() -> None:
-    Path("own.yaml").write_text("name: 2024\ntrainer: {default_root_dir: elsewhere}")
+    Path("own.yaml").write_text("name: 2024\ntrainer: {default_root_dir: elsewhere}", encoding="utf-8")
     run = write_run("../elsewhere/2024/version_0")
     found = read(["fit", "--config=own.yaml", "--resume=auto"])[0].run
     assert found is not None

@@ -167,7 +167,7 @@ def test_a_drawn_seed_is_written_into_the_config_and_used(environment: Any) -> N
     environment()
     fit = ["fit", *SMALL, "--trainer.max_epochs=1", "--test=false"]
     x = main([*fit, "--seed_everything=true"])
-    seed = yaml.safe_load(x.run.config.read_text())["seed_everything"]
+    seed = yaml.safe_load(x.run.config.read_text(encoding="utf-8"))["seed_everything"]
     assert type(seed) is int
     assert seed == x.config.seed_everything == x.data.seed == int(os.environ["PL_GLOBAL_SEED"])
     again = main([*fit, f"--seed_everything={seed}"])

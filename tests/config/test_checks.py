@@ -26,7 +26,7 @@ DIGITS = ["--config=configs/digits.yaml"]
 @pytest.fixture(autouse=True)
 def _evil_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write a module that creates a file when it is imported."""
-    Path("evil.py").write_text(EVIL)
+    Path("evil.py").write_text(EVIL, encoding="utf-8")
     monkeypatch.delitem(sys.modules, "evil", raising=False)
     monkeypatch.syspath_prepend(str(Path.cwd()))
 
@@ -48,7 +48,7 @@ def test_a_config_that_runs_code_or_writes_elsewhere_is_refused(
 
 @pytest.mark.parametrize("content", PASSED)
 def test_a_value_that_only_looks_like_code_needs_no_trust(content: str) -> None:
-    Path("own.yaml").write_text(content)
+    Path("own.yaml").write_text(content, encoding="utf-8")
     options = read(["fit", *DIGITS, "--config=own.yaml"])[0]
     assert parse(options)
     assert not options.needs_trust
@@ -74,7 +74,7 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for file, text in files.items():
         path = Path(f"stub/timm/{file}.py")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     for name in [name for name in sys.modules if name.split(".")[0] == "timm"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend("stub")
@@ -86,7 +86,7 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("net", ["timm.models.tiny", "{class_path: timm.models.tiny, dict_kwargs: {in_chans: 1}}"])
 @pytest.mark.usefixtures("timm")
 def test_nets_of_timm_are_trusted(net: str) -> None:
-    Path("own.yaml").write_text(f"model: {{init_args: {{net: {net}}}}}")
+    Path("own.yaml").write_text(f"model: {{init_args: {{net: {net}}}}}", encoding="utf-8")
     options = read(["fit", *DIGITS, "--config=own.yaml"])[0]
     assert parse(options)
     assert not options.needs_trust
@@ -103,13 +103,13 @@ def test_nets_of_timm_are_trusted(net: str) -> None:
 )
 @pytest.mark.usefixtures("timm")
 def test_what_timm_can_read_is_not_trusted(net: str, message: str) -> None:
-    Path("own.yaml").write_text(f"model: {{init_args: {{net: {net}}}}}")
+    Path("own.yaml").write_text(f"model: {{init_args: {{net: {net}}}}}", encoding="utf-8")
     with pytest.raises(UserError, match=message):
         parse(read(["fit", *DIGITS, "--config=own.yaml"])[0])
 
 
 def test_what_is_typed_is_trusted_and_the_run_needs_trust_then(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("own.yaml").write_text("best: {dirpath: kept}")
+    Path("own.yaml").write_text("best: {dirpath: kept}", encoding="utf-8")
     assert "best.dirpath must not leave the run folder" in refused(capsys, "fit", *DIGITS, "--config=own.yaml")
     for typed in ("--best.dirpath=kept", "--model.net=evil.Net"):
         options = read(["fit", *DIGITS, typed])[0]
@@ -125,9 +125,9 @@ def test_a_file_that_a_setting_names_is_not_trusted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("HOME", str(Path.cwd()))
-    Path("given.yaml").write_text("class_path: evil.Net")
+    Path("given.yaml").write_text("class_path: evil.Net", encoding="utf-8")
     name = name.format(Path.cwd())
-    Path("own.yaml").write_text(f"model: {name}")
+    Path("own.yaml").write_text(f"model: {name}", encoding="utf-8")
     for setting in (f"--model={name}", "--config=own.yaml"):
         assert "evil.Net is code outside" in refused(capsys, "fit", *DIGITS, setting)
     assert not RAN.exists()
@@ -135,7 +135,7 @@ def test_a_file_that_a_setting_names_is_not_trusted(
 
 def test_the_config_of_a_run_folder_is_not_trusted(capsys: pytest.CaptureFixture[str]) -> None:
     Path("given/checkpoints").mkdir(parents=True)
-    Path("given/config.yaml").write_text("model: {class_path: evil.Net}")
+    Path("given/config.yaml").write_text("model: {class_path: evil.Net}", encoding="utf-8")
     for command in ("fit", "test", "validate", "predict"):
         assert "given/config.yaml, line 1: evil.Net is code outside src" in refused(capsys, command, "--run=given")
     assert not RAN.exists()
@@ -145,12 +145,12 @@ def test_a_link_out_of_a_run_folder_needs_trust(capsys: pytest.CaptureFixture[st
     run = f"--run={trained}"
     (trained / "inside").symlink_to("config.yaml")
     main(["validate", run])
-    Path("secret").write_text("kept")
+    Path("secret").write_text("kept", encoding="utf-8")
     (trained / "results.part").symlink_to(Path("secret").absolute())
     for command in ("fit", "test", "validate", "predict"):
         error = refused(capsys, command, run)
         assert error == f"error: {trained}/results.part is a link out of the run folder; if you trust it, add --trust\n"
-    assert Path("secret").read_text() == "kept"
+    assert Path("secret").read_text(encoding="utf-8") == "kept"
     main(["validate", run, "--trust"])
 
 
@@ -163,7 +163,9 @@ def test_a_home_folder_of_runs_is_expanded(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_trusted_config_may_name_any_code(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("own.yaml").write_text("model: {class_path: src.tasks.Classifier, init_args: {net: {class_path: evil.Net}}}")
+    Path("own.yaml").write_text(
+        "model: {class_path: src.tasks.Classifier, init_args: {net: {class_path: evil.Net}}}", encoding="utf-8"
+    )
     own = ["--config=own.yaml", "--trust", "--trainer.max_epochs=zero"]
     assert "--trust" not in refused(capsys, "fit", *DIGITS, *own)
     assert RAN.exists()
@@ -172,7 +174,7 @@ def test_a_trusted_config_may_name_any_code(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("config", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.stem)
 def test_every_config_of_the_project_is_trusted(config: Path) -> None:
     for package in ("mlflow", "wandb", "timm"):
-        if config.stem == package or f"{package}." in config.read_text():
+        if config.stem == package or f"{package}." in config.read_text(encoding="utf-8"):
             pytest.importorskip(package)
     command = "search" if config.parent.name == "search" else "fit"
     options = read([command, *DIGITS, f"--config={config}"])[0]
@@ -237,9 +239,9 @@ def test_no_config_is_fetched_from_an_address(
     capsys: pytest.CaptureFixture[str], address: str, setting: str, scheme: str
 ) -> None:
     address = address if scheme == "http" else f"file://{Path.cwd()}"
-    Path("own.yaml").write_text("model: {class_path: evil.Net}")
-    Path("model.yaml").write_text("class_path: evil.Net")
-    Path("trainer.yaml").write_text("max_epochs: 1\ncallbacks: [{class_path: evil.Net}]")
+    Path("own.yaml").write_text("model: {class_path: evil.Net}", encoding="utf-8")
+    Path("model.yaml").write_text("class_path: evil.Net", encoding="utf-8")
+    Path("trainer.yaml").write_text("max_epochs: 1\ncallbacks: [{class_path: evil.Net}]", encoding="utf-8")
     refused(capsys, "fit", *DIGITS, setting.format(address))
     assert not RAN.exists()
 

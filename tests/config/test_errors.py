@@ -141,7 +141,7 @@ def test_an_older_checkpoint_replaces_a_damaged_one(capsys: pytest.CaptureFixtur
 
 
 def test_a_folder_in_which_no_run_can_be_created_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("runs").write_text("a file instead of a folder")
+    Path("runs").write_text("a file instead of a folder", encoding="utf-8")
     assert "cannot create a run folder in " in refused(capsys, *DIGITS)
 
 

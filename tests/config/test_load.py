@@ -23,7 +23,7 @@ IMAGE_NET = ["--model.net=src.nets.SmallCNN", "--model.net.width=4"]
 
 
 def results(run: Path = RUN) -> dict[str, float]:
-    return json.loads((run / "results.json").read_text())
+    return json.loads((run / "results.json").read_text(encoding="utf-8"))
 
 
 def measure(task: Any, data: Any) -> dict[str, float]:
@@ -53,7 +53,7 @@ def test_a_loaded_run_has_the_test_metrics_of_its_results(settings: list[str]) -
     assert same(task.state_dict(), weights(RUN, "best"))
     assert (data.class_names, data.shape) == ([str(i) for i in range(10)], (1, 8, 8))
     assert not data.splits  # no data is loaded
-    assert data.split_hash == json.loads((RUN / "provenance.json").read_text())[0]["split"]
+    assert data.split_hash == json.loads((RUN / "provenance.json").read_text(encoding="utf-8"))[0]["split"]
     metrics = measure(task, data)
     assert metrics == pytest.approx({name: results()[name] for name in metrics}, rel=1e-6, abs=1e-8)
     assert "test/loss" in metrics
@@ -97,9 +97,11 @@ def test_root_is_where_the_data_is_from_another_working_directory(monkeypatch: p
 
 
 def test_class_weights_added_to_the_config_load_from_an_older_checkpoint(trained: Path) -> None:
-    text = (trained / "config.yaml").read_text()
+    text = (trained / "config.yaml").read_text(encoding="utf-8")
     assert "class_weights: null" in text
-    (trained / "config.yaml").write_text(text.replace("class_weights: null", f"class_weights: {[2.0] * 10}"))
+    (trained / "config.yaml").write_text(
+        text.replace("class_weights: null", f"class_weights: {[2.0] * 10}"), encoding="utf-8"
+    )
     assert load_run(trained)[0].loss.weight.tolist() == [2.0] * 10
 
 
@@ -116,15 +118,17 @@ def test_a_loaded_task_predicts_in_one_call(trained: Path) -> None:
 def test_a_folder_that_does_not_load_is_refused(trained: Path, damage: str) -> None:
     path, message = trained, "does not match this net"
     if damage == "config":
-        (trained / "config.yaml").write_text("model: {class_path: src.tasks.Classifier, init_args: {widht: 3}}")
+        (trained / "config.yaml").write_text(
+            "model: {class_path: src.tasks.Classifier, init_args: {widht: 3}}", encoding="utf-8"
+        )
         message = "unknown setting model.widht"
     elif damage == "checkpoint":
         for file in trained.glob("checkpoints/*.ckpt"):
             file.unlink()
         message = "has no checkpoint"
     elif damage == "net":
-        text = (trained / "config.yaml").read_text()
-        (trained / "config.yaml").write_text(text.replace("- 16\n", "- 8\n"))
+        text = (trained / "config.yaml").read_text(encoding="utf-8")
+        (trained / "config.yaml").write_text(text.replace("- 16\n", "- 8\n"), encoding="utf-8")
     else:
         path, message = trained.parent, "is not a run folder"
     with pytest.raises(UserError, match=message):

@@ -23,25 +23,27 @@ def parsed(*args: str) -> Namespace:
 
 def parse_again(config: Namespace) -> Namespace:
     """Write settings like a run's config.yaml, and parse only that file."""
-    Path("again.yaml").write_text(yaml.safe_dump(plain_config(config), sort_keys=False))
+    Path("again.yaml").write_text(yaml.safe_dump(plain_config(config), sort_keys=False), encoding="utf-8")
     return parsed("fit", "--config=again.yaml")
 
 
 def test_what_is_typed_wins_over_the_configs_and_the_last_config_wins() -> None:
-    Path("layer.yaml").write_text("trainer: {max_epochs: 7, min_epochs: 2}\nmodel: {init_args: {warmup_steps: 3}}\n")
+    Path("layer.yaml").write_text(
+        "trainer: {max_epochs: 7, min_epochs: 2}\nmodel: {init_args: {warmup_steps: 3}}\n", encoding="utf-8"
+    )
     config = parsed(*DIGITS, "--config=layer.yaml", "--trainer.min_epochs=5", "--model.net.width=4")
     assert (config.trainer.max_epochs, config.trainer.min_epochs) == (7, 5)
     assert (config.model.init_args.warmup_steps, config.model.init_args.num_classes) == (3, 10)
     assert config.model.init_args.net.init_args.width == 4
     assert config.data.init_args.batch_size == 64  # of the first config
-    Path("layer.yaml").write_text("trainer: {max_epochs: 7, min_epochs: 2}")
+    Path("layer.yaml").write_text("trainer: {max_epochs: 7, min_epochs: 2}", encoding="utf-8")
     trainer = parsed("fit", "--config=layer.yaml", *DIGITS[1:]).trainer
     assert (trainer.max_epochs, trainer.min_epochs) == (20, 2)
 
 
 def test_a_run_is_named_like_its_first_config_unless_told_otherwise() -> None:
-    Path("layer.yaml").write_text("trainer: {max_epochs: 7}")
-    Path("named.yaml").write_text("name: mine")
+    Path("layer.yaml").write_text("trainer: {max_epochs: 7}", encoding="utf-8")
+    Path("named.yaml").write_text("name: mine", encoding="utf-8")
     assert parsed(*DIGITS, "--config=layer.yaml").name == "digits"
     assert parsed(*DIGITS, "--config=named.yaml").name == "mine"
     assert parsed(*DIGITS, "--config=named.yaml", "--name=typed").name == "typed"
@@ -69,13 +71,13 @@ def test_written_settings_parse_back_to_the_same_settings(preset: Path | None) -
 def test_nulls_survive_in_the_config_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     x = main([*FIT, "--model.schedule=null", "--trainer.max_epochs=1"])
     file = x.run.config
-    written = yaml.safe_load(file.read_text())
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert written["model"]["init_args"]["schedule"] is None
     assert plain_config(parsed("fit", f"--config={file}")) == written == plain_config(x.config)
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["fit", f"--config={file}", "--print_config"])
-    Path("printed.yaml").write_text(capsys.readouterr().out)
+    Path("printed.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
     assert plain_config(parsed("fit", "--config=printed.yaml")) == written
 
 

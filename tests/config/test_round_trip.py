@@ -37,7 +37,7 @@ NULLS = {  # typed null wins over a default that is not None
 def round_trip(*args: str) -> tuple[Namespace, Namespace]:
     """Return the settings as typed, and as read back from the file that a run would write."""
     config = parse(read(["fit", "--trust", *args])[0])
-    Path("again.yaml").write_text(to_yaml(plain_config(config)))
+    Path("again.yaml").write_text(to_yaml(plain_config(config)), encoding="utf-8")
     again = parse(read(["fit", "--trust", "--config=again.yaml"])[0])
     assert plain_config(again) == plain_config(config)
     return config, again
@@ -55,7 +55,7 @@ def plain(value: Any) -> Any:
 @pytest.mark.parametrize("file", [*CONFIGS, *(pytest.param(file, marks=pytest.mark.heavy) for file in PRESETS)])
 def test_every_config_and_preset_is_read_back_as_it_was(file: str) -> None:
     for package in ("mlflow", "wandb", "kornia", "timm"):
-        if package in (ROOT / file).read_text():
+        if package in (ROOT / file).read_text(encoding="utf-8"):
             pytest.importorskip(package)
     needed = ["--model.num_classes=3"] if file.endswith("folder.yaml") else []
     config, again = round_trip(*([DIGITS] if file in PRESETS else []), f"--config={file}", *needed)
@@ -80,7 +80,7 @@ def test_every_callback_of_lightning_is_read_back_as_it_was(name: str) -> None:
 def test_defaults_of_every_kind_are_read_back_as_they_were(name: str) -> None:
     tasks = [instantiate(each)[0] for each in round_trip(f"--model=tests.odd_defaults.{name}")]
     assert tasks[0].values == tasks[1].values
-    assert "Unable" not in Path("again.yaml").read_text()
+    assert "Unable" not in Path("again.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("typed", "position"), NULLS.values(), ids=NULLS)

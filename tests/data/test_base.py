@@ -249,4 +249,4 @@ def test_images_need_only_a_length_and_an_index(monkeypatch: pytest.MonkeyPatch)
     assert plain.normalize is not None
     assert torch.equal(data.normalize.mean, plain.normalize.mean)
     main(["shard", "--config=configs/digits.yaml", "--output=shards"])
-    assert json.loads(Path("shards/manifest.json").read_text())["shape"] == [1, 8, 8]
+    assert json.loads(Path("shards/manifest.json").read_text(encoding="utf-8"))["shape"] == [1, 8, 8]

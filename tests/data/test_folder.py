@@ -98,7 +98,7 @@ def test_hidden_files_and_text_files_are_ignored(hidden):
     fill("test", 2)
     odd = Path("data/train", hidden)
     odd.parent.mkdir(exist_ok=True)
-    odd.write_text("not an image")
+    odd.write_text("not an image", encoding="utf-8")
     assert grays(small_folder().load(train=True)) == grays_of(range(4))
 
 
@@ -193,14 +193,14 @@ def test_another_size_is_decoded_again():
 
 def test_an_unwritable_cache_is_named():
     fill("train", 4)
-    Path("full").write_text("a file, no folder")
+    Path("full").write_text("a file, no folder", encoding="utf-8")
     with pytest.raises(UserError, match="full"):
         small_folder(cache="full/cache").load(train=True)
 
 
 def damage(*names: str) -> None:
     for name in names:
-        Path("data/train", name).write_text("not an image")
+        Path("data/train", name).write_text("not an image", encoding="utf-8")
 
 
 @pytest.mark.parametrize("again", [False, True])  # from the cache too
@@ -341,7 +341,7 @@ def test_the_table_names_files_that_are_left_out_and_why():
     for name in ("cat/a.HEIC", "cat/b.heic", "dog/c.svg", "labels.csv"):
         Path("data/train", name).touch()
     noise("data/train/eel/young/0.png", 0)
-    Path("data/train/cat/01.bmp").write_text("not an image")
+    Path("data/train/cat/01.bmp").write_text("not an image", encoding="utf-8")
     with pytest.warns(UserWarning, match="skipped 1 of 31"):
         text = described(small_folder(on_bad_image="skip"))
     assert "left out: 2 .heic, 1 .svg, 1 .csv outside class folders\n: to use .heic, install pillow-heif" in text
@@ -461,7 +461,7 @@ def test_deep_images_in_a_file_of_pixels_have_the_scale_of_those_in_memory():
             pixels = np.full((4, 4), high).astype(np.uint8 if i % 2 else np.uint16)
             Image.fromarray(pixels).save(Path("data/train", name, f"{i}.png"))
     damaged = Path("data/train/a/0.png")
-    damaged.write_text("not an image")
+    damaged.write_text("not an image", encoding="utf-8")
     with pytest.warns(UserWarning, match="skipped"):
         mapped, _ = small_folder(on_bad_image="skip").load(train=True)
     with pytest.warns(UserWarning, match="skipped"):
@@ -492,8 +492,8 @@ def test_temporary_files_of_killed_processes_are_removed():
     small_folder().load(train=True)
     (pixels,) = Path("data/cache").glob("*.pixels")
     old, new = (pixels.with_name(f"{pixels.name}.{pid}") for pid in (1, 2))
-    old.write_text("")
-    new.write_text("")
+    old.write_text("", encoding="utf-8")
+    new.write_text("", encoding="utf-8")
     os.utime(old, (0, 0))
     pixels.unlink()
     small_folder().load(train=True)
@@ -504,7 +504,7 @@ def fit_within_memory() -> None:
     """Train on 1,200 images of 192 KB, 236 MB, with 200 MB of memory more than this process has."""
     import sklearn.model_selection  # noqa: F401  # takes memory of its own
 
-    used = int(re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    used = int(re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (used + 200 * 10**6,) * 2)
     with pytest.raises(MemoryError):
         np.ones(1200 * 192 * 1024, np.uint8)

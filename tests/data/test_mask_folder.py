@@ -70,7 +70,7 @@ def spoil(what: str) -> None:
     elif what == "size":
         Image.new("L", (9, 9)).save(file)
     elif what == "text":
-        file.write_text("no picture")
+        file.write_text("no picture", encoding="utf-8")
     elif what == "bomb":
         Image.new("1", (20_000, 20_000)).save(file)
     elif what == "postscript":
@@ -122,7 +122,7 @@ def test_impossible_classes_are_refused(classes: list[str]) -> None:
 def test_usual_names_of_splits_are_found_and_other_files_noted() -> None:
     for split, count in {"train": 6, "valid": 3, "testing": 2}.items():
         save(Path("own", split), count)
-    Path("own/train/images/notes.svg").write_text("x")
+    Path("own/train/images/notes.svg").write_text("x", encoding="utf-8")
     data = MaskFolder(["floor", "cat"], size=16, root="own", batch_size=4)
     data.setup("fit")
     data.setup("test")

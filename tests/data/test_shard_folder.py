@@ -141,7 +141,7 @@ def test_a_damaged_index_is_named(shards: Path, name: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": {"../x.zip": {"bytes": 1, "sha256": ""}}}'])
 def test_another_manifest_is_refused(shards: Path, text: str) -> None:
-    (shards / "manifest.json").write_text(text)
+    (shards / "manifest.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"shards/manifest\.json is no manifest of shards"):
         opened().setup("fit")
 

@@ -123,7 +123,7 @@ def test_tensorboard_gets_all_metrics_and_the_settings_with_the_results() -> Non
     (file,) = Path(RUN, "hparams").iterdir()  # the resumed run has replaced the first one's
     results = EventAccumulator(str(file))
     results.Reload()
-    stored = json.loads(Path(RUN, "results.json").read_text())
+    stored = json.loads(Path(RUN, "results.json").read_text(encoding="utf-8"))
     assert {name: results.Scalars(name)[0].value for name in ("val/loss", "val/accuracy")} == pytest.approx(
         {name: stored[name] for name in ("val/loss", "val/accuracy")}
     )

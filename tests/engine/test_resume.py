@@ -36,7 +36,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(args: list[str], steps: 
     assert stored["global_step"] == 2 * steps
     fit(f"--run={RUNS}/version_1", "--model.stop_at=-1")
     assert same(weights(RUNS / "version_1"), weights(RUNS / "version_0"))
-    logs = [(RUNS / version / "metrics.csv").read_text() for version in ("version_0", "version_1")]
+    logs = [(RUNS / version / "metrics.csv").read_text(encoding="utf-8") for version in ("version_0", "version_1")]
     assert logs[0] == logs[1]
 
 

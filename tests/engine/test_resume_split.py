@@ -47,7 +47,7 @@ class NoisyValidation(DrawnSplit):
 def test_fit_validate_and_test_see_the_same_split(capsys: pytest.CaptureFixture[str]) -> None:
     x = main(["fit", f"--model={PlainModule.__module__}.PlainModule", f"--data={__name__}.DrawnSplit", *QUIET])
     assert "when the best checkpoint was saved" not in capsys.readouterr().out
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     assert results["val/accuracy"] == results["test/accuracy"] == x.best.score
     for command in ("validate", "test"):
         again = main([command, f"--run={RUN}"]).trainer.callback_metrics
@@ -76,7 +76,7 @@ class DrawnByModule(PlainModule):
 @pytest.mark.parametrize("args", [["--data={}.DrawnEarly", "--model={}.PlainModule"], ["--model={}.DrawnByModule"]])
 def test_a_split_drawn_by_any_hook_is_the_same_in_every_command(args: list[str]) -> None:
     x = main(["fit", *(each.format(__name__) for each in args), *QUIET])
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     assert results["val/accuracy"] == results["test/accuracy"] == x.best.score
     assert float(main(["test", f"--run={RUN}"]).trainer.callback_metrics["test/accuracy"]) == x.best.score
 

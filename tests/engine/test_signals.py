@@ -113,7 +113,7 @@ def test_a_signal_at_the_end_of_training_skips_only_the_evaluation(capsys: pytes
     capsys.readouterr()
     main(["fit", f"--run={RUN}", "--trust"])  # evaluates now
     assert "accuracy" in capsys.readouterr().out
-    assert json.loads((RUN / "results.json").read_text())["val/accuracy"] > 0
+    assert json.loads((RUN / "results.json").read_text(encoding="utf-8"))["val/accuracy"] > 0
     main(["fit", f"--run={RUN}", "--trust"])
     assert capsys.readouterr().out.startswith("complete")
 
@@ -135,7 +135,7 @@ def two_signals(seconds: float) -> list[str]:
 @pytest.mark.parametrize(("seconds", "code"), [(0.5, 143), (1.5, -signal.SIGHUP)])
 def test_only_a_second_signal_a_second_later_ends_the_run_at_once(seconds: float, code: int) -> None:
     process = Process(lambda: main(two_signals(seconds), owns_process=True), Path("two"))
-    assert process.wait() == code, process.log.read_text()
+    assert process.wait() == code, process.log.read_text(encoding="utf-8")
 
 
 class Handlers(Callback):
@@ -170,17 +170,17 @@ def test_lightning_has_what_is_replaced_in_it() -> None:
 
 def test_sigusr1_requeues_a_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("bin").mkdir()
-    Path("bin/scontrol").write_text('#!/bin/sh\necho "$@" > requeued\n')
+    Path("bin/scontrol").write_text('#!/bin/sh\necho "$@" > requeued\n', encoding="utf-8")
     Path("bin/scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{Path('bin').resolve()}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     assert interrupted(signal.SIGUSR1, 5) == 138
-    assert Path("requeued").read_text() == "requeue 42\n"
+    assert Path("requeued").read_text(encoding="utf-8") == "requeue 42\n"
 
 
 def wait_for(file: Path, process: Process) -> None:
     while not file.is_file():
-        assert process.process.is_alive(), process.log.read_text()
+        assert process.process.is_alive(), process.log.read_text(encoding="utf-8")
         time.sleep(0.05)
 
 
@@ -189,7 +189,7 @@ def test_a_signal_that_reaches_workers_too_is_no_error() -> None:
     process = Process(["fit", *foreign, "--trainer.accelerator=cpu", "--trainer.max_epochs=500"], Path("own"))
     wait_for(Path("own/runs/run/version_0/checkpoints/last.ckpt"), process)
     process.kill(signal.SIGINT)
-    assert process.wait() == 130, process.log.read_text()
+    assert process.wait() == 130, process.log.read_text(encoding="utf-8")
 
 
 def test_an_ignored_signal_stays_ignored() -> None:  # as under nohup

@@ -118,7 +118,7 @@ def save_tensor() -> None:
 
 
 def save_text() -> None:
-    Path("weights.pt").write_text("not weights")
+    Path("weights.pt").write_text("not weights", encoding="utf-8")
 
 
 @pytest.mark.parametrize("save", [save_other_net, save_partial, save_tensor, save_text])

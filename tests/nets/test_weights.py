@@ -140,7 +140,7 @@ def test_weights_of_which_nothing_fits_are_rejected(state: State) -> None:
 
 
 def test_files_that_hold_no_state_dict_are_rejected() -> None:
-    Path("text.pt").write_text("no weights")
+    Path("text.pt").write_text("no weights", encoding="utf-8")
     for file in ("text.pt", save(nn.Linear(2, 2), "module.pt")):  # a module would run code
         with pytest.raises(UserError, match=rf"weights {file}: cannot be read as tensors \(UnpicklingError\)"):
             load_weights(cnn(), file)

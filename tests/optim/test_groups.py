@@ -315,7 +315,7 @@ def test_the_command_line_sets_optimizer_and_schedule(arguments):
     (optimizer,) = experiment.trainer.optimizers
     built = (optimizer, experiment.task.schedule(optimizer))
     assert [type(each).__name__ for each in built] == re.findall(r"\.([A-Z]\w+)", arguments)
-    rows = csv.DictReader(Path("runs/digits/version_0/metrics.csv").read_text().splitlines())
+    rows = csv.DictReader(Path("runs/digits/version_0/metrics.csv").read_text(encoding="utf-8").splitlines())
     first, second = (float(row["train/loss"]) for row in rows if row["train/loss"])
     assert second < first
 

@@ -89,7 +89,7 @@ NO_CHECKPOINTS: dict[str, Callable[[], Any]] = {
     "weights only": lambda: save({"weight": torch.ones(2)}),
     "a tensor": lambda: save(torch.ones(2)),
     "code": lambda: save({"state_dict": {}, "hyper_parameters": {"net": partial(nn.Linear, 2)}}),
-    "text": lambda: FILE.write_text("no checkpoint"),
+    "text": lambda: FILE.write_text("no checkpoint", encoding="utf-8"),
 }
 
 
@@ -161,7 +161,7 @@ def test_a_file_is_replaced_and_nothing_else_is_left() -> None:
 
 
 def test_the_next_save_removes_what_a_killed_process_left() -> None:
-    Path("last.ckpt.part").write_text("half a file")
+    Path("last.ckpt.part").write_text("half a file", encoding="utf-8")
     AtomicCheckpointIO().save_checkpoint(content(), "last.ckpt")
     assert not Path("last.ckpt.part").exists()
 

@@ -20,7 +20,7 @@ INFO |= {"input": {"name": "images", "shape": [1, 8, 8]}, "outputs": []}
 def publish(models: Models, **info) -> None:
     with models.draft() as draft:
         (draft / "model.onnx").write_bytes(b"net")
-        (draft / "model.json").write_text(json.dumps(INFO | info))
+        (draft / "model.json").write_text(json.dumps(INFO | info), encoding="utf-8")
         models.publish(draft)
 
 
@@ -78,11 +78,17 @@ def test_a_file_that_is_missing_or_not_listed_is_refused(models):
     with pytest.raises(UserError, match=r"1/model\.onnx is missing"):
         models.load(1)
     sums = models.path / "2/SHA256SUMS"
-    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if "json" not in line))
+    sums.write_text(
+        "".join(line for line in sums.read_text(encoding="utf-8").splitlines(True) if "json" not in line),
+        encoding="utf-8",
+    )
     with pytest.raises(UserError, match=r"2/model\.json is not listed in"):
         models.load(2)
     sums = models.path / "3/SHA256SUMS"
-    sums.write_text("".join(line for line in sums.read_text().splitlines(True) if "onnx" not in line))
+    sums.write_text(
+        "".join(line for line in sums.read_text(encoding="utf-8").splitlines(True) if "onnx" not in line),
+        encoding="utf-8",
+    )
     with pytest.raises(UserError, match=r"3/model\.json is not of this version of the template"):
         models.load(3)
 
@@ -91,8 +97,8 @@ def test_a_file_that_is_missing_or_not_listed_is_refused(models):
 def test_a_reference_of_another_version_of_the_template_is_refused(models, content):
     with models.draft() as draft:
         (draft / "model.onnx").write_bytes(b"net")
-        (draft / "model.json").write_text(json.dumps(INFO))
-        (draft / "reference.json").write_text(content)
+        (draft / "model.json").write_text(json.dumps(INFO), encoding="utf-8")
+        (draft / "reference.json").write_text(content, encoding="utf-8")
         number = models.publish(draft)
     with pytest.raises(UserError, match=rf"{number}/reference\.json is not of this version of the template"):
         models.load(number)

@@ -42,7 +42,7 @@ def test_runs_that_start_at_the_same_time_get_different_folders() -> None:
 @pytest.mark.parametrize("file", ["runs", "runs/digits"])
 def test_a_place_where_no_folder_can_be_created_is_named(file: str, tmp_path: Path) -> None:
     Path(file).parent.mkdir(exist_ok=True)
-    Path(file).write_text("a file, no folder")
+    Path(file).write_text("a file, no folder", encoding="utf-8")
     with pytest.raises(UserError, match=f"^cannot create a run folder in {tmp_path}/runs/digits: "):
         Run.create(PARENT)
 
@@ -137,15 +137,17 @@ def test_an_earlier_config_is_kept() -> None:
     for lr in (1, 1, 2):
         run.write_config(f"model: {{lr: {lr}}}\ndata: digits\n")
     (older,) = run.path.glob("config_*.yaml")
-    assert yaml.safe_load(older.read_text()) == {"model": {"lr": 1}, "data": "digits"}
-    assert yaml.safe_load(run.config.read_text()) == {"model": {"lr": 2}, "data": "digits"}
-    assert run.config.read_text().index("model") < run.config.read_text().index("data")  # order is kept
+    assert yaml.safe_load(older.read_text(encoding="utf-8")) == {"model": {"lr": 1}, "data": "digits"}
+    assert yaml.safe_load(run.config.read_text(encoding="utf-8")) == {"model": {"lr": 2}, "data": "digits"}
+    assert run.config.read_text(encoding="utf-8").index("model") < run.config.read_text(encoding="utf-8").index(
+        "data"
+    )  # order is kept
     assert run.has_config({"model": {"lr": 2}, "data": "digits"})
     assert not run.has_config({"model": {"lr": 1}, "data": "digits"})
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
-    Path("full").write_text("a file, no folder")
+    Path("full").write_text("a file, no folder", encoding="utf-8")
     error = f"^cannot write to the run folder {tmp_path}/full: "
     with pytest.raises(UserError, match=error):
         Run(Path("full")).write_config("{}\n")
@@ -157,25 +159,25 @@ def test_each_command_adds_an_entry_to_the_provenance() -> None:
     run, file = Run.create(PARENT), PARENT / "version_0/provenance.json"
     for number in range(2):
         run.add_provenance({"number": number})
-    assert json.loads(file.read_text()) == [{"number": 0}, {"number": 1}]
-    file.write_text('[{"number": 0')
+    assert json.loads(file.read_text(encoding="utf-8")) == [{"number": 0}, {"number": 1}]
+    file.write_text('[{"number": 0', encoding="utf-8")
     run.add_provenance({"number": 2})
-    assert json.loads(file.read_text()) == [{"number": 2}]
-    assert file.with_suffix(".damaged").read_text() == '[{"number": 0'
+    assert json.loads(file.read_text(encoding="utf-8")) == [{"number": 2}]
+    assert file.with_suffix(".damaged").read_text(encoding="utf-8") == '[{"number": 0'
 
 
 def test_results_are_plain_json_and_earlier_ones_are_kept() -> None:
     run = Run.create(PARENT)
     run.write_results({"test/accuracy": 0.5, "test/auroc": float("nan")})
     expected = {"test/accuracy": 0.5, "test/auroc": None}
-    assert json.loads((run.path / "results.json").read_text()) == expected
+    assert json.loads((run.path / "results.json").read_text(encoding="utf-8")) == expected
     assert run.is_evaluated()
     assert Run.create(PARENT).previous_results() == (expected, "version_0")
     assert run.previous_results() == ({}, "")
     run.invalidate_results()
     run.invalidate_results()
     assert not run.is_evaluated()
-    assert json.loads((run.path / "results_0.json").read_text()) == expected
+    assert json.loads((run.path / "results_0.json").read_text(encoding="utf-8")) == expected
 
 
 def test_results_of_a_deleted_run_folder_are_one_line():

@@ -29,7 +29,9 @@ def test_outputs_are_those_of_the_best_checkpoint_in_order() -> None:
     assert torch.allclose(torch.tensor(o.preds), expected, atol=1e-6)
     assert o.targets.tolist() == targets.tolist()
     assert o.class_names == [str(i) for i in range(10)]
-    assert headline(o)[0] == pytest.approx(json.loads((RUN / "results.json").read_text())["test/accuracy"])
+    assert headline(o)[0] == pytest.approx(
+        json.loads((RUN / "results.json").read_text(encoding="utf-8"))["test/accuracy"]
+    )
     assert o.shown.tolist() == np.argsort(-o.loss, kind="stable")[:24].tolist()
     assert np.array_equal(o.pictures["image"], images[o.shown].numpy())
     assert o.splits["test"].tolist() == np.bincount(targets).tolist()
@@ -40,7 +42,7 @@ def test_outputs_are_those_of_the_best_checkpoint_in_order() -> None:
 def test_the_headline_is_the_metric_of_the_test(name: str) -> None:
     main(["fit", f"--config=configs/{name}.yaml", *FAST])
     run = Path("runs") / name / "version_0"
-    o, results = Outputs.load(run), json.loads((run / "results.json").read_text())
+    o, results = Outputs.load(run), json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert headline(o)[0] == pytest.approx(results[f"test/{o.metric}"], rel=1e-5)
     assert o.pictures["image"].shape[0] == min(24, len(o))
 

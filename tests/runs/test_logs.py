@@ -20,7 +20,7 @@ SHORT = [*FIT, "--trainer.max_epochs=1"]
 
 
 def steps() -> list[str]:
-    return [row["step"] for row in csv.DictReader(Path("metrics.csv").read_text().splitlines())]
+    return [row["step"] for row in csv.DictReader(Path("metrics.csv").read_text(encoding="utf-8").splitlines())]
 
 
 def write_steps() -> None:
@@ -44,16 +44,16 @@ def test_rows_before_the_resumed_step_are_kept_on_disk() -> None:
 def test_rows_survive_an_interrupted_rewrite() -> None:
     write_steps()
     Path("metrics.csv").rename("metrics.csv.kept")
-    Path("metrics.csv").write_text("step,loss\n")
+    Path("metrics.csv").write_text("step,loss\n", encoding="utf-8")
     _ = ResumedCSVLogger(Path(), 4).experiment
     assert steps() == ["0", "1", "2", "3"]
 
 
 def test_provenance_identifies_command_code_data_and_machine() -> None:
     config = Path("config.yaml")
-    config.write_text("seed: 1\n")
+    config.write_text("seed: 1\n", encoding="utf-8")
     first = provenance(config, "abc", "7")
-    config.write_text("seed: 2\n")
+    config.write_text("seed: 2\n", encoding="utf-8")
     second = provenance(config, None, "")
     assert (first["split"], first["job"], second["split"], second["job"]) == ("abc", "7", None, "")
     assert first["command"] == sys.orig_argv
@@ -79,7 +79,7 @@ def test_wandb_gets_the_metrics_and_the_run_folder_too() -> None:
 
     main([*SHORT, "--test=true", "--config=configs/presets/wandb.yaml"])
     wandb.finish()
-    assert "test/accuracy" in Path("runs/digits/version_0/metrics.csv").read_text()
+    assert "test/accuracy" in Path("runs/digits/version_0/metrics.csv").read_text(encoding="utf-8")
     (summary,) = Path("runs/wandb").glob("offline-run-*/*.wandb")
     assert b"val/accuracy" in summary.read_bytes()
 
@@ -88,7 +88,7 @@ def test_wandb_gets_the_metrics_and_the_run_folder_too() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_gets_the_metrics_and_the_run_folder_too() -> None:
     main([*SHORT, "--test=true", "--config=configs/presets/mlflow.yaml"])
-    results = json.loads(Path("runs/digits/version_0/results.json").read_text())
+    results = json.loads(Path("runs/digits/version_0/results.json").read_text(encoding="utf-8"))
     with closing(sqlite3.connect("runs/mlflow.db")) as database:
         found = dict(database.execute("select key, value from latest_metrics"))
     for name in ("val/accuracy", "test/accuracy"):

@@ -87,7 +87,7 @@ def test_odd_names_and_few_pictures_are_drawn_and_projected() -> None:
     write_neighbors(gallery, None, Path("out.csv"))
     with Image.open("out_neighbors.png") as sheet:
         assert sheet.width == 360  # the picture, its neighbor, and no third
-    lines = Path("out_projector/00000/default/metadata.tsv").read_text().splitlines()
+    lines = Path("out_projector/00000/default/metadata.tsv").read_text(encoding="utf-8").splitlines()
     assert lines == ["image\tclass", "a b $x\t猫", "caf\\udce9.png\t"]
 
 
@@ -104,11 +104,13 @@ def test_tensorboard_reads_the_files_of_the_projector(monkeypatch: pytest.Monkey
     monkeypatch.setattr(neighbors, "PROJECTED", 10)
     gallery = embedded(30)
     save_projector(gallery, Path("projector"))
-    config = text_format.Parse(Path("projector/projector_config.pbtxt").read_text(), ProjectorConfig())
+    config = text_format.Parse(Path("projector/projector_config.pbtxt").read_text(encoding="utf-8"), ProjectorConfig())
     (info,) = config.embeddings
     written = torch.from_numpy(np.loadtxt(Path("projector", info.tensor_path), delimiter="\t", dtype=np.float32))
     assert written.allclose(gallery.vectors[:10], rtol=1e-5)
-    lines = [line.split("\t") for line in Path("projector", info.metadata_path).read_text().splitlines()]
+    lines = [
+        line.split("\t") for line in Path("projector", info.metadata_path).read_text(encoding="utf-8").splitlines()
+    ]
     assert lines == [["image", "class"], *([f"test/{i}", "ab"[i % 2]] for i in range(10))]
     assert [*info.sprite.single_image_dim] == [4, 4]
     with Image.open(Path("projector", info.sprite.image_path)) as image:

@@ -102,12 +102,12 @@ def test_several_processes_write_lines_of_their_own(records):
     processes = [subprocess.Popen([sys.executable, "-c", code, name], env={"PYTHONPATH": str(ROOT)}) for name in "pq"]
     assert [each.wait() for each in processes] == [0, 0]
     (file,) = records.folder.glob("*.jsonl")
-    lines = [json.loads(each)["id"] for each in file.read_text().splitlines() if each]
+    lines = [json.loads(each)["id"] for each in file.read_text(encoding="utf-8").splitlines() if each]
     assert len(lines) == len({*lines}) == 600
 
 
 def test_a_full_disk_is_said_once_and_counted(records, capsys, monkeypatch):
-    (records.folder / "pictures").write_text("in the way")
+    (records.folder / "pictures").write_text("in the way", encoding="utf-8")
     records.keep_images = True
     for _ in range(3):
         assert not records.add(one(), PNG)
@@ -137,5 +137,5 @@ def test_a_folder_that_cannot_be_written_or_read_is_refused():
 def test_numbers_of_numpy_and_odd_names_are_written(records):
     records.add(one(name="b\udcffd\n.png") | {"prediction": np.float32(0.5)})
     (file,) = records.folder.glob("*.jsonl")
-    assert len(file.read_text().splitlines()) == 1
-    assert json.loads(file.read_text())["name"] == "b\udcffd\n.png"
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 1
+    assert json.loads(file.read_text(encoding="utf-8"))["name"] == "b\udcffd\n.png"

@@ -17,7 +17,9 @@ def test_the_table_of_a_study_holds_mean_and_std_of_each_column() -> None:
             run = folder(options, name, seed) / "version_0"
             run.mkdir(parents=True)
             each = {f"test/recall/{name}": recall - k / 10 for k, name in ((3, "seven"), (2, "eight"), (1, "nine"))}
-            (run / "results.json").write_text(json.dumps({"test/recall": recall, "seconds": 30, **each}))
+            (run / "results.json").write_text(
+                json.dumps({"test/recall": recall, "seconds": 30, **each}), encoding="utf-8"
+            )
     assert table(options).splitlines() == [
         "| variant | balanced accuracy | recall of 7 to 9 | vs. plain | seeds | minutes per run |",
         "|---|--:|--:|--:|--:|--:|",
@@ -30,7 +32,7 @@ def test_the_table_of_a_study_holds_mean_and_std_of_each_column() -> None:
 def test_a_study_has_its_config_and_its_place_on_the_page(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (ROOT / STUDIES[name].config).is_file()
     page = Path("recipes.md")
-    page.write_text((ROOT / "docs/recipes.md").read_text())
+    page.write_text((ROOT / "docs/recipes.md").read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr("scripts.ablation.TABLE", page)
     write(name, "a row\n")
-    assert f"<!-- {name}: begin -->\na row\n<!-- {name}: end -->\n" in page.read_text()
+    assert f"<!-- {name}: begin -->\na row\n<!-- {name}: end -->\n" in page.read_text(encoding="utf-8")

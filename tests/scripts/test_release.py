@@ -52,7 +52,9 @@ def test_a_version_whose_model_fails_is_not_released():
         f'PYTHONPATH={ROOT} {sys.executable} -c "from tests.served import publish as p; p(current=False, fails_from=0)"'
     )
     command = f'{sys.executable} "$@"'
-    python.write_text(f'#!/bin/sh\ncase "$*" in *" export "*) {command} && {fail};; *) exec {command};; esac\n')
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *" export "*) {command} && {fail};; *) exec {command};; esac\n', encoding="utf-8"
+    )
     python.chmod(0o755)
     done = release("test/accuracy>=0.5", python=python.absolute())
     assert done.returncode == 1

@@ -21,7 +21,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     code = f"import pathlib, scripts.schema; scripts.schema.main(pathlib.Path({str(file)!r}))"
     command = [sys.executable, "-W", "ignore", "-c", code]  # a new process, which knows no class of another test
     subprocess.run(command, cwd=CONFIGS.parent, check=True)
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def is_valid(schema: dict[str, Any], text: str) -> bool:

@@ -34,7 +34,7 @@ def sbatch(*args: str, tasks: int = 1, **more: str) -> "subprocess.Popen[str]":
         "srun": SRUN.format(python=sys.executable),
         "scontrol": '#!/bin/sh\necho "$@" >> requeued\n',
     }.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
         (folder / name).chmod(0o755)
     job = {
         "SLURM_NTASKS": str(tasks),
@@ -65,7 +65,7 @@ def test_another_command_is_one_line(words: list[str]) -> None:
 
 
 def test_the_job_asks_for_a_signal_a_requeue_and_one_log() -> None:
-    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", SCRIPT.read_text(), re.M))
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", SCRIPT.read_text(encoding="utf-8"), re.M))
     assert asked["signal"] == "SIGUSR1@60"
     assert asked["ntasks-per-node"] == asked["gpus-per-node"]
     assert {"requeue", "open-mode"} <= asked.keys()
@@ -89,7 +89,7 @@ def test_a_job_of_two_tasks_is_requeued_and_ends_as_if_never_interrupted() -> No
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGUSR1, err
-    assert Path("requeued").read_text() == "requeue 20123\n"
+    assert Path("requeued").read_text(encoding="utf-8") == "requeue 20123\n"
     stored = torch.load(last, weights_only=True)
     assert stored["epoch"] < 39
     for more in ({"SLURM_RESTART_COUNT": "1"}, {"SLURM_JOB_ID": "20124"}):  # requeued; another job, never interrupted

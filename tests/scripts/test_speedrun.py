@@ -21,7 +21,7 @@ def test_each_seed_is_trained_and_recorded(monkeypatch: pytest.MonkeyPatch, tmp_
     args = ["--config=configs/digits.yaml", "--seeds=2", f"--json={file}", "--trainer.max_epochs=2"]
     monkeypatch.setattr(sys, "argv", ["speedrun", "--root=data", *args, "--best.monitor=train/loss"])
     main()
-    runs = json.loads(file.read_text())
+    runs = json.loads(file.read_text(encoding="utf-8"))
     assert [run["seed"] for run in runs] == [0, 1]
     assert all(run["seconds"] > 0 and run["accuracy"] > 0.3 for run in runs)
     assert runs[0]["accuracy"] != runs[1]["accuracy"]

@@ -35,7 +35,7 @@ def test_images_without_targets_are_restored(size: int) -> None:
     images = data.normalize(data.splits["test"].images)
     with torch.no_grad():
         error = (task(images) - images).double().square().mean().item()
-    assert json.loads((RUN / "results.json").read_text())["test/loss"] == pytest.approx(error, rel=1e-5)
+    assert json.loads((RUN / "results.json").read_text(encoding="utf-8"))["test/loss"] == pytest.approx(error, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def config(kind: str) -> str:
         "trainer": {"max_epochs": 3},
         "name": "other",
     }
-    Path("other.yaml").write_text(yaml.safe_dump(settings))
+    Path("other.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     return "--config=other.yaml"
 
 
@@ -280,7 +280,7 @@ def test_targets_of_any_kind_are_trained_on_and_tested(kind, metric, mode, capsy
     assert x.best.score == pytest.approx({"min": min, "max": max}[mode](logged))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
     assert [f"  val/{metric} {value:.4f}  " in line for line, value in zip(lines, logged, strict=True)] == [True] * 3
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     assert results[f"test/{metric}"] == pytest.approx(computed(x, kind), rel=1e-4)
     losses = [float(row["train/loss"]) for row in rows(RUN) if row["train/loss"]]
     assert losses[2] < losses[0]

@@ -104,9 +104,9 @@ def test_a_teacher_without_weight_changes_nothing(trained: Path) -> None:
     ("precision", "taught"), [("bf16-true", "32-true"), ("64-true", "32-true"), ("bf16-mixed", "64-true")]
 )
 def test_the_teacher_has_the_precision_of_the_student(precision: str, taught: str, trained: Path) -> None:
-    settings = yaml.safe_load((trained / "config.yaml").read_text())
+    settings = yaml.safe_load((trained / "config.yaml").read_text(encoding="utf-8"))
     settings["trainer"]["precision"] = taught
-    (trained / "config.yaml").write_text(yaml.safe_dump(settings))
+    (trained / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     x = main([*STEPS, f"--trainer.precision={precision}", "--trainer.fast_dev_run=1"])
     types = [{p.dtype for p in task.parameters()} for task in (x.task, x.task.teacher[0])]
     assert types[0] == types[1]

@@ -67,7 +67,7 @@ def test_classes_never_seen_are_searched_among_each_other() -> None:
     embeddings, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
     assert set(targets.tolist()) == {7, 8, 9}
     assert embeddings.norm(dim=1).allclose(torch.ones(len(targets)))
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     for name, value in oracle(embeddings, targets).items():
         assert results[f"test/{name}"] == pytest.approx(value, abs=2e-3)  # ties and rounding in float32
     assert results["test/map"] > 0.34  # of random embeddings

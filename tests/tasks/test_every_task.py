@@ -112,7 +112,7 @@ def test_all_commands_use_a_run_of_each_task(name: str, capsys: pytest.CaptureFi
         assert loss == next(line.split()[column] for line in fitted.splitlines() if line.startswith("loss"))
     main(["predict", f"--run={run}"])
     pictures = {"digits_masks": 2, "digits_autoencoder": 1}.get(name, 0)  # of each sample
-    samples = len((run / "predictions.csv").read_text().splitlines()) - 1
+    samples = len((run / "predictions.csv").read_text(encoding="utf-8").splitlines()) - 1
     assert len([*run.glob("predictions_pictures/*.png")]) == pictures * samples
     assert (run / "predictions_neighbors.png").exists() == (name == "digits_retrieval")
     main(["show", f"--config=configs/{name}.yaml"])

@@ -34,7 +34,7 @@ def predicted(kind: str) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
 @pytest.mark.parametrize("average", ["", "src.callbacks.EMA", "src.callbacks.SWA"])
 def test_scores_and_thresholds_are_those_of_scikit_learn(average: str) -> None:
     main([*FIT, *([f"--trainer.callbacks+={average}"] if average else [])])
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     probabilities, targets, thresholds = predicted("val")
     best = []
     for k in range(10):

@@ -38,7 +38,7 @@ def test_metrics_are_those_of_scikit_learn_in_the_units_of_the_data() -> None:
     true = data.splits["test"].targets.numpy()
     with torch.no_grad():
         predicted = torch.cat([task.predict_step(batch[0], 0) for batch in data.test_dataloader()]).numpy()
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     assert results["test/mae"] == pytest.approx(metrics.mean_absolute_error(true, predicted), rel=1e-5)
     assert results["test/mse"] == pytest.approx(metrics.mean_squared_error(true, predicted), rel=1e-5)
     assert results["test/rmse"] == pytest.approx(results["test/mse"] ** 0.5, rel=1e-6)
@@ -56,11 +56,11 @@ def test_metrics_are_those_of_scikit_learn_in_the_units_of_the_data() -> None:
 def test_predict_writes_numbers_with_the_true_ones(capsys: pytest.CaptureFixture[str]) -> None:
     main(FIT)
     main(["predict", f"--run={RUN}"])
-    with (RUN / "predictions.csv").open(newline="") as file:
+    with (RUN / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = [*csv.DictReader(file)]
     assert len(rows) == 89
     errors = [abs(float(row["value"]) - float(row["true"])) for row in rows]
-    mae = json.loads((RUN / "results.json").read_text())["test/mae"]
+    mae = json.loads((RUN / "results.json").read_text(encoding="utf-8"))["test/mae"]
     assert np.mean(errors) == pytest.approx(mae, rel=1e-5)
     assert f"mae         {mae:.4f}" in capsys.readouterr().out
 
@@ -122,7 +122,7 @@ def test_targets_of_another_kind_are_refused(capsys: pytest.CaptureFixture[str])
 def test_the_angle_of_turned_digits_is_learned() -> None:
     args = ["--model.net.width=8", "--trainer.max_epochs=5", "--model.warmup_steps=0"]
     x = main(["fit", "--config=configs/digits_rotation.yaml", *args])
-    assert json.loads((x.run.path / "results.json").read_text())["test/mae"] < 15  # 22.5 for the mean
+    assert json.loads((x.run.path / "results.json").read_text(encoding="utf-8"))["test/mae"] < 15  # 22.5 for the mean
 
 
 def test_r2_is_exact_far_from_zero_and_no_number_for_one_sample() -> None:

@@ -54,7 +54,7 @@ def test_iou_is_that_of_a_loop_over_pixels() -> None:
         pairs = [(task.predict_step(images, 0), masks) for images, masks in data.test_dataloader()]
     predicted, true = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     each = iou_of_pixels(predicted, true, 11)
-    results = json.loads((RUN / "results.json").read_text())
+    results = json.loads((RUN / "results.json").read_text(encoding="utf-8"))
     known = [value for value in each if value is not None]
     assert results["test/iou"] == pytest.approx(sum(known) / len(known), abs=1e-6)
     assert results["test/accuracy"] == pytest.approx((predicted == true).double().mean().item(), abs=1e-6)
@@ -164,16 +164,16 @@ def test_an_earlier_table_keeps_its_pictures() -> None:
     main([*FIT, "--trainer.max_epochs=1", "--test=false"])
     few = "--trainer.limit_predict_batches=1"
     main(["predict", f"--run={RUN}", few])
-    with (RUN / "predictions.csv").open(newline="") as file:
+    with (RUN / "predictions.csv").open(encoding="utf-8", newline="") as file:
         earlier = {row["mask"]: Path(row["mask"]).read_bytes() for row in csv.DictReader(file)}
     Path("images").mkdir()
     for name in ("0" * 240, "b"):
         Image.new("L", (16, 16), 255).save(f"images/{name}.png")
     main(["predict", f"--run={RUN}", "--images", "images"])
     assert earlier == {name: Path(name).read_bytes() for name in earlier}
-    with (RUN / "predictions_0.csv").open(newline="") as file:
+    with (RUN / "predictions_0.csv").open(encoding="utf-8", newline="") as file:
         assert [row["mask"] for row in csv.DictReader(file)] == [*earlier]
-    with (RUN / "predictions.csv").open(newline="") as file:
+    with (RUN / "predictions.csv").open(encoding="utf-8", newline="") as file:
         later = [row["mask"] for row in csv.DictReader(file)]
     assert len(later) == 2
     assert not {*later} & {*earlier}

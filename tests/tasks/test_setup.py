@@ -179,7 +179,7 @@ def test_weights_of_which_nothing_fits_are_refused_in_one_line(capsys: pytest.Ca
 def test_the_reference_is_what_a_constant_prediction_reaches() -> None:
     for name in ("digits_rotation", "digits", "digits_multilabel", "digits_masks"):
         x = main(["fit", f"--config=configs/{name}.yaml", "--trainer.limit_train_batches=1", "--trainer.max_epochs=1"])
-        results = json.loads((x.run.path / "results.json").read_text())
+        results = json.loads((x.run.path / "results.json").read_text(encoding="utf-8"))
         found = {key.split("/")[1]: value for key, value in results.items() if key.startswith("reference/")}
         splits = [x.data.splits[split] for split in ("train", "test")]
         train, test = (split.targets[split.index].numpy() for split in splits)
@@ -206,6 +206,6 @@ def test_the_reference_is_what_a_constant_prediction_reaches() -> None:
 def test_a_reference_is_printed_by_fit_alone(capsys: pytest.CaptureFixture[str]) -> None:
     x = main([*FIT, "--trainer.max_epochs=1", "--test=true"])
     assert re.search(r"^accuracy +0\.\d{4} +0\.\d{4} +0\.1000$", capsys.readouterr().out, re.M)
-    assert "reference" not in (x.run.path / "metrics.csv").read_text()
+    assert "reference" not in (x.run.path / "metrics.csv").read_text(encoding="utf-8")
     main(["test", f"--run={x.run.path}"])
     assert "reference" not in capsys.readouterr().out

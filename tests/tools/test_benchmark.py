@@ -19,7 +19,7 @@ def test_the_table_is_printed_and_written_as_json(
     monkeypatch.setattr(sys, "argv", ["benchmark", "augmentation", "--repeats=1", "--json=table.json"])
     main()
     lines = capsys.readouterr().out.splitlines()
-    rows = json.loads(Path("table.json").read_text())
+    rows = json.loads(Path("table.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in rows] == [line[:44].strip() for line in lines[1:]]
     assert len(rows) == 3
     assert max(map(len, lines)) <= 80

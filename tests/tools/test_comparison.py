@@ -15,8 +15,8 @@ def write_run(folder: Path, weight: float, loss: str, trace: str) -> Path:
     (run / "checkpoints").mkdir(parents=True)
     for kind in ("best", "last"):
         torch.save({"state_dict": {"w": torch.tensor(weight)}, "epoch": 3}, run / f"checkpoints/{kind}.ckpt")
-    (run / "metrics.csv").write_text(f"loss\n{loss}\n")
-    (folder / "trace.txt").write_text(trace)
+    (run / "metrics.csv").write_text(f"loss\n{loss}\n", encoding="utf-8")
+    (folder / "trace.txt").write_text(trace, encoding="utf-8")
     return run
 
 

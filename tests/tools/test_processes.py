@@ -79,7 +79,7 @@ def test_a_process_that_does_not_end_is_killed(tmp_path: Path) -> None:
 def test_forks_share_a_temporary_folder_that_this_process_removes(tmp_path: Path) -> None:
     process = Process(lambda: print(get_temp_dir()), tmp_path / "run")  # noqa: T201
     assert process.wait() == 0
-    assert process.log.read_text() == f"{get_temp_dir()}\n"
+    assert process.log.read_text(encoding="utf-8") == f"{get_temp_dir()}\n"
 
 
 def test_only_a_single_line_that_names_the_error_is_a_refusal(tmp_path: Path) -> None:

@@ -69,11 +69,11 @@ def free_memory(device: torch.device) -> float | None:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
     info = Path("/proc/meminfo")
-    kibi = re.findall(r"^MemAvailable:\s*(\d+)", info.read_text(), re.M) if info.is_file() else []
+    kibi = re.findall(r"^MemAvailable:\s*(\d+)", info.read_text(encoding="utf-8"), re.M) if info.is_file() else []
     found = [int(each) * 1024 for each in kibi]
     limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        found.append(int(limit.read_text()) - int(used.read_text()))
+    if limit.is_file() and used.is_file() and limit.read_text(encoding="utf-8").strip().isdigit():
+        found.append(int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8")))
     return min(found, default=None)
 
 

@@ -94,7 +94,7 @@ def write(folder: Path, sets: dict[str, ImageSet], facts: dict[str, Any], size: 
             files[name] = entry(folder / name)
     manifest = {"format": FORMAT, **facts, "splits": splits, "files": files}
     with replacing(folder / MANIFEST, "--output") as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1))
+        temporary.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for old in folder.glob("*.*.*[0-9]"):  # temporary files of calls that were killed
         old.unlink(missing_ok=True)
     return sum(map(len, splits.values()))

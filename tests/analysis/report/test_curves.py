@@ -78,7 +78,10 @@ def test_noise_is_the_deviation_from_a_trend() -> None:
 
 def test_curves_have_the_last_value_of_each_epoch(tmp_path: Path) -> None:
     file = tmp_path / "metrics.csv"
-    file.write_text("epoch,lr-SGD,step,train/loss,val/loss\n,0.1,9,,\n0,,9,,1.5\n0,,9,2.5,\n1,,19,,1.25\n1,,19,,1.0\n")
+    file.write_text(
+        "epoch,lr-SGD,step,train/loss,val/loss\n,0.1,9,,\n0,,9,,1.5\n0,,9,2.5,\n1,,19,,1.25\n1,,19,,1.0\n",
+        encoding="utf-8",
+    )
     found = read_curves(file)
     assert found == {"lr-SGD": ([10], [0.1]), "val/loss": ([1, 2], [1.5, 1.0]), "train/loss": ([1], [2.5])}
     assert read_curves(tmp_path / "none.csv") == {}
@@ -106,5 +109,5 @@ def test_epochs_without_validation_are_compared_by_their_number() -> None:
 
 
 def test_a_line_that_is_being_written_is_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,9,1.5\n1,19,0.5\n2,29,1e\n3,3")
+    (tmp_path / "metrics.csv").write_text("epoch,step,train/loss\n0,9,1.5\n1,19,0.5\n2,29,1e\n3,3", encoding="utf-8")
     assert read_curves(tmp_path / "metrics.csv") == {"train/loss": ([1, 2], [1.5, 0.5])}

@@ -257,7 +257,7 @@ def test_feedback_on_the_classes_of_a_candidate_is_kept():
 def test_lost_records_are_counted_and_lost_feedback_is_not_thanked_for(capsys):
     publish()
     app = App(settings(records=Path("kept")))
-    Path("kept").write_text("in the way")
+    Path("kept").write_text("in the way", encoding="utf-8")
     assert call(app, "POST", "/predict", picture())[0] == 200
     label = b'{"id": "a", "label": "7"}'
     assert call(app, "POST", "/feedback", label, content_type="application/json")[0] == 503

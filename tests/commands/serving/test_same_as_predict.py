@@ -44,7 +44,7 @@ def answers(request, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(FilesLoader, "__iter__", keep)
             x = main(["predict", "--run=runs/digits/version_0", "--images=sent", "--output=rows.csv"])
-        with Path("rows.csv").open(newline="") as stream:
+        with Path("rows.csv").open(encoding="utf-8", newline="") as stream:
             rows = {Path(row["image"]).name: row for row in csv.DictReader(stream)}
         main(["export", "--run=runs/digits/version_0"])
         app = App(Settings(Path("models/digits")))

@@ -62,7 +62,7 @@ def test_a_version_is_served_once_all_its_files_are_there():
     complete = FOLDER / "2"
     parts = {each.name: each.read_bytes() for each in complete.iterdir()}
     shutil.rmtree(complete)
-    Models(FOLDER).path.joinpath("CURRENT").write_text("2\n")  # before the version, as by cp
+    Models(FOLDER).path.joinpath("CURRENT").write_text("2\n", encoding="utf-8")  # before the version, as by cp
     assert versions.look() == [1]
     complete.mkdir()
     for name in ("SHA256SUMS", *sorted(parts.keys() - {"SHA256SUMS"})):
@@ -114,7 +114,7 @@ def test_a_candidate_twice_as_slow_or_faulty_is_withdrawn(seconds, failures, rea
     assert versions.look() == ([1] if reason else [1, 2])
     assert (FOLDER / "2/REJECTED").exists() == bool(reason)
     if reason:
-        assert (FOLDER / "2/REJECTED").read_text() == f"{reason}\n"
+        assert (FOLDER / "2/REJECTED").read_text(encoding="utf-8") == f"{reason}\n"
         assert versions.said[-1] == f"version 2 is withdrawn: {reason}"
         publish(current=False)
         assert versions.look() == [1, 3]

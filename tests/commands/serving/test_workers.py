@@ -41,7 +41,7 @@ def test_workers_share_a_port_and_counters_follow_versions_and_are_replaced():
         assert metric(port, "serve_request_seconds_count") == [40]
         Models(FOLDER).use(2)
         until(lambda: metric(port, "serve_version") == [2, 2])
-        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text(encoding="utf-8").split()
         pids = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(pids) == 2
         until(lambda: Path(f"/proc/{pids[0]}").stat().st_ctime < time.time() - 5.5)

@@ -17,8 +17,8 @@ def plan(space: Any = None, **settings: Any) -> Plan:
 
 
 def test_later_configs_and_typed_settings_win() -> None:
-    Path("a.yaml").write_text("search: {trials: 3, seeds: [1], space: {lr: [1, 2]}}")
-    Path("b.yaml").write_text("search: {trials: 5}\ntrainer: {max_epochs: 1}")
+    Path("a.yaml").write_text("search: {trials: 3, seeds: [1], space: {lr: [1, 2]}}", encoding="utf-8")
+    Path("b.yaml").write_text("search: {trials: 5}\ntrainer: {max_epochs: 1}", encoding="utf-8")
     read = Plan.read(["a.yaml", "b.yaml"], ["--search.seeds=[4, 5]", "--trainer.devices=1"])
     assert (read.trials, read.seeds, read.space) == (5, [4, 5], {"lr": {"choices": [1, 2]}})
 

@@ -21,7 +21,7 @@ def made_study(**settings: Any) -> Study:
     study = Study(Path("runs/search/x"), plan)
     study.folder.mkdir(parents=True)
     content = {"folds": 1, "mode": "max", "monitor": "val/accuracy", "base": base}
-    (study.folder / "study.json").write_text(json.dumps(content))
+    (study.folder / "study.json").write_text(json.dumps(content), encoding="utf-8")
     for i, (values, state) in enumerate(zip(VALUES, STATES, strict=True)):
         own = {f"seed_{k}": value for k, value in enumerate(values)}
         record = study.record(i)
@@ -30,14 +30,14 @@ def made_study(**settings: Any) -> Study:
         for name in own:
             run = record.folder / name / "version_0"
             run.mkdir(parents=True)
-            (run / "results.json").write_text('{"seconds": 20.0}')
-            (run / "config.yaml").write_text("trainer: {}\n")
+            (run / "results.json").write_text('{"seconds": 20.0}', encoding="utf-8")
+            (run / "config.yaml").write_text("trainer: {}\n", encoding="utf-8")
     return study
 
 
 def states(study: Study) -> list[tuple[str, str]]:
     write_results(study)
-    page = (study.folder / "search.html").read_text()
+    page = (study.folder / "search.html").read_text(encoding="utf-8")
     return re.findall(r'(\d+)</a></th><td class="text">([\w ]+)</td>', page)
 
 
@@ -45,7 +45,7 @@ def test_a_page_marks_the_winner_and_the_trials_as_good() -> None:
     expected = [("1", "winner"), ("2", "not distinguishable"), ("0", "complete"), ("3", "pruned"), ("4", "failed")]
     study = made_study()
     assert states(study) == expected
-    page = (study.folder / "search.html").read_text()
+    page = (study.folder / "search.html").read_text(encoding="utf-8")
     assert "0.9100</b><small>± 0.0248, 95 %, 3 runs" in page  # 4.303 * 0.01 / 3 ** 0.5
     assert "<b>3.3 min</b>" in page  # ten runs of 20 s
     assert "python -m src.cli test --run runs/search/x/trial_0001/seed_0/version_0" in page

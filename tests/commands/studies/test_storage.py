@@ -135,13 +135,13 @@ def test_the_journal_is_locked_where_files_cannot_be(monkeypatch: pytest.MonkeyP
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    Path("study.log").write_text('{"a": 1}\n{"b"')
+    Path("study.log").write_text('{"a": 1}\n{"b"', encoding="utf-8")
     lock = JournalLock("study.log")
     lock.acquire()
     assert Path("study.log.lock").is_symlink()
     lock.release()
     assert not Path("study.log.lock").is_symlink()
-    assert Path("study.log").read_text() == '{"a": 1}\n'
+    assert Path("study.log").read_text(encoding="utf-8") == '{"a": 1}\n'
 
 
 def test_a_damaged_journal_is_one_line() -> None:

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser
 
 from src import data
 
-TEXT = (Path(__file__).parents[3] / "docs/augmentation.md").read_text()
+TEXT = (Path(__file__).parents[3] / "docs/augmentation.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
 
 
@@ -29,7 +29,7 @@ def test_the_table_says_what_each_transform_does_to_masks():
 def test_a_config_block_augments_a_batch_of_digits(block):
     if "kornia" in block:
         pytest.importorskip("kornia")
-    Path("block.yaml").write_text(block)
+    Path("block.yaml").write_text(block, encoding="utf-8")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_subclass_arguments(data.DataModule, "data")

@@ -12,7 +12,7 @@ from tests.conftest import SMALL, refused
 
 
 def exclude(*names: str) -> str:
-    Path("out.txt").write_text("\n".join(names))
+    Path("out.txt").write_text("\n".join(names), encoding="utf-8")
     return "out.txt"
 
 
@@ -73,7 +73,7 @@ def test_an_image_folder_leaves_out_files_and_keeps_its_other_test_images():
         Path("photos", name).mkdir(parents=True)
         for i in range(10):
             Image.new("L", (4, 4), 20 * i + len(name)).save(f"photos/{name}/{i}.bmp")
-    Path("photos/cat/bad.png").write_text("no picture")
+    Path("photos/cat/bad.png").write_text("no picture", encoding="utf-8")
     settings = {"root": "photos", "size": 4, "channels": 1, "folds": 2}
     with pytest.warns(UserWarning, match="skipped 1 of 21 images"):
         before = ready(ImageFolder(**settings, on_bad_image="skip"))
@@ -105,6 +105,9 @@ def test_a_missing_file_of_names_is_one_line(capsys: pytest.CaptureFixture[str])
 def test_predictions_are_named_by_index_in_the_data_set():
     main(["fit", *SMALL, "--trainer.max_epochs=1", f"--data.exclude={exclude('test/0', 'test/2')}"])
     main(["predict", "--run=runs/digits/version_0"])
-    names = [line.split(",")[0] for line in Path("runs/digits/version_0/predictions.csv").read_text().splitlines()[1:]]
+    names = [
+        line.split(",")[0]
+        for line in Path("runs/digits/version_0/predictions.csv").read_text(encoding="utf-8").splitlines()[1:]
+    ]
     assert names[:2] == ["test/1", "test/3"]
     assert len(names) == 358

@@ -19,7 +19,7 @@ PATIENTS = [f"patient {i * i % 23}" for i in range(COUNT)]
 
 
 def write(groups: list[str] = PATIENTS, file: str = "groups.csv") -> str:
-    with Path(file).open("w", newline="") as stream:
+    with Path(file).open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([["name", "group"], *([f"train/{i}", group] for i, group in enumerate(groups))])
     return file
 
@@ -82,7 +82,7 @@ def test_a_run_trains_and_is_tested_on_a_fold_of_groups(capsys: pytest.CaptureFi
 
 def table(groups: list[str], gap: int | None = None) -> str:
     rows = [[str(i % 7), "" if i == gap else group, "ab"[i % 2]] for i, group in enumerate(groups)]
-    with Path("t.csv").open("w", newline="") as stream:
+    with Path("t.csv").open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows([["x", "patient", "y"], *rows])
     return "t.csv"
 
@@ -118,7 +118,7 @@ def test_masks_are_held_out_in_whole_groups() -> None:
         for i in range(12):
             Image.new("L", (4, 4), i % 2).save(f"photos/{kind}/{i:02}.png")
     lines = [f"images/{i:02}.png,{i // 2}" for i in range(12)]
-    Path("g.csv").write_text("\n".join(["name,group", *lines]))
+    Path("g.csv").write_text("\n".join(["name,group", *lines]), encoding="utf-8")
     settings: dict[str, Any] = {"root": "photos", "size": 4, "channels": 1, "batch_size": 2, "folds": 2}
     data = ready(MaskFolder(["no", "yes"], groups="g.csv", **settings))
     held = {int(Path(name).stem) // 2 for name in data.files["test"]}
@@ -133,7 +133,7 @@ def test_an_image_folder_takes_names_of_files_and_tests_on_other_groups() -> Non
         for i in range(12):
             Image.new("L", (4, 4), 20 * i + len(name)).save(f"photos/train/{name}/{i}.bmp")
             lines.append(f"train/{name}/{i}.bmp,camera {i % 4}")
-    Path("g.csv").write_text("\n".join(lines))
+    Path("g.csv").write_text("\n".join(lines), encoding="utf-8")
     settings: dict[str, Any] = {"root": "photos", "size": 4, "channels": 1, "groups": "g.csv", "batch_size": 4}
     data = ready(ImageFolder(**settings))
     assert data.num_folds == 3
@@ -148,7 +148,9 @@ def test_an_image_folder_takes_names_of_files_and_tests_on_other_groups() -> Non
         Path("photos/test", name).mkdir(parents=True)
     Path("photos/cat.bmp").rename("photos/test/cat/0.bmp")
     Path("photos/train/dog/1.bmp").rename("photos/test/dog/1.bmp")
-    Path("g.csv").write_text("\n".join([*lines, "test/cat/0.bmp,camera 0", "test/dog/1.bmp,camera 9"]))
+    Path("g.csv").write_text(
+        "\n".join([*lines, "test/cat/0.bmp,camera 0", "test/dog/1.bmp,camera 9"]), encoding="utf-8"
+    )
     data = ImageFolder(**settings)
     data.read("test")  # as at the start of fit
     assert ("note", "1 groups are also in the test set, such as camera 0") in ready(data).notes
@@ -171,7 +173,7 @@ def test_groups_that_cannot_be_used_are_refused(content: Any, settings: dict[str
     if isinstance(content, list):
         write(content)
     elif content is not None:
-        Path("groups.csv").write_text(content)
+        Path("groups.csv").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=expected):
         Digits(groups="groups.csv", **settings).setup("fit")
 

@@ -15,7 +15,7 @@ def some_files(count: int = 4, bad: tuple = (), **settings) -> ImageFiles:
     for i in range(count):
         Image.new("L", (4, 4), i).save(f"{i}.png")
     for i in bad:
-        Path(f"{i}.png").write_text("not an image")
+        Path(f"{i}.png").write_text("not an image", encoding="utf-8")
     return ImageFiles([Path(f"{i}.png") for i in range(count)], (1, 4, 4), **settings)
 
 

@@ -146,7 +146,7 @@ def test_worker_processes_give_the_same_batches_as_memory(tmp_path):
 
 def test_a_worker_names_a_bad_file_in_one_line(tmp_path):
     paths = write_images(tmp_path, 2)
-    paths[1].write_text("not an image")
+    paths[1].write_text("not an image", encoding="utf-8")
     samples = Samples(ImageFiles(paths, (3, 2, 2), num_workers=1), None, torch.arange(2))
     with pytest.raises(UserError, match=r"1\.png") as caught:
         list(TensorLoader(samples, BatchSampler(2, 2), add_noise))
