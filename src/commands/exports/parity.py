@@ -70,7 +70,8 @@ def compare(x: Experiment, graph: Graph, expected: Outputs, actual: Outputs) -> 
     """Return the largest difference, relative to the largest value above 1, and how many decisions differ.
 
     A decision is a class, a label, a whole number, the mask of a picture, or a gray level that is not next to the
-    other. Where it differs by rounding, because two classes are equally probable, it does not count.
+    other. Where it differs by rounding, because two classes are equally probable or a label is at its threshold, it
+    does not count.
     """
     n = len(next(iter(expected.values())))
     differs = np.zeros(n, dtype=bool)
@@ -89,14 +90,17 @@ def compare(x: Experiment, graph: Graph, expected: Outputs, actual: Outputs) -> 
         else:
             differs |= (a != b).reshape(n, -1).any(1)
     if graph.kind == "classes":
-        differs = expected["probabilities"].argmax(1) != actual["probabilities"].argmax(1)
+        differs = (expected["probabilities"].argmax(1) != actual["probabilities"].argmax(1)) & (gaps > TIE)
+    if graph.kind == "labels":
+        change = actual["probability"] - expected["probability"]
+        flips = actual["predicted"] - expected["predicted"]
+        ties = (flips * change > 0) & (np.abs(change) <= TIE)  # the probability crossed its threshold by rounding
+        differs = ((flips != 0) & ~ties).any(1)
     if graph.kind == "masks":
         gaps = wrong_pixels(x, graph, expected["mask"], actual["mask"], differs)
         differs = gaps > 0
     elif graph.kind == "images":
         gaps = differs.astype(float)
-    elif floats:
-        differs &= gaps > TIE
     return {"samples": n, "max_difference": float(gaps.max()), "disagreements": int(differs.sum())}
 
 

@@ -42,6 +42,9 @@ def test_labels_differ_unless_a_probability_is_at_its_threshold():
     far = {"probability": p + np.array([[0, 0.5], [0, 0]]), "predicted": [[1, 1], [1, 0]]}
     assert found("labels", expected, near)[1] == 0
     assert found("labels", expected, far)[1] == 1
+    assert found("labels", expected, {"probability": p, "predicted": [[1, 1], [1, 0]]})[1] == 1  # another threshold
+    against = {"probability": p + np.array([[1e-6, 0], [0, 0]]), "predicted": [[0, 0], [1, 0]]}
+    assert found("labels", expected, against)[1] == 1
 
 
 def test_numbers_differ_by_a_share_of_the_largest():
@@ -53,6 +56,8 @@ def test_numbers_differ_by_a_share_of_the_largest():
 
 def test_whole_numbers_of_other_modules_must_be_equal():
     assert found("values", {"class": [1, 2, 3]}, {"class": [1, 2, 4]}) == (0, 1)
+    scores = {"score": np.array([0.25, 0.5])}
+    assert found("values", {**scores, "label": [3, 4]}, {**scores, "label": [7, 0]}) == (0, 2)
     with pytest.raises(UserError, match=r"the exported class is \(2,\), predict returns \(3,\)"):
         found("values", {"class": [1, 2, 3]}, {"class": [1, 2]})
 
