@@ -3,12 +3,13 @@
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from src import require
 from src.commands.exports.files import check_installed
-from src.commands.exports.gate import Gate, check_known, logged
+from src.commands.exports.gate import Gate, Metrics, check_known, logged
 from src.commands.exports.parity import headline_name, measured
 from src.commands.exports.prune import pruned
 from src.commands.exports.publish import publish
@@ -56,7 +57,7 @@ def run(
         prune_epochs: epochs that a pruned net trains on, with the settings of the run.
         tolerance: largest difference from predict, relative to the largest value if that is above 1.
         gate: what a metric must reach, such as 'test/accuracy>=0.98'. The headline metric is that of the exported file,
-            any other that of results.json, which is known only of the best checkpoint of a run as it was trained.
+            any other that of results.json, known only of the best checkpoint of a run, without other settings typed.
         gate_lower: compare the end of the 95 % interval that is worse.
         candidate: publish the version without making it the current one.
         greedy: choose among several runs, also repeatedly, those whose average is best on the validation split.
@@ -76,8 +77,8 @@ def run(
     x = start(exact(options), greedy, soup)
     check_data(x)
     let_forward_predict(x.task)
-    known = {} if quantize or prune else logged(x)
-    check_known(gates, headline_name(x.task), known, gate_lower)
+    known = {} if quantize or prune else logged(x, options)
+    check_known(gates, headline_name(x) if gates else None, known, gate_lower)
     models = Models(output or Path("models") / (options.run.resolve().parent.name if options.run else x.config.name))
     check_writable(models)
     with tempfile.TemporaryDirectory(prefix="export_") as folder:
@@ -92,7 +93,7 @@ def run(
         metrics = measured(variants[-1].scored)
         for each in gates:
             each.check(known | metrics, gate_lower)
-        metrics = metrics or {name: known[name] for name in known if name.startswith("test/") and name.count("/") == 1}
+        metrics = metrics or tested(known)
         info = {"run": run_names(options), "precision_trained": precision, "quantized": quantize}
         publish(x, models, variants, info | {"pruned": float(prune), "metrics": metrics}, candidate)
     return x
@@ -118,6 +119,12 @@ def check_writable(models: Models) -> None:
         pass
     with suppress(OSError):  # it has versions
         models.path.rmdir()
+
+
+def tested(known: Metrics) -> Metrics:
+    """Return the metrics of the test set that are numbers, without those of single classes."""
+    means = {name: m for name, m in known.items() if name.startswith("test/") and name.count("/") == 1}
+    return {name: m for name, m in means.items() if isfinite(m["value"])}
 
 
 def run_names(options: Options) -> str:

@@ -14,7 +14,7 @@ import torch
 from src import UserError, load_run
 from src.cli import main
 from src.commands.export import check_data
-from src.commands.exports import files, parity, timing
+from src.commands.exports import files, parity, timing, variants
 from src.data import Diabetes, Digits
 from src.runs.exports import Models, import_onnxruntime
 from tests.conftest import refused
@@ -137,6 +137,10 @@ def test_an_export_that_differs_from_predict_is_refused(
             ["--quantize=int8", "--gate=test/loss<1"],
             "test/loss is no metric of this export; choose from test/accuracy\n",
         ),
+        (
+            ["--model.net.dropout=0", "--gate=test/loss<1"],
+            "test/loss is no metric of this export; choose from test/accuracy\n",
+        ),
         (["--gate=test/loss<1", "--gate_lower"], "--gate_lower: test/loss has no interval, only test/accuracy has one"),
         (["--output=configs/digits.yaml"], "configs/digits.yaml"),
         (["--output=configs/digits.yaml/models"], "cannot write configs/digits.yaml/models: Not a directory"),
@@ -147,6 +151,19 @@ def test_options_are_checked_before_anything_is_computed(
 ) -> None:
     monkeypatch.setattr(parity, "predict", None)
     assert text in refused(capsys, "export", f"--run={trained}", *options)
+
+
+def test_a_gate_on_a_metric_that_the_answers_lack_is_refused_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--no_page"]
+    main(["fit", "--config=configs/digits_autoencoder.yaml", *size])
+    monkeypatch.setattr(variants, "trace", None)
+    run = "--run=runs/digits_autoencoder/version_0"
+    error = refused(capsys, "export", run, "--gate=test/accuracy>=0.5")
+    assert re.search("test/accuracy is no metric of this export; choose from val/loss, test/loss", error)
+    error = refused(capsys, "export", run, "--gate=test/loss<9", "--gate_lower")
+    assert "test/loss has no interval, no metric of this export has one" in error
 
 
 def test_missing_packages_are_named(
@@ -231,7 +248,7 @@ def test_a_module_of_somebody_else_is_exported() -> None:
         encoding="utf-8",
     )
     main(["fit", "--config=plain.yaml", "--trainer.max_epochs=1", "--trust", "--no_page"])
-    main(["export", "--run=runs/digits/version_0", "--trust"])
+    main(["export", "--run=runs/digits/version_0", "--trust", "--gate=test/accuracy>=0.1", "--gate_lower"])
     info = Models(MODELS).load(1).info
     assert (info["task"], info["kind"]) == ("PlainModule", "values")
     assert info["outputs"] == [{"name": "value", "dtype": "float32", "shape": [10]}]

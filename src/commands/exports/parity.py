@@ -120,8 +120,8 @@ def scored(x: Experiment, kind: str, found: Outputs) -> Scored | None:
     split = data.splits["test"]
     if split.targets is None or kind == "images":
         return None
-    targets = split.targets[split.index].cpu().numpy()
     preds = next(iter(found.values()))
+    targets = split.targets[split.index[: len(preds)]].cpu().numpy()
     if kind == "labels":
         preds = found["predicted"].astype(float)
     classes = data.class_names or ()
@@ -136,9 +136,18 @@ def scored(x: Experiment, kind: str, found: Outputs) -> Scored | None:
     return Scored(kind, values, loss, preds, targets, "")
 
 
-def headline_name(task: Any) -> str:
-    """Return the name of the metric that the answers of an exported file will have, if there are targets."""
-    return f"test/{KINDS[kind_of_task(task) or 'classes']}"
+def headline_name(x: Experiment) -> str | None:
+    """Return the name of the metric that the answers of an exported file will have, None if they will have none.
+
+    What a module of another kind predicts is seen in its first batch.
+    """
+    if kind := kind_of_task(x.task):
+        return f"test/{KINDS[kind]}"
+    trainer: Any = x.trainer
+    limit, trainer.limit_predict_batches = trainer.limit_predict_batches, 1
+    first = scored(x, *predict(x))
+    trainer.limit_predict_batches = limit
+    return first and f"test/{first.metric}"
 
 
 def measured(o: Scored | None) -> dict[str, dict[str, Any]]:
