@@ -10,7 +10,7 @@ from socket import AI_PASSIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinf
 
 from src import UserError, require
 from src.config.arguments import Options
-from src.runs.exports import Models, Version
+from src.runs.exports import Models
 from src.runs.records import Records
 from src.runs.summary import echo
 
@@ -35,6 +35,7 @@ def run(
     canary: float = 0.0,
     use: int | None = None,
     rollback: bool = False,
+    reject: int | None = None,
     key: Path | None = None,
     certificate: Path | None = None,
     private_key: Path | None = None,
@@ -63,7 +64,8 @@ def run(
         threads: of one process for one call of the model; more than 1 pay for large nets only.
         canary: the share of requests, 0 to 1, that get the newest version after the current one.
         use: make this version the current one, and stop; a running server follows.
-        rollback: make the version before the current one the current one, and stop.
+        rollback: reject the current version, make the one that was current before it current again, and stop.
+        reject: let no server give this version requests as a canary, and stop; --use takes it back.
         key: a file with one key a line, one of which clients must send; by default the variable SERVE_KEY.
         certificate: a PEM file, for HTTPS.
         private_key: the PEM file of its key.
@@ -78,14 +80,14 @@ def run(
         echo(f"usage: python -m src.cli serve MODELS [--option=value ...]\n\n{options.description}")
         return
     folder = check_options(options, models)
-    if use is not None or rollback:
-        require(use is None or not rollback, "--use chooses a version, and so does --rollback: type one of them")
-        switch(folder.use(use) if use is not None else folder.roll_back())
+    if use is not None or rollback or reject is not None:
+        switch(folder, use, rollback, reject)
         return
     check_numbers(port=(port, 0, 65535), workers=(workers, 1, 256), threads=(threads, 1, 256), canary=(canary, 0, 1),
                   max_megabytes=(max_megabytes, 0.001, 1024), max_megapixels=(max_megapixels, 0.001, 1000),
                   max_requests=(max_requests, 1, 10_000), drain=(drain, 0, 600))  # fmt: skip
     require(records or not keep_images, "--keep_images needs --records DIR")
+    folder.check_current()
     settings = Settings(
         folder.path.absolute(), canary, threads, read_keys(key), records and records.absolute(), keep_images,
         int(max_megabytes * 2**20), int(max_megapixels * 1e6), max_requests, drain, certificate, private_key,
@@ -117,8 +119,23 @@ def check_numbers(**numbers: tuple[float, float, float]) -> None:
         require(least <= value <= most, f"--{name} must be from {least} to {most:,}, got {value}")
 
 
-def switch(version: Version) -> None:
-    echo(f"version {version.number} is now the current one of {version.path.parent}")
+def switch(folder: Models, use: int | None, rollback: bool, reject: int | None) -> None:
+    """Change the current version, or reject one, and say so."""
+    typed = [use is not None, rollback, reject is not None]
+    require(sum(typed) == 1, "--use, --rollback and --reject choose a version each: type one of them")
+    if reject is not None:
+        folder.check(reject)
+        hint = "withdraw it with --rollback, or choose another with --use N"
+        require(reject != folder.current, f"version {reject} is the current one of {folder.path}: {hint}")
+        folder.reject(reject, "by --reject")
+        echo(f"version {reject} of {folder.path} is rejected; the current one is {folder.current or 'none'}")
+        return
+    before = folder.current
+    reason = folder.rejection(use) if use is not None else None
+    version = folder.use(use) if use is not None else folder.roll_back()
+    note = f"; version {before} is rejected" if rollback else ""
+    note = f"; it was rejected before: {reason}" if reason is not None else note
+    echo(f"version {version.number} is now the current one of {folder.path}{note}")
 
 
 def read_keys(file: Path | None) -> tuple[bytes, ...]:

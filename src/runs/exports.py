@@ -78,7 +78,10 @@ class Version:
 
 
 class Models:
-    """``models/<name>``: a folder for each version, ``1``, ``2``, ..., and CURRENT, the number of the one to serve."""
+    """``models/<name>``: a folder for each version, ``1``, ``2``, ..., and CURRENT, the number of the one to serve.
+
+    PREVIOUS has the numbers of those that were current before, REJECTED in a folder why its version is withdrawn.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,34 +103,70 @@ class Models:
         return sorted(int(each.name) for each in found if each.name.isdecimal() and (each / SUMS).is_file())
 
     def load(self, number: int) -> Version:
-        known = ", ".join(map(str, self.numbers()))
-        require(number in self.numbers(), f"{self.path} has no version {number}, only {known}")
+        self.check(number)
         return Version.load(self.path / str(number))
+
+    def check(self, number: int) -> None:
+        known = self.numbers()
+        require(number in known, f"{self.path} has no version {number}, only {', '.join(map(str, known))}")
 
     @property
     def current(self) -> int | None:
-        """The number of the version to serve, None before one is chosen."""
+        """The number of the version to serve, None before one is chosen or if CURRENT is damaged."""
         with suppress(OSError, ValueError):
             return int((self.path / "CURRENT").read_text(encoding="utf-8"))
         return None
 
     @property
+    def previous(self) -> list[int]:
+        """The versions that were current before, the last one last, but for those that are rejected or gone."""
+        found: list[str] = []
+        with suppress(OSError, ValueError):
+            found = (self.path / "PREVIOUS").read_text(encoding="utf-8").split()
+        usable = {number for number in self.numbers() if self.rejection(number) is None} - {self.current}
+        return [int(each) for each in found if each.isdecimal() and int(each) in usable]
+
+    @property
     def candidate(self) -> int | None:
         """The newest version after the current one, unless it was rejected; None if there is none."""
         newer = [number for number in self.numbers() if number > (self.current or 0)]
-        return newer[-1] if newer and not (self.path / str(newer[-1]) / REJECTED).exists() else None
+        return newer[-1] if newer and self.rejection(newer[-1]) is None else None
+
+    def rejection(self, number: int) -> str | None:
+        """Return why a version was rejected, None if it was not."""
+        file = self.path / str(number) / REJECTED
+        return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else None
+
+    def check_current(self) -> int:
+        """Return the number of the version to serve; refuse a folder that does not tell it."""
+        file, how = self.path / "CURRENT", f"choose one with python -m src.cli serve {self.path} --use N"
+        require(file.exists(), f"{self.path} has no CURRENT version: {how}")
+        require(self.current, f"{file} is damaged, it must hold the number of a version: {how}")
+        return self.current or 0
 
     def use(self, number: int) -> Version:
-        """Make a version the current one, after its files are checked."""
-        version = self.load(number)
+        """Make a version the current one, after its files are checked; it is no longer rejected."""
+        version, current = self.load(number), self.current
+        if current and current != number:
+            self.write_previous([*[each for each in self.previous if each != number], current])
         write_atomically(self.path / "CURRENT", f"{number}\n")
+        (version.path / REJECTED).unlink(missing_ok=True)
         return version
 
     def roll_back(self) -> Version:
-        """Make the version before the current one the current one; rejected versions do not count."""
-        before = [n for n in self.numbers() if n < (self.current or 0) and not (self.path / str(n) / REJECTED).exists()]
-        require(before, f"{self.path} has no version before the current one, {self.current}")
-        return self.use(before[-1])
+        """Reject the current version; the one that was current before is current again."""
+        current, previous = self.check_current(), self.previous
+        how = f"choose one with --use N: {', '.join(map(str, self.numbers()))}"
+        require(previous, f"{self.path} has no version that was current before version {current}; {how}")
+        version = self.load(previous[-1])
+        if current in self.numbers():
+            self.reject(current, f"rolled back to version {version.number}")
+        write_atomically(self.path / "CURRENT", f"{version.number}\n")
+        self.write_previous(previous[:-1])
+        return version
+
+    def write_previous(self, numbers: list[int]) -> None:
+        write_atomically(self.path / "PREVIOUS", "".join(f"{number}\n" for number in numbers))
 
     def reject(self, number: int, reason: str) -> None:
         """Note why a version is no candidate any more."""

@@ -63,12 +63,28 @@ def test_versions_are_switched_by_one_command(capsys):
     for seed in range(3):
         publish(seed=seed)
     main(["serve", str(FOLDER), "--rollback"])
-    assert capsys.readouterr().out == "version 2 is now the current one of models/digits\n"
+    assert capsys.readouterr().out == "version 2 is now the current one of models/digits; version 3 is rejected\n"
+    main(["serve", str(FOLDER), "--use=3"])
+    note = "it was rejected before: rolled back to version 2"
+    assert capsys.readouterr().out == f"version 3 is now the current one of models/digits; {note}\n"
     main(["serve", "--models", str(FOLDER), "--use=1"])
-    assert Models(FOLDER).current == 1
-    assert "has no version before the current one, 1" in refused(capsys, "serve", str(FOLDER), "--rollback")
-    assert "has no version 7, only 1, 2, 3" in refused(capsys, "serve", str(FOLDER), "--use=7")
-    assert "type one of them" in refused(capsys, "serve", str(FOLDER), "--use=1", "--rollback")
+    assert Models(FOLDER).candidate == 3
+    main(["serve", str(FOLDER), "--reject=3"])
+    out = capsys.readouterr().out.splitlines()[-1]
+    assert out == "version 3 of models/digits is rejected; the current one is 1"
+    assert (Models(FOLDER).current, Models(FOLDER).candidate) == (1, None)
+    assert "version 1 is the current one" in refused(capsys, "serve", str(FOLDER), "--reject=1")
+    for option in ("--use=7", "--reject=7"):
+        assert "has no version 7, only 1, 2, 3" in refused(capsys, "serve", str(FOLDER), option)
+    for other in ("--rollback", "--reject=2"):
+        assert "type one of them" in refused(capsys, "serve", str(FOLDER), "--use=1", other)
+
+
+@pytest.mark.parametrize("option", ["--rollback", "--port=0"])
+def test_a_damaged_file_of_the_current_version_is_named(option, capsys):
+    publish()
+    (FOLDER / "CURRENT").write_text("abc")
+    assert "models/digits/CURRENT is damaged, it must hold" in refused(capsys, "serve", str(FOLDER), option)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -46,16 +47,62 @@ def test_a_draft_that_fails_leaves_nothing(models):
     assert len([*models.path.iterdir()]) == 3
 
 
-def test_the_current_version_is_chosen_and_rolled_back(models):
+def test_the_current_version_is_chosen_and_the_one_before_it_comes_back(models):
     assert models.current is None
+    assert models.use(1).number == 1
     assert models.use(3).number == 3
     assert models.candidate is None
-    models.reject(2, "slower")
-    assert models.roll_back().number == models.current == 1
-    with pytest.raises(UserError, match="has no version before the current one, 1"):
+    assert models.roll_back().number == models.current == 1  # 2 was never current
+    assert models.rejection(3) == "rolled back to version 1"
+    assert models.candidate is None
+    with pytest.raises(
+        UserError, match="has no version that was current before version 1; choose one with --use N: 1, 2, 3"
+    ):
         models.roll_back()
     with pytest.raises(UserError, match="has no version 7, only 1, 2, 3"):
         models.use(7)
+
+
+def test_rolling_back_twice_goes_further_back(models):
+    for number in (2, 1, 3):
+        models.use(number)
+    assert [models.roll_back().number for _ in range(2)] == [1, 2]
+    models.use(3)
+    assert models.rejection(3) is None
+    assert (models.rejection(1), models.previous) == ("rolled back to version 2", [2])
+
+
+def test_a_version_to_go_back_to_must_be_usable(models):
+    for number in (1, 2, 1, 3):
+        models.use(number)
+    assert models.previous == [2, 1]
+    models.reject(1, "slower")
+    assert models.previous == [2]
+    (models.path / "2/model.onnx").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"2/model\.onnx is damaged"):
+        models.roll_back()
+    assert (models.current, models.rejection(3)) == (3, None)
+    (models.path / "PREVIOUS").write_text("damaged 7\n")
+    assert models.previous == []
+
+
+def test_a_current_version_that_is_gone_is_rolled_back(models):
+    models.use(1)
+    models.use(3)
+    shutil.rmtree(models.path / "3")
+    assert models.roll_back().number == 1
+    assert not (models.path / "3").exists()
+
+
+@pytest.mark.parametrize("content", ["abc", "", "0"])
+def test_a_damaged_file_of_the_current_version_is_named(models, content):
+    (models.path / "CURRENT").write_text(content)
+    with pytest.raises(
+        UserError, match=r"models/digits/CURRENT is damaged, it must hold the number of a version: choose"
+    ):
+        models.roll_back()
+    models.use(2)
+    assert models.check_current() == 2
 
 
 def test_the_newest_version_is_the_candidate_until_it_is_rejected(models):
@@ -63,6 +110,9 @@ def test_the_newest_version_is_the_candidate_until_it_is_rejected(models):
     assert models.candidate == 3
     models.reject(3, "more errors than version 1")
     assert models.candidate is None
+    models.use(3)
+    models.use(1)
+    assert models.candidate == 3
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.json"])

@@ -94,6 +94,16 @@ def test_the_candidate_gets_its_share_always_of_the_same_ids():
     assert versions.look() == [2]
 
 
+def test_a_version_that_was_rolled_back_gets_no_requests_as_a_candidate():
+    publish()
+    publish()
+    versions = Served(0.5)
+    Models(FOLDER).roll_back()
+    assert versions.look() == [1]
+    Models(FOLDER).use(2)
+    assert versions.look() == [2]
+
+
 @pytest.mark.parametrize(
     ("seconds", "failures", "reason"),
     [
