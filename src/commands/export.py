@@ -1,14 +1,12 @@
 """export: write a version of a model that runs without this project."""
 
-import tempfile
-from contextlib import suppress
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from src import require
-from src.commands.exports.files import check_installed
+from src.commands.exports.files import check_installed, temporary_folder
 from src.commands.exports.gate import Gate, Metrics, check_known, logged
 from src.commands.exports.parity import headline_name, measured
 from src.commands.exports.prune import pruned
@@ -19,6 +17,7 @@ from src.config.arguments import Options
 from src.config.build import Experiment
 from src.config.parser import parse
 from src.data import DataModule
+from src.engine.signals import exit_at_signals
 from src.runs.exports import Models
 from src.runs.predictions import let_forward_predict
 
@@ -80,9 +79,10 @@ def run(
     known = {} if quantize or prune else logged(x, options)
     check_known(gates, headline_name(x) if gates else None, known, gate_lower)
     models = Models(output or Path("models") / (options.run.resolve().parent.name if options.run else x.config.name))
-    check_writable(models)
-    with tempfile.TemporaryDirectory(prefix="export_") as folder:
-        file = Path(folder, f"model.{format}")
+    with models.draft():  # refuses a folder that cannot be written
+        pass
+    with exit_at_signals(options.owns_process), temporary_folder() as folder:
+        file = folder / f"model.{format}"
         variants = [whole := export(x, "float32", file, tolerance)]
         check_scored(whole, "--quantize" if quantize else "--prune" if prune else "")
         if prune:
@@ -111,14 +111,6 @@ def check_data(x: Experiment) -> None:
     known = isinstance(data, DataModule) and data.holds_images and type(data).__qualname__ in x.stored
     need = "export needs a run on pictures, whose data module derives from src.data.DataModule"
     require(known, f"{need}, got {type(data).__name__}")
-
-
-def check_writable(models: Models) -> None:
-    """Refuse a folder that cannot be written, and leave none behind that is empty."""
-    with models.draft():
-        pass
-    with suppress(OSError):  # it has versions
-        models.path.rmdir()
 
 
 def tested(known: Metrics) -> Metrics:

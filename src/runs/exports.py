@@ -3,15 +3,14 @@
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from src import UserError, require
+from src.runs.drafts import draft
 from src.runs.folder import digest, write_atomically
 
 FORMAT = 1
@@ -172,20 +171,9 @@ class Models:
         """Note why a version is no candidate any more."""
         write_atomically(self.path / str(number) / REJECTED, f"{reason}\n")
 
-    @contextmanager
-    def draft(self) -> Iterator[Path]:
+    def draft(self) -> AbstractContextManager[Path]:
         """Yield a hidden folder for the files of a new version, and remove it at the end; see ``publish``."""
-        part = self.path / f".new-{os.getpid()}"
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir(parents=True)
-            yield part
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror}; choose another folder with --output"
-            ) from None
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        return draft(self.path)
 
     def publish(self, draft: Path) -> int:
         """Add checksums to a draft and make it the next version, not yet the current one; return its number."""

@@ -1,7 +1,10 @@
 """export: the published file returns what predict does; versions, gates, smaller models, and what is refused."""
 
 import json
+import os
 import re
+import signal
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +21,7 @@ from src.commands.exports import files, parity, timing, variants
 from src.data import Diabetes, Digits
 from src.runs.exports import Models, import_onnxruntime
 from tests.conftest import refused
+from tests.processes import Process
 
 CNN = ["--model.net=src.nets.SmallCNN", "--model.net.width=16", "--data.batch_size=256", "--trainer.max_epochs=1"]
 MODELS = Path("models/digits")
@@ -93,7 +97,7 @@ def test_versions_follow_each_other_and_a_candidate_is_not_used(trained: Path) -
 
 
 def nothing_published() -> bool:
-    return not Models(MODELS).numbers() and not [*Path("models").rglob("*.onnx")] and not (MODELS / "CURRENT").exists()
+    return not MODELS.parent.exists()
 
 
 def test_a_missed_gate_publishes_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +125,20 @@ def test_an_export_that_differs_from_predict_is_refused(
     )
     assert "allow it with --tolerance=" not in error
     assert nothing_published()
+
+
+@pytest.mark.heavy
+def test_an_export_that_is_ended_leaves_no_files(trained: Path, tmp_path: Path) -> None:
+    def export() -> None:
+        parity.answers = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        tempfile.tempdir = str(tmp_path / "temporary")
+        main(["export", f"--run={run}"], owns_process=True)
+
+    run = trained.absolute()
+    (tmp_path / "temporary").mkdir()
+    process = Process(export, tmp_path / "process")
+    assert process.wait() == 143
+    assert [*(tmp_path / "temporary").iterdir()] == [*(tmp_path / "process").glob("models/**/.new*")] == []
 
 
 @pytest.mark.parametrize(

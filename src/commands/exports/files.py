@@ -1,8 +1,13 @@
 """Exported files: write a program as ONNX or .pt2 without paths of this machine, and run it like a server does."""
 
+import errno
+import shutil
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,29 @@ from src.runs.exports import import_onnxruntime
 
 Outputs = dict[str, np.ndarray]
 Session = Callable[[np.ndarray], Outputs]  # from pixels (N, C, H, W), uint8, to outputs by name
+ALMOST_NOTHING = 2**20  # bytes that are free
 SOURCES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")  # in the meta of a node
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder for temporary files; a UserError names its place if it is full or cannot be written."""
+    remedy = "set TMPDIR to a folder with more space"
+    try:
+        made = tempfile.TemporaryDirectory(prefix="export_")
+    except OSError as error:
+        raise UserError(f"cannot make a temporary folder: {error.strerror}; {remedy}") from None
+    with made as name:
+        try:
+            yield Path(name)
+        except UserError:
+            raise
+        except Exception as error:
+            place = Path(name).parent
+            full = shutil.disk_usage(place).free < ALMOST_NOTHING  # ONNX Runtime says only that it failed
+            if not full and getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UserError(f"the folder for temporary files, {place}, is full: {remedy}") from error
 
 
 def check_installed(onnx: bool, pruning: bool) -> None:
@@ -34,8 +61,10 @@ def write(program: ExportedProgram, names: list[str], file: Path) -> None:
             for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
                 for key in SOURCES:
                     node.meta.pop(key, None)
+        content = BytesIO()  # torch aborts the process where it cannot write a file
         with warnings.catch_warnings(action="ignore"):  # of weights with the channels last
-            torch.export.save(program, file)
+            torch.export.save(program, content)
+        file.write_bytes(content.getbuffer())
         return
     import onnx
 
