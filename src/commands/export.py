@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from src import require
+from src.commands.exports.card import trained_with
 from src.commands.exports.files import check_installed, temporary_folder
 from src.commands.exports.gate import Gate, Metrics, check_known, logged
 from src.commands.exports.parity import headline_name, measured
@@ -94,7 +95,12 @@ def run(
         for each in gates:
             each.check(known | metrics, gate_lower)
         metrics = metrics or tested(known)
-        info = {"run": run_names(options), "precision_trained": precision, "quantized": quantize}
+        info = {
+            "run": run_names(options),
+            "trained_with": trained_with(run_paths(options)),
+            "precision_trained": precision,
+            "quantized": quantize,
+        }
         publish(x, models, variants, info | {"pruned": float(prune), "metrics": metrics}, candidate)
     return x
 
@@ -119,7 +125,10 @@ def tested(known: Metrics) -> Metrics:
     return {name: m for name, m in means.items() if isfinite(m["value"])}
 
 
+def run_paths(options: Options) -> list[Path]:
+    return [each.run.resolve() for each in (options, *options.others) if each.run]
+
+
 def run_names(options: Options) -> str:
     """Return the end of the path of each run."""
-    paths = [each.run.resolve() for each in (options, *options.others) if each.run]
-    return ", ".join(f"{path.parent.name}/{path.name}" for path in paths)
+    return ", ".join(f"{path.parent.name}/{path.name}" for path in run_paths(options))

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from src import read_json
 from src.commands.exports.timing import Times
 from src.runs.exports import FORMAT
 from src.runs.summary import git, processor
@@ -16,7 +17,7 @@ PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 
 CARD = """# {name}
 
-{task}, exported as `{file}` from the run {run} at {created}, with the code of commit {commit}.
+{task}, exported as `{file}` from the run {run} at {created}, with the code of commit {commit}{changed}.
 
 - takes pictures (N, {shape}), uint8, any number N at once; the file does the rest: {steps}
 - returns {outputs}
@@ -62,8 +63,25 @@ def describe(**found: Any) -> dict[str, Any]:
     versions = {"python": platform.python_version()} | {
         name: metadata.version(name) for name in PACKAGES if find_spec(name)
     }
-    commit, created = git("rev-parse", "HEAD") or "unknown", time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    return {"format": FORMAT} | found | {"versions": versions, "commit": commit, "created": created}
+    code = {"commit": git("rev-parse", "HEAD") or "unknown", "dirty": bool(git("status", "--porcelain"))}
+    return {"format": FORMAT} | found | {"versions": versions, **code, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+
+
+def trained_with(runs: list[Path]) -> list[dict[str, Any]]:
+    """Return the commit of the code that trained each run, and whether it had changes, as provenance.json tells."""
+    found = [read_json(run / "provenance.json", []) for run in runs]
+    last = [entries[-1] for entries in found if entries and isinstance(entries[-1], dict)]
+    return [{"commit": each.get("git_commit") or "unknown", "dirty": bool(each.get("git_dirty"))} for each in last]
+
+
+def changed(info: dict[str, Any]) -> str:
+    """Return what the card says about code that its commit does not have."""
+    texts = [" and changes that were not committed"] if info["dirty"] else []
+    others = [each for each in info["trained_with"] if each != {"commit": info["commit"], "dirty": info["dirty"]}]
+    for each in others[:1]:
+        more = " with changes that were not committed" if each["dirty"] else ""
+        texts.append(f"; trained with that of commit {each['commit']}{more}")
+    return "".join(texts)
 
 
 def write(folder: Path, info: dict[str, Any], times: Times, notes: list[str]) -> None:
@@ -74,6 +92,7 @@ def write(folder: Path, info: dict[str, Any], times: Times, notes: list[str]) ->
     listed = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
     text = CARD.format(
         **{key: info[key] for key in ("name", "task", "run", "created", "commit", "file")},
+        changed=changed(info),
         shape=", ".join(map(str, info["input"]["shape"])),
         steps=f"normalization, {tta}the net, and from its outputs to {info['kind']}",
         outputs=" and ".join(returned).replace("'", ""),
