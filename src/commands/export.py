@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from src import require
 from src.commands.exports.card import trained_with
-from src.commands.exports.files import check_installed, temporary_folder
+from src.commands.exports.files import check_installed, exit_at_signals, temporary_folder
 from src.commands.exports.gate import Gate, Metrics, check_known, logged
 from src.commands.exports.parity import headline_name, measured
 from src.commands.exports.prune import pruned
@@ -18,7 +18,6 @@ from src.config.arguments import Options
 from src.config.build import Experiment
 from src.config.parser import parse
 from src.data import DataModule
-from src.engine.signals import exit_at_signals
 from src.runs.exports import Models
 from src.runs.predictions import let_forward_predict
 

@@ -125,25 +125,6 @@ class Signals(Callback):
         raise SystemExit(128 + self.received)
 
 
-@contextmanager
-def exit_at_signals(install: bool) -> Iterator[None]:
-    """Let signals that end this process raise SystemExit, so that it cleans up, if it may ``install`` handlers."""
-
-    def leave(number: int, frame: Any) -> None:  # noqa: ARG001
-        for each in heard:
-            signal.signal(each, signal.SIG_IGN)  # a second one must not interrupt the cleaning
-        raise SystemExit(128 + number)
-
-    heard = [number for number in SIGNALS if install and signal.getsignal(number) is signal.SIG_DFL]
-    for each in heard:
-        signal.signal(each, leave)
-    try:
-        yield
-    finally:
-        for each in heard:
-            signal.signal(each, signal.SIG_DFL)
-
-
 def disable_lightning_handlers(trainer: Trainer) -> None:
     """Keep Lightning from handling signals: it swallows SIGTERM, exits with 0, or hangs."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from src.cli import main
 from src.engine import signals
-from src.engine.signals import LAUNCH, Signals, exit_at_signals
+from src.engine.signals import LAUNCH, Signals
 from tests.conftest import ROOT, SMALL, rows, same, weights
 from tests.processes import Process
 
@@ -229,24 +228,3 @@ def test_a_signal_that_arrives_while_ranks_agree_is_not_lost():
     trainer = SimpleNamespace(world_size=2, strategy=strategy, log_every_n_steps=50, global_step=7)
     assert [callback.all_asked(trainer) for _ in range(2)] == [False, True]
     assert callback.received == signal.SIGTERM
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=str)
-def test_a_command_cleans_up_at_a_signal(number: int) -> None:
-    def run() -> None:
-        with exit_at_signals(install=True), ExitStack() as stack:
-            stack.callback(os.kill, os.getpid(), number)  # a second one changes nothing
-            os.kill(os.getpid(), number)
-
-    with pytest.raises(SystemExit) as stop:
-        run()
-    assert stop.value.code == 128 + number
-    assert signal.getsignal(number) is signal.SIG_DFL
-
-
-def test_signals_that_are_ignored_or_not_to_be_handled_stay_so() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with exit_at_signals(install=True):
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    with exit_at_signals(install=False):
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

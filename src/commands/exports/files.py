@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,12 +18,32 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from src import UserError, require
+from src.engine.signals import SIGNALS
 from src.runs.exports import import_onnxruntime
 
 Outputs = dict[str, np.ndarray]
 Session = Callable[[np.ndarray], Outputs]  # from pixels (N, C, H, W), uint8, to outputs by name
 ALMOST_NOTHING = 2**20  # bytes that are free
 SOURCES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")  # in the meta of a node
+
+
+@contextmanager
+def exit_at_signals(install: bool) -> Iterator[None]:
+    """Let signals that end this process raise SystemExit, so that it cleans up, if it may ``install`` handlers."""
+
+    def leave(number: int, frame: Any) -> None:  # noqa: ARG001
+        for each in heard:
+            signal.signal(each, signal.SIG_IGN)  # a second one must not interrupt the cleaning
+        raise SystemExit(128 + number)
+
+    heard = [number for number in SIGNALS if install and signal.getsignal(number) is signal.SIG_DFL]
+    for each in heard:
+        signal.signal(each, leave)
+    try:
+        yield
+    finally:
+        for each in heard:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @contextmanager
