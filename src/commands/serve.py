@@ -10,6 +10,7 @@ from socket import AI_PASSIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinf
 
 from src import UserError, require
 from src.config.arguments import Options
+from src.config.paragraphs import paragraphs
 from src.runs.exports import Models
 from src.runs.records import Records
 from src.runs.summary import echo
@@ -77,7 +78,8 @@ def run(
         drain: seconds between a signal to stop and the stop, for those who send requests to notice.
     """
     if {"-h", "--help", "--help-all"} & {*options.settings}:
-        echo(f"usage: python -m src.cli serve MODELS [--option=value ...]\n\n{options.description}")
+        usage = "usage: python -m src.cli serve MODELS [--option=value ...]"
+        echo("\n".join([usage, "", *paragraphs(options.description)]))
         return
     folder = check_options(options, models)
     if use is not None or rollback or reject is not None:

@@ -5,7 +5,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from textwrap import shorten, wrap
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -16,12 +16,13 @@ from src import UserError
 from src.config.arguments import Options
 from src.config.checks import SETTINGS
 from src.config.hints import closest_setting, unknown_settings
+from src.config.paragraphs import COLUMNS, paragraphs
 from src.config.parser import make_parser
 from src.config.trust import Trust
 from src.engine.patches import import_object, imports_checked, required_optional
 from src.runs.summary import echo
 
-LINES, COLUMNS = 60, 80
+LINES = 60
 TRAINER: tuple[str, ...] = (
     "max_epochs",
     "max_steps",
@@ -44,10 +45,7 @@ def print_help(options: Options, config: Namespace) -> None:
     classes = [*class_rows("model", config.get("model")), *class_rows("data", config.get("data"))]
     given = " and ".join(options.config) or "a run (add --config FILE for those of its model and data)"
     head = [f"usage: python -m src.cli {options.command} [--config FILE] [--run DIR] [--key=value ...]", ""]
-    for text in options.description.splitlines():
-        indent = re.match(" *", text)[0]  # type: ignore[index]
-        head += wrap(text, COLUMNS, subsequent_indent=indent + 2 * " " * bool(indent)) or [""]
-    head += ["", f"Settings of {given}; --help-all explains all of them:"]
+    head += [*paragraphs(options.description), "", f"Settings of {given}; --help-all explains all of them:"]
     left = LINES - len(head) - len(rows)
     lines = [line(*row) for row in [*classes[:left], *rows]]
     echo("\n".join(text[:COLUMNS].rstrip() for text in [*head, *lines]))

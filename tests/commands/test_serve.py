@@ -179,3 +179,4 @@ def test_the_help_explains_the_options(capsys):
     out = capsys.readouterr().out
     assert out.startswith("usage: python -m src.cli serve MODELS ")
     assert "canary: the share of requests" in out
+    assert max(map(len, out.splitlines())) <= 80
