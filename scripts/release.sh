@@ -1,34 +1,59 @@
 #!/usr/bin/env bash
 # Release a model: check the data, train, report, export behind a gate, try the new version on half of the requests of
-# a server on loopback, then make it the current one. A step that fails ends it: the current version stays or comes back.
+# a server on loopback, then make it the current one. A step that fails ends it: the current version stays or comes
+# back, and the new one is rejected.
 #
 #   scripts/release.sh configs/digits.yaml 'test/accuracy>=0.98' smoke/ [--key=value ...]
 #
-# smoke/ has some pictures to send. The rest are settings for fit. A server of models/NAME follows by itself.
+# smoke/ has some pictures to send. The rest are settings for check and fit. A server of models/NAME follows by itself.
 set -euo pipefail
-[ $# -ge 3 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-config=$1 gate=$2 smoke=$3 name=$(basename "$1" .yaml) port=${PORT:-8765}
+fail() { echo "$1" >&2; exit "${2:-1}"; }
+[ $# -ge 3 ] || fail "$(sed -n '2,8s/^# \{0,1\}//p' "$0")" 2
+config=$1 gate=$2 smoke=$3 python=${PYTHON:-.venv/bin/python}
 shift 3
-cli="${PYTHON:-.venv/bin/python} -m src.cli"
-models=models/$name
+cli="$python -m src.cli"
+unset SERVE_KEY # which the server would demand
 
-$cli check --config "$config"
-$cli fit --config "$config" "$@"
-run=$(ls -td "runs/$name"/version_* | head -n 1)
+[[ $gate =~ ^[^\ \<\>=]+\ *[\<\>]=?\ *[-+.0-9eE]+$ ]] ||
+    fail "the gate must be such as 'test/accuracy>=0.98', got $gate" 2
+for picture in "$smoke"/*; do [ -f "$picture" ] || fail "$smoke must be a folder of pictures only" 2; done
+$python -c 'from importlib.util import find_spec as f; assert f("onnx") and f("onnxscript") and f("onnxruntime")' \
+    2>/dev/null || fail "$python lacks packages that export needs: run make extras" 2
+
+$cli check --config "$config" "$@"
+run=$($cli fit --config "$config" "$@" | tee >(cat >&2) | sed -n 's/^run  *//p')
+[ -d "$run" ] || fail "fit saved no checkpoint"
 $cli report "$run"
-$cli export --run "$run" --output "$models" --gate "$gate" --candidate
-new=$(ls "$models" | grep -xE '[0-9]+' | sort -n | tail -n 1)
-[ -f "$models/CURRENT" ] || { $cli serve "$models" --use "$new"; exit 0; } # the first version
+version=$($cli export --run "$run" --gate "$gate" --candidate | tee >(cat >&2) | sed -n 's/^version  *\(.*\), a.*/\1/p')
+models=${version%/*} new=${version##*/} tmp=$(mktemp -d) server=''
+undo="--reject $new"
+touch "$tmp/log"
+finish() {
+    [ -z "$undo" ] || $cli serve "$models" $undo || true
+    [ -z "$server" ] || { kill "$server" && wait "$server"; } || true
+    cat "$tmp/log" >&2
+    rm -r "$tmp"
+}
+trap finish EXIT
 
-$cli serve "$models" --port "$port" --canary 0.5 & server=$!
-trap 'kill $server 2>/dev/null; wait $server' EXIT
-url=http://127.0.0.1:$port
-curl --silent --fail --output /dev/null --retry 60 --retry-delay 1 --retry-all-errors "$url/v2/health/ready"
+served=$models
+if [ ! -e "$models/CURRENT" ]; then # the first version: a copy is tried, so that no server finds it before
+    served=$tmp/models
+    mkdir "$served"
+    cp -R "$version" "$served"
+    $cli serve "$served" --use "$new"
+fi
+$cli serve "$served" --port 0 --drain 0 --canary 0.5 2>"$tmp/log" & server=$!
+until url=$(grep -oE 'http://127\.0\.0\.1:[0-9]+$' "$tmp/log"); do
+    kill -0 $server 2>/dev/null || fail "the server of $served stopped"
+    sleep 0.2
+done
 
+curl=(curl --silent --fail --show-error --noproxy '*' --max-time 60)
 send() { # each picture until the new version answers it; where that fails, the current version does
     for picture in "$smoke"/*; do
         for try in $(seq 40); do # all to the current version once in 1e12 times
-            answer=$(curl --silent --fail --show-error --data-binary "@$picture" "$url/predict") || return 1
+            answer=$("${curl[@]}" --data-binary "@$picture" "$url/predict") || return 1
             case $answer in *"\"version\":$new,"*) continue 2 ;; esac
         done
         echo "version $new did not answer $picture in $try requests" >&2
@@ -36,7 +61,12 @@ send() { # each picture until the new version answers it; where that fails, the 
     done
 }
 
-send || { echo "version $new failed as a canary: $models/CURRENT stays" >&2; exit 1; }
+send || fail "version $new failed as a canary"
+[ ! -e "$version/REJECTED" ] || fail "another server rejected version $new"
 $cli serve "$models" --use "$new"
-sleep 2 # the server follows
-send || { $cli serve "$models" --rollback; exit 1; }
+if [ "$served" = "$models" ]; then
+    undo=--rollback
+    sleep 2 # the server follows
+    send || fail "version $new failed as the current one"
+fi
+undo=
