@@ -147,7 +147,7 @@ def headline_name(x: Experiment) -> str | None:
     limit, trainer.limit_predict_batches = trainer.limit_predict_batches, 1
     first = scored(x, *predict(x))
     trainer.limit_predict_batches = limit
-    return first and f"test/{first.metric}"
+    return f"test/{first.metric}" if first else None
 
 
 def measured(o: Scored | None) -> dict[str, dict[str, Any]]:
