@@ -45,14 +45,17 @@ def test_pictures_of_another_split_are_refused() -> None:
         training_pictures(x)
 
 
-def test_weights_have_8_bits_and_the_outputs_are_near() -> None:
+def test_weights_are_small_integers_and_the_outputs_are_near() -> None:
     x = digits()
     x.task = classifier(partial(MLP, image_shape=(1, 8, 8), hidden_sizes=[16]))
     write(trace(Graph(x, "classes"), x.data.shape), ["probabilities"], Path("model.onnx"))
     pictures = training_pictures(x)
     quantize(Path("model.onnx"), Path("int8.onnx"), pictures)
     graph = onnx.load("int8.onnx").graph
-    assert {each.data_type for each in graph.initializer if len(each.dims) == 2} == {onnx.TensorProto.INT8}
+    weights = [each for each in graph.initializer if len(each.dims) == 2]
+    assert {each.data_type for each in weights} == {onnx.TensorProto.INT8}
+    # two products with pixels of 8 bits then fit into the 16 bits of CPUs without VNNI instructions
+    assert max(abs(onnx.numpy_helper.to_array(each).astype(int)).max() for each in weights) == 64
     kinds = [node.op_type for node in graph.node if not node.op_type.endswith("Linear")]
     assert kinds[:3] == ["Cast", "Sub", "Div"]
     assert kinds[-1] == "Softmax"
