@@ -1,7 +1,10 @@
 """A PyTorch Lightning project: data, nets, tasks, callbacks and the command line that joins them."""
 
 import json
+import os
 import re
+import shlex
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +34,27 @@ def read_json(file: Path, default: Any) -> Any:
     except (OSError, ValueError, RecursionError):
         return default
     return content if isinstance(content, type(default)) else default
+
+
+def replace_file(part: Path, file: Path) -> None:
+    """Rename a file or folder, over an existing file; on Windows wait up to 2 s for programs that have one open."""
+    until = time.monotonic() + 2
+    while True:
+        try:
+            part.replace(file)
+            return
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
+def quote(word: str | Path) -> str:
+    """Quote a word of a command, such as a path, that people paste into their shell: on Windows cmd or PowerShell."""
+    text = str(word)
+    if os.name != "nt":
+        return shlex.quote(text)
+    return text if re.fullmatch(r"[\w\\/:.=+-]+", text) else '"' + text.replace('"', '\\"') + '"'
 
 
 def at_least_float32(tensor: Any) -> Any:

@@ -18,7 +18,8 @@ try:
     from src.config.errors import as_user_error, exit_code, let_the_first_process_print
     from src.runs.summary import echo
 except ModuleNotFoundError as error:  # yaml comes with the environment
-    sys.exit(f"error: {error.name} is not installed here: run make train once, then source .venv/bin/activate")
+    hint = "run make train once, then source .venv/bin/activate (on Windows see README.md)"
+    sys.exit(f"error: {error.name} is not installed here: {hint}")
 
 NOISE = (  # library warnings that users cannot act on
     r".*LeafSpec.*is deprecated",

@@ -18,6 +18,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from src.cli import NOISE, main
+from src.engine.signals import SIGNALS
 
 ROOT = Path(__file__).parents[1]
 FIT = ["fit", "--config=configs/digits.yaml", "--model.net.width=4", "--trainer.max_epochs=2", "--test=false"]
@@ -30,6 +31,8 @@ SMALL = [
     "--model.net.dropout=0.2",
     "--trainer.max_epochs=3",
 ]
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs links, pipes, limits or signals of POSIX")
+COPIED: list[Path] = []  # the copy of configs/ that all tests of a session share
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # or Lightning raises the number for DDP, and later forks wait for those threads
@@ -67,18 +70,28 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("needs a GPU")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _copied_configs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    COPIED.append(shutil.copytree(ROOT / "configs", tmp_path_factory.mktemp("copied") / "configs"))
+
+
+def add_configs(folder: Path) -> None:
+    """Add configs/ to a folder: hard links of one copy, because Windows has no symbolic links and copying is slow."""
+    shutil.copytree(COPIED[0], folder / "configs", copy_function=os.link)
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start in an empty folder with a link to configs/, so that no test writes into the checkout."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    """Start in an empty folder with configs/, so that no test writes into the checkout."""
+    add_configs(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 
 @contextmanager
 def in_folder(folder: Path) -> Iterator[Path]:
-    """Work in a folder with a link to configs/."""
+    """Work in a folder with configs/."""
     with pytest.MonkeyPatch.context() as patch:
-        (folder / "configs").symlink_to(ROOT / "configs")
+        add_configs(folder)
         patch.chdir(folder)
         yield folder
 
@@ -157,7 +170,7 @@ def rows(run: str | Path) -> list[dict[str, str]]:
 
 def process_state() -> dict[str, Any]:
     """Return what belongs to the whole process: signal handlers, warnings, logging, garbage collection."""
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)]
+    handlers = [signal.getsignal(number) for number in SIGNALS]
     names = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     return {
         "signals": [getattr(handler, "__qualname__", str(handler)) for handler in handlers],

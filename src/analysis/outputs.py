@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from src import UserError
+from src import UserError, quote, replace_file
 from src.analysis.statistics import Interval, bootstrap_mean, confusions, ends, holm, mcnemar, resampling, wilson
 
 Array = NDArray[Any]
@@ -63,7 +63,7 @@ class Outputs:
         part = file.with_suffix(".part")
         with part.open("wb") as stream:
             np.savez_compressed(stream, **flat)
-        part.replace(file)
+        replace_file(part, file)
 
     @classmethod
     def load(cls, folder: Path) -> "Outputs":
@@ -77,10 +77,11 @@ class Outputs:
             found |= {key: str(found[key]) for key in ("kind", "test_set")}
             return cls(**found | {key: [str(each) for each in found[key]] for key in ("class_names", "names")})
         except FileNotFoundError:
-            hint = f"run: python -m src.cli test --run {folder} (whose test_step must return them, see docs/report.md)"
-            raise UserError(f"{folder} has no predictions of its test split: {hint}") from None
+            hint = f"run: python -m src.cli test --run {quote(folder)}"
+            how = "whose test_step must return them, see docs/report.md"
+            raise UserError(f"{folder} has no predictions of its test split: {hint} ({how})") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
-            again = f"delete it, then run: python -m src.cli test --run {folder}"
+            again = f"delete it, then run: python -m src.cli test --run {quote(folder)}"
             raise UserError(f"cannot read {folder / FILE} ({str(error)[:80]}): {again}") from None
 
 

@@ -20,7 +20,8 @@ from src.config.arguments import Options, run_name, run_parent
 from src.engine.launched import requeue
 from src.runs.summary import print_rows
 
-SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two are absent on Windows
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGBREAK")  # Windows lacks two, others the last: Ctrl-Break
+GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)  # on Windows a worker gets Ctrl-Break instead of SIGTERM
 TRIES = 5  # starts of a worker in a row that end before it trains anything
 
 
@@ -84,7 +85,7 @@ def end_with_parent() -> None:
     """Make a worker save and exit if the process that started it is killed; only Linux can do it."""
     pr_set_pdeathsig = 1  # prctl(2)
     if "SEARCH_WORKER" in os.environ:
-        with suppress(AttributeError, OSError):
+        with suppress(AttributeError, OSError, TypeError):
             ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
@@ -132,9 +133,9 @@ class Workers:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
         self.study.make_folder()
         with self.log(i).open("ab") as log:
-            self.processes[i] = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+            streams: Any = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            own: Any = {"start_new_session": True, "creationflags": GROUP}
+            self.processes[i] = subprocess.Popen(self.command, env=environment, **streams, **own)
         self.before[i] = self.progress()
 
     def ended(self, i: int, code: int) -> None:
@@ -167,7 +168,7 @@ class Workers:
         left = [process for process in self.processes if process]
         for process in left:
             with suppress(ProcessLookupError):
-                process.terminate()
+                process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
         for process in left:
             process.wait()
 

@@ -3,7 +3,6 @@
 import inspect
 import sys
 from dataclasses import dataclass, field
-from shlex import quote
 from typing import Any
 
 from jsonargparse import Namespace
@@ -14,7 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from src import UserError, require
+from src import UserError, quote, require
 from src.config.arguments import Options
 from src.config.checks import check_training
 from src.config.parser import import_path, instantiate
@@ -58,7 +57,7 @@ class Experiment:
 
     def run_options(self) -> str:
         """Return what to type after a command that uses the run folder."""
-        return f"--run {quote(str(self.run and self.run.path))}{' --trust' if self.needs_trust else ''}"
+        return f"--run {quote(self.run.path if self.run else '')}{' --trust' if self.needs_trust else ''}"
 
     def usable(self) -> tuple[bool, str | None]:
         """Return whether the run can be tested, and the options of predict, None if it cannot predict."""

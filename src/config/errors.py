@@ -27,7 +27,8 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, UserError):
         return error
     if isinstance(error, ModuleNotFoundError) and error.name in DEPENDENCIES:
-        return UserError(f"{error.name} is not installed here: run make train once, then source .venv/bin/activate")
+        hint = "run make train once, then source .venv/bin/activate (on Windows see README.md)"
+        return UserError(f"{error.name} is not installed here: {hint}")
     if text := explain_resources(error):
         return UserError(text)
     if "lightning" not in sys.modules:  # serve runs without it, and so do the checks of the command line

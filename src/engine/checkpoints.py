@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from src import UserError, require
+from src import UserError, replace_file, require
 from src.engine.progress import Mode, own_monitor
 from src.engine.resume import can_resume_here
 
@@ -59,8 +59,8 @@ class PublishedCheckpoint(Checkpoint):
             if trainer.is_global_zero and callback.file("next").exists():
                 if callback.file().is_dir():  # of shards, which cannot be replaced in one step
                     delete(callback.file("old"))
-                    callback.file().replace(callback.file("old"))
-                callback.file("next").replace(callback.file())
+                    replace_file(callback.file(), callback.file("old"))
+                replace_file(callback.file("next"), callback.file())
                 delete(callback.file("old"))
 
 

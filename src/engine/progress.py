@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from src import replace_file
 from src.protocols import Monitored
 from src.runs.summary import echo
 
@@ -120,8 +121,8 @@ class EpochLine(Callback):
         with suppress(ImportError):  # on Windows
             import resource
 
-            kib = 2**10 if sys.platform == "darwin" else 1
-            found["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // kib >> 10
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            found["peak_memory_mib"] = peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
         return found
 
 
@@ -142,7 +143,7 @@ class ResumedCSVLogger(CSVLogger):
         if not self.prepared:
             self.prepared = True
             if self.file.is_file() and not self.backup.is_file():  # else an earlier rewrite was interrupted
-                self.file.replace(self.backup)
+                replace_file(self.file, self.backup)
             text = self.backup.read_text(encoding="utf-8", errors="replace") if self.backup.is_file() else ""
             rows = csv.DictReader(text.replace("\0", "").splitlines())
             earlier = [row for row in rows if (row.get("step") or "").isdecimal() and int(row["step"]) < self.step]
@@ -150,7 +151,7 @@ class ResumedCSVLogger(CSVLogger):
             writer.metrics = [{key: value for key, value in row.items() if key and value} for row in earlier]
             writer.save()
             if text and not earlier and "step" not in text.partition("\n")[0]:
-                self.backup.replace(self.file.with_suffix(".damaged"))
+                replace_file(self.backup, self.file.with_suffix(".damaged"))
             self.backup.unlink(missing_ok=True)
             from torch.utils.tensorboard import SummaryWriter  # only where a run logs, because it takes long to import
 

@@ -20,7 +20,7 @@ from src.engine.launched import code_of_lost_process, requeue, watch
 from src.engine.resume import can_resume_here
 from src.runs.summary import print_rows
 
-NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # the last two are absent on Windows
+NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGBREAK")  # Windows lacks two, others the last: Ctrl-Break
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 LAUNCH = "_call_children_scripts"  # Lightning's method that starts the other processes
 
@@ -88,7 +88,7 @@ class Signals(Callback):
         if self.received:
             self.kill_launched()
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         self.received, self.when = number, time.monotonic()
         if not self.started and self.trainer.world_size == 1:
             raise SystemExit(128 + number)
@@ -186,6 +186,8 @@ def explain_end(x: Any, error: BaseException, before: dict[Path, bytes]) -> None
     if x.run is not None and x.run.has_checkpoint():
         how = f"resume with: python -m src.cli fit {x.run_options()}"
     elif x.run is not None and not before and (asked or not x.trained):
+        for logger in x.trainer.loggers:
+            logger.finalize("failed")  # closes its files, which Windows could not delete
         x.run.discard()
     if asked or x.trained:
         print_rows([("stopped", how)])

@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from src import UserError, require
+from src import UserError, replace_file, require
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, nn.Parameter, torch.dtype, torch.device)
 HYPER_PARAMETERS = {LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY}
@@ -68,7 +68,7 @@ def save_checkpoint(content: dict[str, Any], file: Path) -> str:
             stream.flush()
             os.fsync(stream.fileno())
         check_plain(part)
-        part.replace(file)
+        replace_file(part, file)
         with suppress(PermissionError):  # Windows opens no folders
             folder = os.open(file.parent, os.O_RDONLY)
             os.fsync(folder)  # makes the new name durable
@@ -133,6 +133,7 @@ def load_checkpoint(path: str | Path, to_resume: bool = False, mmap: bool = True
     try:
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()  # torch.save writes checksums, but torch.load does not check them
+        mmap = mmap and os.name != "nt"  # Windows replaces no file that is mapped
         stored: Any = None if damaged else torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
     except Exception as error:  # zipfile and pickle raise anything on damaged files
         cause = f"{type(error).__name__}: {error}".splitlines()[0][:120]

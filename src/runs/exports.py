@@ -182,6 +182,7 @@ class Models:
         while True:
             number = 1 + max((int(each.name) for each in self.path.iterdir() if each.name.isdecimal()), default=0)
             with suppress(FileExistsError, NotADirectoryError):  # of another export at the same time
-                (self.path / str(number)).mkdir()
-                draft.replace(self.path / str(number))  # a folder may replace an empty one
+                if os.name != "nt":  # Windows replaces no folder, others an empty one
+                    (self.path / str(number)).mkdir()
+                draft.rename(self.path / str(number))
                 return number

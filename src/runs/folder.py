@@ -1,11 +1,8 @@
 """Run: the folder that holds everything about one training run. This module does not import torch."""
 
-import errno
 import json
-import os
 import re
 import shutil
-import weakref
 from contextlib import suppress
 from hashlib import sha256
 from math import isfinite
@@ -14,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from src import UserError, read_json, require
+from src import UserError, quote, read_json, replace_file, require
+from src.runs.locks import Held, hold
 
 
 class Run:
@@ -23,6 +21,7 @@ class Run:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.held: Held | None = None  # the lock
 
     @classmethod
     def create(cls, parent: Path) -> "Run":
@@ -42,7 +41,7 @@ class Run:
         """Return the run in an existing folder; refuse a folder without config.yaml."""
         run = cls(path)
         if path.is_file():
-            use = f"--run {path.parent}" if path.name == "config.yaml" else f"--config {path}"
+            use = f"--run {quote(path.parent)}" if path.name == "config.yaml" else f"--config {quote(path)}"
             raise UserError(f"--run must be a run folder, got the file {path}: use {use}")
         if not run.config.is_file():
             found = sorted(path.glob("**/config.yaml"), key=lambda file: file.stat().st_mtime)[-3:]
@@ -68,7 +67,7 @@ class Run:
         folder = self.path / "checkpoints"
         for old in folder.glob("*.old") if kind == "last" else ():  # of a process that was killed while it published
             if not old.with_suffix(".ckpt").exists():
-                old.replace(old.with_suffix(".ckpt"))
+                replace_file(old, old.with_suffix(".ckpt"))
         found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime, reverse=True)
         require(found, f"{self.path} has no checkpoint: training did not reach the end of an epoch")
         return list(dict.fromkeys([folder / f"{kind}.ckpt", *sorted(found, key=lambda file: file.name != "last.ckpt")]))
@@ -126,30 +125,23 @@ class Run:
         file = self.path / "provenance.json"
         entries = read_json(file, [])
         if not entries and file.is_file():
-            file.replace(file.with_suffix(".damaged"))
+            replace_file(file, file.with_suffix(".damaged"))
         write_atomically(file, json.dumps([*entries, entry], indent=2) + "\n")
 
     def lock(self) -> None:
         """Lock the folder while this object and the process live; refuse a folder in which another process trains."""
         try:
-            held = os.open(self.path / ".lock", os.O_CREAT | os.O_WRONLY)
+            self.held = hold(self.path / ".lock")
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path.absolute()}: {error.strerror}") from None
-        weakref.finalize(self, os.close, held)
-        try:
-            import fcntl
-
-            fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # on Windows, where nothing is locked
-            pass
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):  # not on a file system without locks
-                advice = "wait until it ends, or start a new run"
-                raise UserError(f"another process is training in {self.path}: {advice}") from None
+        if self.held is None:
+            advice = "wait until it ends, or start a new run"
+            raise UserError(f"another process is training in {self.path}: {advice}")
 
     def discard(self) -> None:
         """Delete the folder unless a checkpoint was saved in it, and the folders above it that are then empty."""
         if not self.has_checkpoint():
+            self.held = None  # Windows deletes no open file
             shutil.rmtree(self.path, ignore_errors=True)
             with suppress(OSError):  # not empty
                 self.path.parent.rmdir()
@@ -171,7 +163,7 @@ def free_name(file: Path) -> Path:
 def back_up(file: Path) -> Path:
     """Rename an existing file or folder to its ``free_name``; return the name, which is now free."""
     if file.exists():
-        file.replace(free_name(file))
+        replace_file(file, free_name(file))
     return file
 
 
@@ -181,7 +173,7 @@ def write_atomically(file: Path, content: str | bytes) -> None:
         if file.is_dir():  # somebody's
             back_up(file)
         part.write_bytes(content.encode() if isinstance(content, str) else content)
-        part.replace(file)
+        replace_file(part, file)
     except OSError as error:  # such as a deleted folder
         raise UserError(f"cannot write to the run folder {file.parent.absolute()}: {error.strerror}") from None
 

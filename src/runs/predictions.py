@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from src import UserError, require
+from src import UserError, replace_file, require
 from src.runs.answers import PALETTE
 from src.runs.summary import end_of
 
@@ -149,7 +149,7 @@ def save_csv(file: Path, lines: list[list[Any]]) -> None:
         with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
             csv.writer(stream).writerows(lines)
         if part != file:
-            part.replace(file)
+            replace_file(part, file)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}; choose another file with --output") from None
 

@@ -1,6 +1,5 @@
 """A checkpoint is written atomically and loaded safely; weights of another net are named."""
 
-import resource
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -168,6 +167,7 @@ def test_the_next_save_removes_what_a_killed_process_left() -> None:
 
 @pytest.mark.parametrize("max_bytes", [0, 1000, 200_000, 399_999])
 def test_a_full_disk_leaves_the_older_file(max_bytes: int) -> None:
+    resource: Any = pytest.importorskip("resource")  # absent on Windows
     io = AtomicCheckpointIO()
     io.save_checkpoint(content(1.0), "last.ckpt")
     before, limits = Path("last.ckpt").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,12 +1,11 @@
 """The page of one run, from the files of its folder."""
 
 from pathlib import Path
-from shlex import join, quote
 from typing import Any
 
 import yaml
 
-from src import read_json
+from src import quote, read_json
 from src.analysis.outputs import Outputs, headline, measured
 from src.analysis.page import NAMES, chart, interval, later_range, percent, render
 from src.analysis.report import baselines, robust, sections
@@ -90,8 +89,8 @@ def run_page(
         config=config,
         provenance=provenance_rows(entries[-1] if entries else {}, config),
         commands=[
-            *(f"python -m src.cli {each} --run {quote(str(folder))}{more}" for each, more in COMMANDS.items()),
-            f"python -m src.cli report {quote(str(folder))} --baselines --robust",
+            *(f"python -m src.cli {each} --run {quote(folder)}{more}" for each, more in COMMANDS.items()),
+            f"python -m src.cli report {quote(folder)} --baselines --robust",
         ],
     )
 
@@ -153,7 +152,7 @@ def provenance_rows(entry: dict[str, Any], config: str) -> list[tuple[str, str]]
     """Return where the run comes from."""
     settings, hardware = yaml.safe_load(config) or {}, entry.get("hardware") or {}
     commit = str(entry.get("git_commit") or "")[:12] + (" with uncommitted changes" if entry.get("git_dirty") else "")
-    command = join(map(str, entry.get("command") or []))
+    command = " ".join(map(quote, entry.get("command") or []))
     rows = [
         ("started", entry.get("time")), ("command", command), ("commit", commit), ("data split", entry.get("split")),
         ("seed", settings.get("seed_everything")), ("machine", hardware.get("cpu") or hardware.get("machine")),

@@ -3,11 +3,11 @@
 import json
 import shutil
 import sys
-from shlex import quote
 from typing import Any
 
 import torch
 
+from src import quote
 from src.analysis import drift
 from src.commands.exports import card
 from src.commands.exports.files import Outputs, torch_session
@@ -43,7 +43,7 @@ def publish(x: Experiment, models: Models, variants: list[Variant], info: dict[s
     rows += [("note", note) for note in notes if note not in warnings]
     now = "a candidate" if candidate else "the current one"
     rows += [("", ""), *time_table(times), ("", ""), ("version", f"{models.path / str(number)}, {now}")]
-    rows += [("serve", f"python -m src.cli serve {quote(str(models.path))}")] if made.file.suffix == ".onnx" else []
+    rows += [("serve", f"python -m src.cli serve {quote(models.path)}")] if made.file.suffix == ".onnx" else []
     print_rows(rows)
     for text in warnings:
         echo(f"warning: {text}", sys.stderr)

@@ -1,12 +1,13 @@
 """Claim: the right to work on a folder, which ends with the process that holds it. Does not import torch."""
 
-import errno
 import os
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
+
+from src.runs.locks import TAKEN, lock
 
 LEASE = 60.0  # seconds after which an untouched lease is over, on file systems without locks
 
@@ -23,12 +24,10 @@ class Claim:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         held = os.open(self.file, os.O_CREAT | os.O_RDWR)
         try:
-            import fcntl
-
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (OSError, ImportError) as error:
+            lock(held)
+        except OSError as error:
             os.close(held)
-            return getattr(error, "errno", 0) not in (errno.EAGAIN, errno.EACCES) and self.lease()
+            return not isinstance(error, TAKEN) and self.lease()
         self.held = held
         return True
 

@@ -93,7 +93,7 @@ class Plan:
         for each in [each for each in settings if each.startswith("--search.")]:
             name, typed, value = each.removeprefix("--search.").partition("=")
             require(typed, f"--search.{name} needs a value: --search.{name}=VALUE")
-            whole = "type the whole value, such as --search.confirm='{top: 5, seeds: [1, 2, 3]}'"
+            whole = 'type the whole value, such as --search.confirm="{top: 5, seeds: [1, 2, 3]}"'
             require("." not in name, f"unknown setting search.{name}: {whole}")
             try:
                 section[name] = yaml.safe_load(value)

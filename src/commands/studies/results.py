@@ -4,12 +4,11 @@ import csv
 import io
 import math
 from pathlib import Path
-from shlex import quote
 from uuid import uuid4
 
 import yaml
 
-from src import UserError
+from src import UserError, quote, replace_file
 from src.analysis.statistics import student
 from src.analysis.study.axes import counts_text, number, short_names
 from src.analysis.study.charts import TIED, WINNER, Trial
@@ -81,7 +80,7 @@ def publish(file: Path, text: str) -> None:
     """Replace a file that several processes may write at the same time."""
     own = file.with_name(uuid4().hex)
     write_atomically(own, text)
-    own.replace(file)
+    replace_file(own, file)
 
 
 def page_of(study: Study) -> str:
@@ -103,7 +102,7 @@ def page_of(study: Study) -> str:
 
 def commands(study: Study, best: Record) -> list[str]:
     """Return the commands that test and train the winner."""
-    run, config = (quote(str(path)) for path in (run_of(study, best).path, study.folder / "best.yaml"))
+    run, config = (quote(path) for path in (run_of(study, best).path, study.folder / "best.yaml"))
     return [f"python -m src.cli test --run {run}", f"python -m src.cli fit --config {config}"]
 
 
@@ -137,7 +136,7 @@ def print_results(study: Study) -> None:
     if count == 1 and len(records) > 1:
         rows += [
             ("note", "one run a trial: differences may be chance; confirm the best with"),
-            ("", "--search.confirm='{top: 5, seeds: [1, 2, 3]}'"),
+            ("", '--search.confirm="{top: 5, seeds: [1, 2, 3]}"'),
         ]
     rows += [("results", str(study.folder / "results.csv")), ("page", str(study.folder / "search.html"))]
     print_rows([*rows, *zip(("test it", "train it"), commands(study, best), strict=True)])

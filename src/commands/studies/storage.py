@@ -19,6 +19,7 @@ from src.analysis.study.importance import distribution
 from src.commands.studies.claim import Claim
 from src.commands.studies.record import Record, Study
 from src.commands.studies.sampling import SeededSampler, make_pruner
+from src.runs.locks import lock
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
@@ -37,10 +38,8 @@ class JournalLock(JournalFileSymlinkLock):
     def acquire(self) -> bool:
         self.held = os.open(f"{self.file}.flock", os.O_CREAT | os.O_RDWR)
         try:
-            import fcntl
-
-            fcntl.flock(self.held, fcntl.LOCK_EX)
-        except (OSError, ImportError):
+            lock(self.held, wait=True)
+        except OSError:
             os.close(self.held)
             self.held = -1
             super().acquire()

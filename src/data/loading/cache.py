@@ -1,5 +1,6 @@
 """Decoded images in files, which are written atomically, checked when they are loaded, and read by page."""
 
+import ctypes
 import errno
 import io
 import os
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src import UserError, require
+from src import UserError, replace_file, require
 from src.data.loading.image_files import decode_all
 from src.decoding import Scale
 
@@ -65,7 +66,7 @@ def replacing(file: Path, setting: str = "--data.cache") -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(file)
+        replace_file(temporary, file)
     except OSError as error:
         if error.errno in OF_PROCESS:
             raise
@@ -105,11 +106,12 @@ def decode_into(
     if keep:
         with replacing(pixels_of(file)) as temporary:
             found = decode_all(paths, shape, True, scale, reserve(temporary, (len(paths), *shape)))
+            del found["images"]  # Windows truncates no mapped file
             os.truncate(temporary, len(found["good"]) * prod(shape))
             found["checksum"] = checksum(temporary)
     else:
         found = decode_all(paths, shape, False, scale)
-    del found["images"]
+        del found["images"]
     content = io.BytesIO()
     torch.save(found, content)
     with replacing(file) as temporary:
@@ -141,9 +143,12 @@ def pixels_of(file: Path) -> Path:
 
 
 def memory() -> int:
-    """Return the memory of this machine in bytes; 4 GiB on Windows, where it is not known."""
-    sysconf = getattr(os, "sysconf", lambda _: 2**16)
-    return sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")
+    """Return the memory of this machine in bytes."""
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX of Windows: its size, then the memory, and six more
+    getattr(ctypes, "windll").kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # noqa: B009
+    return status[1]
 
 
 def reserve(file: Path, shape: tuple[int, ...]) -> Tensor:

@@ -1,7 +1,6 @@
 """Claim: only one holds it, and it ends with its process."""
 
 import errno
-import fcntl
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ def without_locks(*_: Any) -> None:
 @pytest.mark.parametrize("locks", [True, False])
 def test_a_claim_is_held_once_and_free_after_its_release(locks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not locks:
-        monkeypatch.setattr(fcntl, "flock", without_locks)
+        monkeypatch.setattr(claim, "lock", without_locks)
     first, second = Claim(Path("trial/.claim")), Claim(Path("trial/.claim"))
     assert first.take()
     assert not second.take()
@@ -35,7 +34,7 @@ def test_a_claim_is_held_once_and_free_after_its_release(locks: bool, monkeypatc
 
 
 def test_a_lease_that_nobody_renews_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fcntl, "flock", without_locks)
+    monkeypatch.setattr(claim, "lock", without_locks)
     old = Path("trial.lease")
     old.touch()
     assert not Claim(Path("trial.claim")).take()
@@ -47,7 +46,7 @@ def test_a_lease_that_nobody_renews_is_over(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_held_lease_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fcntl, "flock", without_locks)
+    monkeypatch.setattr(claim, "lock", without_locks)
     monkeypatch.setattr(claim, "LEASE", 0.06)
     held = Claim(Path("trial.claim"))
     assert held.take()

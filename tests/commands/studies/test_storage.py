@@ -1,6 +1,5 @@
 """Storage: a journal, a real PostgreSQL and a gRPC proxy hold the same trials."""
 
-import fcntl
 import os
 import shutil
 import socket
@@ -20,7 +19,7 @@ from src.commands.studies.plan import Plan
 from src.commands.studies.record import Study
 from src.commands.studies.sampling import suggest
 from src.commands.studies.storage import JournalLock, Storage
-from tests.conftest import ROOT, SMALL, refused
+from tests.conftest import ROOT, SMALL, needs_posix, refused
 
 SPACE = {"lr": {"from": 0.01, "to": 1.0, "log": True}, "net": ["a", "b"], "width": {"from": 1, "to": 8}}
 SEARCH = ["search", *SMALL, "--trainer.max_epochs=1", "--search.sampler=random", "--search.trials=2"]
@@ -130,11 +129,12 @@ def test_grid_points_are_each_tried_once() -> None:
     assert {str(point) for point in points} == {str({"a": a, "b": b}) for a in (1, None, [2]) for b in (0.0, 0.5, 1.0)}
 
 
+@needs_posix
 def test_the_journal_is_locked_where_files_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr("src.commands.studies.storage.lock", refuse)
     Path("study.log").write_text('{"a": 1}\n{"b"', encoding="utf-8")
     lock = JournalLock("study.log")
     lock.acquire()
