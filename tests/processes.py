@@ -18,6 +18,11 @@ from typing import Any
 
 from PIL import Image
 
+if sys.platform != "linux":  # it starts processes by fork and reads /proc
+    import pytest
+
+    pytest.skip("needs Linux", allow_module_level=True)
+
 import src.commands.fit  # noqa: F401  # so that forks need not import it
 from src.cli import main
 from src.data import Digits

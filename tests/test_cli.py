@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from PIL import Image
 
 from src.cli import fast_import, main, quiet
 from src.config.arguments import command_names, read
 from src.config.parser import parse
 from src.tasks import Task
-from tests.conftest import FIT, ROOT, process_state, refused
+from tests.conftest import FIT, ROOT, needs_posix, process_state, refused
 
 QUICK = ["--trainer.max_epochs=1", "--data.size=16", "--model.net=src.nets.SmallCNN", "--model.net.in_channels=3"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -119,6 +118,7 @@ def test_an_interrupt_while_torch_is_imported_ends_the_process() -> None:  # an 
     subprocess.run([sys.executable, "-c", code, "fit", "--config=configs/digits.yaml"], cwd=ROOT, check=True)
 
 
+@needs_posix
 @pytest.mark.heavy
 def test_a_run_needs_no_open_output() -> None:
     command = f"{sys.executable} -m src.cli {' '.join(FIT)} --trainer.fast_dev_run=1 >&- 2>&-"
@@ -191,67 +191,6 @@ def test_imported_objects_are_frozen_once() -> None:
     assert created
     assert gc.get_freeze_count() <= frozen
     gc.unfreeze()
-
-
-def save_photos(folder: Path, names: tuple[str, ...] = ("cat", "dog")) -> None:
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        for i in range(12):
-            image = Image.new("RGB", (16, 16), (20 * i, 255 * names.index(name), 0))
-            image.save(folder / name / f"{i}.png")
-
-
-# what Python on Windows lacks, and how a folder is opened there
-WINDOWS = """
-import json, os, signal, sys
-for name in ("fcntl", "resource"):
-    sys.modules[name] = None
-for owner, name in [(os, "sysconf"), *((signal, name) for name in sys.argv.pop(1).split(","))]:
-    delattr(owner, name)
-os_open = os.open
-def open_file(path, *args, **kwargs):
-    if os.path.isdir(path):
-        raise PermissionError(13, "Permission denied", str(path))
-    return os_open(path, *args, **kwargs)
-os.open = open_file
-from src.cli import main
-for command in json.loads(sys.argv[1]):
-    main(command, owns_process=True)
-"""
-ABSENT = "SIGHUP,SIGUSR1,pthread_sigmask,sigwaitinfo,SIG_BLOCK,SIG_UNBLOCK"
-
-
-@pytest.mark.heavy
-@pytest.mark.skipif(sys.platform == "win32", reason="pretends to be Windows")
-def test_commands_need_nothing_that_windows_lacks() -> None:
-    save_photos(Path("photos"))
-    commands = [
-        [*FIT, "--trainer.max_epochs=1"],
-        ["fit", "--run=runs/digits/version_0", "--trainer.max_epochs=2"],
-        ["test", "--run=runs/digits/version_0"],
-        ["fit", "--config=configs/folder.yaml", "--data.root=photos", *QUICK],
-        ["predict", "--run=runs/folder/version_0", "--images", "photos"],
-    ]
-    program = [sys.executable, "-c", WINDOWS, ABSENT, json.dumps(commands)]
-    done = subprocess.run(program, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert not done.stderr
-    assert done.returncode == 0
-    assert Path("runs/digits/version_0/checkpoints/last.ckpt").is_file()
-    assert "peak_memory_mib" not in json.loads(Path("runs/digits/version_0/results.json").read_text(encoding="utf-8"))
-
-
-@pytest.mark.heavy
-def test_configs_and_names_are_utf8_in_any_locale() -> None:
-    save_photos(Path("photos"), names=("cat", "\u732b"))
-    config = Path("configs/folder.yaml").read_text(encoding="utf-8")
-    Path("photos.yaml").write_text(f"# 99 \u00b1 1 %\n{config}", encoding="utf-8")
-    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    run = "--run=runs/photos/version_0"
-    commands = [["fit", "--config=photos.yaml", *QUICK, "--data.root=photos"], ["validate", run], ["predict", run]]
-    code = "import json, sys; from src.cli import main; [*map(main, json.loads(sys.argv[1]))]"
-    program = [sys.executable, "-c", code, json.dumps(commands)]
-    done = subprocess.run(program, env=ENVIRONMENT | ascii_only, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system's own allocator")

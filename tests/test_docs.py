@@ -143,6 +143,8 @@ def test_a_script_has_the_options_that_a_page_prints(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, *args = command.split()
+    if module.startswith("tools.") and sys.platform != "linux":
+        pytest.skip("tools need Linux")
     monkeypatch.setattr("sys.argv", [module, "--help"])
     with pytest.raises(SystemExit):
         import_module(module).main()

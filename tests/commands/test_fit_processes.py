@@ -16,7 +16,7 @@ from torch import Tensor
 
 from src import UserError
 from src.cli import main
-from tests.conftest import ROOT, SMALL, rows, same, weights
+from tests.conftest import ROOT, SMALL, needs_posix, rows, same, weights
 
 RUN = Path("runs/digits/version_0")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -29,6 +29,7 @@ def command_line(*args: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
 
 
+@needs_posix
 def test_a_run_continues_when_nobody_reads_what_it_prints() -> None:
     command = f"{sys.executable} -m src.cli fit {' '.join(SMALL)} --test=false | head -1"
     done = subprocess.run(command, shell=True, env=ENVIRONMENT, capture_output=True, text=True)

@@ -11,7 +11,7 @@ import yaml
 
 from src.cli import main
 from src.tasks import Task
-from tests.conftest import ROOT, SMALL, refused, rows, same, weights
+from tests.conftest import SMALL, add_configs, refused, rows, same, weights
 
 RUN = Path("runs/digits/version_0")
 RESUME = ["fit", f"--run={RUN}", "--trainer.max_epochs=2", "--test=false"]
@@ -28,7 +28,7 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     folder, args = tmp_path_factory.mktemp("uninterrupted"), ["fit", *SMALL, "--last.every_n_steps=5", *request.param]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Path("configs").symlink_to(ROOT / "configs")
+        add_configs(folder)
         main(args)
     return folder / RUN, args
 

@@ -172,10 +172,10 @@ def test_an_interruption_between_two_files_leaves_none(project: Path, monkeypatc
 
 def test_a_file_that_appears_meanwhile_is_kept(project: Path) -> None:
     theirs = project / "theirs.py"
-    theirs.write_text("kept")
+    theirs.write_text("kept", encoding="utf-8")
     with pytest.raises(UserError, match=r"cannot write .*theirs\.py \(File exists\); nothing was written"):
         new.write({project / "mine.py": "", theirs: ""})
-    assert theirs.read_text() == "kept"
+    assert theirs.read_text(encoding="utf-8") == "kept"
     assert not (project / "mine.py").exists()
 
 

@@ -20,7 +20,7 @@ from src.data import Digits
 from src.runs import neighbors
 from src.runs.predictions import columns, predictions_table, probabilities, write_csv
 from src.tasks import Classifier
-from tests.conftest import SMALL, refused
+from tests.conftest import SMALL, needs_posix, refused
 
 ROWS = torch.tensor([[0.5, 0.2, 0.3, 0.0], [0.0, 0.1, 0.1, 0.8]])
 CLASSES = ["cat", "dog", "eel", "fox"]
@@ -56,6 +56,7 @@ def test_missing_images_are_refused(path: str, message: str, trained: Path, caps
     assert message in refused(capsys, "predict", f"--run={trained}", "--images", path)
 
 
+@needs_posix
 def test_a_pipe_is_refused_instead_of_waited_for() -> None:
     os.mkfifo("photo.png")
     with pytest.raises(UserError, match=r"--images photo.png must be a file or folder"):

@@ -83,7 +83,7 @@ def test_versions_are_switched_by_one_command(capsys):
 @pytest.mark.parametrize("option", ["--rollback", "--port=0"])
 def test_a_damaged_file_of_the_current_version_is_named(option, capsys):
     publish()
-    (FOLDER / "CURRENT").write_text("abc")
+    (FOLDER / "CURRENT").write_text("abc", encoding="utf-8")
     assert "models/digits/CURRENT is damaged, it must hold" in refused(capsys, "serve", str(FOLDER), option)
 
 

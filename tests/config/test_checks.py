@@ -16,7 +16,7 @@ from src.cli import main
 from src.config.arguments import read
 from src.config.parser import parse
 from tests.bad_inputs import DOORS, PASSED, build
-from tests.conftest import FIT, ROOT, refused
+from tests.conftest import FIT, ROOT, needs_posix, refused
 
 EVIL = "from pathlib import Path\nPath('ran').touch()\nfrom src.nets import MLP as Net\n"
 RAN = Path("ran")
@@ -141,6 +141,7 @@ def test_the_config_of_a_run_folder_is_not_trusted(capsys: pytest.CaptureFixture
     assert not RAN.exists()
 
 
+@needs_posix
 def test_a_link_out_of_a_run_folder_needs_trust(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
     run = f"--run={trained}"
     (trained / "inside").symlink_to("config.yaml")

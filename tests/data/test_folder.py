@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -502,6 +501,8 @@ def test_temporary_files_of_killed_processes_are_removed():
 
 def fit_within_memory() -> None:
     """Train on 1,200 images of 192 KB, 236 MB, with 200 MB of memory more than this process has."""
+    import resource
+
     import sklearn.model_selection  # noqa: F401  # takes memory of its own
 
     used = int(re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) * 1024

@@ -13,7 +13,7 @@ from PIL import Image
 from src import UserError
 from src.cli import main
 from src.data import DataModule, Digits, ImageFolder, ShardFolder
-from tests.conftest import refused
+from tests.conftest import add_configs, refused
 
 FOLDER = ["--config=configs/folder.yaml", "--data.size=6", "--data.augment=null", "--data.channels=1"]
 SHARD = ["shard", *FOLDER, "--output=shards", "--shard_mb=0.005"]
@@ -30,7 +30,7 @@ def _shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(draw.integers(256, size=(9, 9 + i % 3), dtype=np.uint8)).save(file)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Path("configs").symlink_to(Path(__file__).parents[2] / "configs")
+        add_configs(folder)
         main(SHARD)
     return folder
 

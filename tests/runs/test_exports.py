@@ -11,7 +11,7 @@ import pytest
 
 from src import UserError
 from src.runs.exports import Models
-from tests.processes import ROOT
+from tests.conftest import ROOT
 from tests.served import publish as publish_model
 
 INFO = {"format": 1, "name": "digits", "task": "Classifier", "kind": "classes", "file": "model.onnx", "classes": None}
@@ -82,7 +82,7 @@ def test_a_version_to_go_back_to_must_be_usable(models):
     with pytest.raises(UserError, match=r"2/model\.onnx is damaged"):
         models.roll_back()
     assert (models.current, models.rejection(3)) == (3, None)
-    (models.path / "PREVIOUS").write_text("damaged 7\n")
+    (models.path / "PREVIOUS").write_text("damaged 7\n", encoding="utf-8")
     assert models.previous == []
 
 
@@ -96,7 +96,7 @@ def test_a_current_version_that_is_gone_is_rolled_back(models):
 
 @pytest.mark.parametrize("content", ["abc", "", "0"])
 def test_a_damaged_file_of_the_current_version_is_named(models, content):
-    (models.path / "CURRENT").write_text(content)
+    (models.path / "CURRENT").write_text(content, encoding="utf-8")
     with pytest.raises(
         UserError, match=r"models/digits/CURRENT is damaged, it must hold the number of a version: choose"
     ):

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from src.runs import neighbors
 from src.runs.neighbors import Embedded, embeddings, labels, nearest, save_neighbors, save_projector, write_neighbors
+from tests.conftest import needs_posix
 
 
 def embedded(count: int = 30, size: tuple[int, int, int] = (1, 4, 4), seed: int = 0, prefix: str = "test/") -> Embedded:
@@ -33,6 +34,7 @@ def test_neighbors_are_those_of_scikit_learn() -> None:
     assert similarities.tolist() == pytest.approx(1 - distances)
 
 
+@needs_posix
 def test_a_picture_is_never_its_own_neighbor() -> None:
     Path("a.png").touch()
     Path("b.png").symlink_to("a.png")

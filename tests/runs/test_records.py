@@ -13,7 +13,7 @@ import pytest
 
 from src import UserError
 from src.runs.records import Records, record
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_posix
 
 ANSWER = {"prediction": "7", "probability": 0.98, "probabilities": {"7": 0.98, "1": 0.02}}
 PNG = b"\x89PNG and so on"
@@ -106,6 +106,7 @@ def test_several_processes_write_lines_of_their_own(records):
     assert len(lines) == len({*lines}) == 600
 
 
+@needs_posix
 def test_a_full_disk_is_said_once_and_counted(records, capsys, monkeypatch):
     (records.folder / "pictures").write_text("in the way", encoding="utf-8")
     records.keep_images = True

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from src.runs.exports import Models
-from tests.processes import ROOT
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 FIT = ["--trainer.max_epochs=5", "--model.net=src.nets.MLP", "--model.net.image_shape=[1,8,8]", "--name=digits"]

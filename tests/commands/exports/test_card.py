@@ -28,9 +28,11 @@ def test_the_code_of_a_run_is_that_of_its_last_start():
     run = Path("run")
     run.mkdir()
     assert card.trained_with([run]) == []
-    (run / "provenance.json").write_text('[{"git_commit": "a"}, {"git_commit": "b", "git_dirty": true}]')
+    (run / "provenance.json").write_text(
+        '[{"git_commit": "a"}, {"git_commit": "b", "git_dirty": true}]', encoding="utf-8"
+    )
     assert card.trained_with([run]) == [{"commit": "b", "dirty": True}]
-    (run / "provenance.json").write_text('["damaged"]')
+    (run / "provenance.json").write_text('["damaged"]', encoding="utf-8")
     assert card.trained_with([run]) == []
 
 

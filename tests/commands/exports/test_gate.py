@@ -92,7 +92,7 @@ def test_a_metric_that_was_not_measured_misses_its_gate():
 def test_numbers_of_a_run_are_those_of_the_model_that_was_tested():
     run = Path("runs/digits/version_0")
     run.mkdir(parents=True)
-    (run / "results.json").write_text('{"test/loss": 0.2, "test/auroc": null, "note": "text"}')
+    (run / "results.json").write_text('{"test/loss": 0.2, "test/auroc": null, "note": "text"}', encoding="utf-8")
     config, best, last = str(run / "config.yaml"), run / "checkpoints/best.ckpt", run / "checkpoints/last.ckpt"
     for file, options, names in (
         (best, Options("export", [config]), ["test/loss", "test/auroc"]),

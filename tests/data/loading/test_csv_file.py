@@ -8,6 +8,7 @@ import pytest
 
 from src import UserError
 from src.data.loading.csv_file import parse, read_csv
+from tests.conftest import needs_posix
 
 FILE = Path("t.csv")
 
@@ -37,6 +38,7 @@ def test_a_file_that_is_no_table_is_one_line(content: bytes, message: str) -> No
         read_csv(FILE)
 
 
+@needs_posix
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device", "nothing"])
 def test_a_path_that_is_no_file_is_one_line(kind: str) -> None:
     if kind == "folder":

@@ -9,6 +9,7 @@ from PIL import Image
 
 from src import UserError
 from src.data.loading.image_files import ImageFiles, decode_all, find_images
+from tests.conftest import needs_posix
 
 
 def some_files(count: int = 4, bad: tuple = (), **settings) -> ImageFiles:
@@ -40,6 +41,7 @@ def test_only_visible_files_with_an_image_suffix_are_found(odd):
     assert find_images(Path("a")) == [Path("a/1.PNG"), Path("a/deep/3.jpg")]
 
 
+@needs_posix
 def test_images_behind_links_are_found_once():
     for folder in ("a", "elsewhere/deep"):
         Path(folder).mkdir(parents=True)

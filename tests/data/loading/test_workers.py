@@ -11,6 +11,7 @@ from PIL import Image
 
 from src.config.errors import as_user_error
 from src.data.loading.workers import Packed
+from tests.conftest import needs_posix
 
 ROOT = Path(__file__).parents[3]
 TENSORS = [torch.arange(3), torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2), torch.tensor([0.5, 1.5])]
@@ -49,6 +50,7 @@ print(all(a.equal(b) for a, b in zip(*kept, strict=True)))
 """
 
 
+@needs_posix
 @pytest.mark.heavy
 def test_few_file_descriptors_do_not_stop_the_workers():
     fill()
@@ -82,6 +84,7 @@ os._exit(0)
 """
 
 
+@needs_posix
 @pytest.mark.heavy
 def test_a_killed_worker_is_one_line():
     fill()
