@@ -2,6 +2,7 @@
 PY := .venv/bin/python
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 CONFIG ?= configs/digits.yaml
+HEAVY ?= heavy
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
@@ -22,7 +23,7 @@ lint: .venv/.stamp ## check format, lint and types
 	$(PY) -m mypy
 
 heavy: .venv/.stamp ## run the tests that `make test` leaves out
-	@$(PY) -m pytest -n auto -q -m heavy
+	@$(PY) -m pytest -n auto -q -m "$(HEAVY)"
 
 newest: .venv/.stamp $(filter .tools/bin/uv,$(UV)) ## test with the newest Lightning that pyproject.toml allows
 	@$(UV) pip install -q --python $(PY) --target .tools/newest --upgrade --no-deps "$$(grep -o 'lightning>[^"]*' pyproject.toml)"

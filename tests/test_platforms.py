@@ -128,6 +128,7 @@ def test_the_memory_of_a_machine_is_known_on_windows(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["windows", "macos", "spawn"])
 def test_the_commands_of_a_run_work_on_another_platform(kind: str) -> None:
     done = subprocess.run(pretended(kind, *LIFE), env=ENVIRONMENT, capture_output=True, text=True, check=False)
@@ -140,6 +141,7 @@ def test_the_commands_of_a_run_work_on_another_platform(kind: str) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 def test_windows_trains_on_pictures_and_deletes_a_refused_run() -> None:
     save_photos(Path("photos"))
     folder = ["fit", "--config=configs/folder.yaml", "--data.root=photos", *QUICK]
@@ -153,6 +155,7 @@ def test_windows_trains_on_pictures_and_deletes_a_refused_run() -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 def test_two_processes_on_windows_never_train_in_one_folder() -> None:
     long = [*FIT, "--trainer.max_epochs=1000"]
     with subprocess.Popen(pretended("windows", long), env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as first:
@@ -169,6 +172,7 @@ def test_two_processes_on_windows_never_train_in_one_folder() -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 def test_configs_and_names_are_utf8_in_any_locale() -> None:
     files = [str(file) for file in sorted(Path("configs").rglob("*.yaml"))]
     assert len(files) > 50

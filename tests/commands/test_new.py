@@ -190,6 +190,7 @@ def test_help_and_files_need_no_torch(project: Path) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_printed_commands_run_at_once(kind: str, tmp_path: Path) -> None:
     project = copy(tmp_path / "copy")
@@ -202,6 +203,7 @@ def test_the_printed_commands_run_at_once(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.long
 def test_new_files_have_types_and_leave_the_tests_of_the_project_alone(tmp_path: Path) -> None:
     project = copy(tmp_path / "copy")
     for kind in KINDS:
