@@ -37,12 +37,12 @@ def refusal(version: Version, label: Any) -> str | None:
         first, *others = output["shape"]
         shape = (first, *others) if first > 1 else (*others,)  # see src.runs.answers
         expected = f"{'x'.join(map(str, shape))} numbers" if shape else "a number"
-        return None if is_numbers(label, shape) else f"the label must be {expected}, got {got}"
+        return None if fits(label, shape) else f"the label must be {expected}, got {got}"
     return f"feedback is for classes, labels and numbers, and this model returns {kind}"
 
 
-def is_numbers(value: Any, shape: tuple[int, ...]) -> bool:
-    """Tell whether a value is lists of finite numbers of this shape."""
+def fits(value: Any, shape: tuple[int, ...]) -> bool:
+    """Tell whether a value is finite numbers in lists of this shape."""
     if shape:
-        return isinstance(value, list) and len(value) == shape[0] and all(is_numbers(each, shape[1:]) for each in value)
+        return isinstance(value, list) and len(value) == shape[0] and all(fits(each, shape[1:]) for each in value)
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # nor NaN

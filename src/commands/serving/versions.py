@@ -64,7 +64,7 @@ class Versions:
         self.current = load(models.load(number or 0))
         self.candidate: Model | None = None
         self.broken: dict[int, Stamp] = {}  # not to be loaded again until their files change
-        self.withdrawn: set[int] = set()  # no candidates any more
+        self.withdrawn: set[int] = set()
         self.health: dict[int, Health] = {}
         self.update(*self.find())
 
@@ -84,6 +84,7 @@ class Versions:
     def find(self) -> tuple[Model, Model | None]:
         """Return the models that should be current and candidate; what cannot be loaded changes nothing."""
         asked = [self.models.current, self.models.candidate if self.share else None]
+        self.withdrawn.intersection_update(each for each in asked if each)  # until REJECTED is written
         current, candidate = (self.get(number) if number else None for number in asked)
         return current or self.current, candidate
 

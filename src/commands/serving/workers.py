@@ -87,7 +87,7 @@ class Supervisor:
 
 @contextmanager
 def blocked(number: int) -> Iterator[None]:
-    """Keep a signal waiting, in processes that start meanwhile for ever."""
+    """Let a signal wait; a process that starts meanwhile never gets it."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return

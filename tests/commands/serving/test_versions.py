@@ -126,6 +126,8 @@ def test_a_candidate_twice_as_slow_or_faulty_is_withdrawn(seconds, failures, rea
     if reason:
         assert (FOLDER / "2/REJECTED").read_text(encoding="utf-8") == f"{reason}\n"
         assert versions.said[-1] == f"version 2 is withdrawn: {reason}"
+        (FOLDER / "2/REJECTED").unlink()
+        assert versions.look() == [1, 2]
         publish(current=False)
         assert versions.look() == [1, 3]
 
