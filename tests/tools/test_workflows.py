@@ -1,0 +1,38 @@
+"""What runs on GitHub is what README, Makefile and .ci/run say, and all files name one version."""
+
+import tomllib
+from typing import Any
+
+import yaml
+
+from tests.conftest import ROOT
+
+WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+
+
+def commands(job: str) -> list[str]:
+    steps: list[dict[str, Any]] = WORKFLOW["jobs"][job]["steps"]
+    return [line for step in steps for line in step.get("run", "").splitlines()]
+
+
+def test_linux_runs_what_ci_runs():
+    assert commands("linux")[-1] == ".ci/run"
+
+
+def test_the_other_platforms_run_what_the_pages_say():
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/platforms.md")]
+    install, fit, test = commands("without-make")[-3:]
+    assert all(f".venv\\Scripts\\{install}\n" in page for page in pages)
+    assert f"`{test}`" in pages[1]
+    assert all(f"    {fit}" in page for page in pages)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"\t@{test.replace('python', '$(PY)', 1)}\n" in makefile
+
+
+def test_every_python_that_the_project_allows_is_tested():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lowest = project["requires-python"].removeprefix(">=")
+    for job, each in WORKFLOW["jobs"].items():
+        assert each["strategy"]["matrix"]["python"][0] == lowest, job
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == project["version"]
