@@ -42,7 +42,6 @@ WITHOUT_TORCH = (
     "config/arguments",
     "config/checks",
     "runs/folder",
-    "runs/locks",
     "runs/records",
     "runs/summary",
 )
@@ -50,11 +49,15 @@ ROOT_NAMES = {
     "UserError",
     "at_least_float32",
     "compile_pattern",
+    "Held",
+    "hold",
     "load_run",
+    "lock",
     "quote",
     "read_json",
     "replace_file",
     "require",
+    "TAKEN",
 }  # of src itself, which all may import
 HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "sklearn", "matplotlib", "jsonargparse"}
 PRIVATE = re.compile(r"^_[a-z]")
@@ -127,7 +130,7 @@ def project_files() -> set[Path]:
 
 
 def test_src_as_a_whole_stays_small() -> None:
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in project_files()) <= 23579
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in project_files()) <= 23572
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))

@@ -118,11 +118,10 @@ class EpochLine(Callback):
         found["milliseconds_per_step"] = round(1000 * self.seconds / max(self.steps, 1), 2)
         if device.type == "cuda":
             return found | {"peak_memory_mib": torch.cuda.max_memory_allocated(device) >> 20}
-        with suppress(ImportError):  # on Windows
+        with suppress(ImportError):  # on Windows; macOS counts bytes, others KiB
             import resource
 
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            found["peak_memory_mib"] = peak >> (20 if sys.platform == "darwin" else 10)  # bytes there, KiB elsewhere
+            found["peak_memory_mib"] = resource.getrusage(0).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
         return found
 
 

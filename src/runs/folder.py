@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from src import UserError, quote, read_json, replace_file, require
-from src.runs.locks import Held, hold
+from src import Held, UserError, hold, quote, read_json, replace_file, require
 
 
 class Run:

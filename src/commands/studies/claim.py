@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from src.runs.locks import TAKEN, lock
+from src import TAKEN, lock
 
 LEASE = 60.0  # seconds after which an untouched lease is over, on file systems without locks
 

@@ -14,12 +14,11 @@ from optuna.storages import GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from src import UserError, require
+from src import UserError, lock, require
 from src.analysis.study.importance import distribution
 from src.commands.studies.claim import Claim
 from src.commands.studies.record import Record, Study
 from src.commands.studies.sampling import SeededSampler, make_pruner
-from src.runs.locks import lock
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 

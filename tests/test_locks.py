@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src.runs.locks import hold
+from src import hold
 from tests.conftest import ROOT
 
 HOLD = """
@@ -16,7 +16,7 @@ from pathlib import Path
 if sys.argv[1] == "windows":
     from tests.pretended import pretend
     pretend("windows")
-from src.runs.locks import hold
+from src import hold
 held = hold(Path("a"))
 print(held is not None, held is hold(Path("a")), flush=True)
 """
