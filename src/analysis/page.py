@@ -1,6 +1,7 @@
 """Pages: one HTML file each, from the templates in web, with pictures and charts inside and nothing to load."""
 
 import io
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
@@ -33,7 +34,13 @@ def environment() -> Any:
 def render(template: str, **values: Any) -> str:
     """Return the page of a template in web; values are escaped, also bytes of file names that are not UTF-8."""
     text = environment().get_template(template).render(**values)
+    text = re.sub("[\udc80-\udcff]+", lambda found: as_utf8(found[0]), text)
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def as_utf8(text: str) -> str:
+    """Return bytes of a file name that Python could not decode, in a locale of ASCII, as the UTF-8 that they are."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def picture(pixels: ArrayLike, alt: str) -> dict[str, Any]:
