@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.heavy
 ENGLISH, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.heavy
 ROOMS = ("callbacks", "data", "losses", "nets", "optim", "tasks")
 BUILD = ROOT / ".tools/docs/bin/zensical"
 
@@ -36,7 +37,6 @@ def test_the_api_has_what_a_room_exports(room):
     assert {*re.findall(rf"^::: src\.{room}\.(\w+)$", page, re.M)} == names
 
 
-@pytest.mark.heavy
 @pytest.mark.skipif(not BUILD.is_file(), reason="make docs installs it")
 @pytest.mark.parametrize("link", ["gone.md", "deploy.md#gone"])
 def test_a_broken_link_fails_the_build(link, tmp_path):

@@ -3,10 +3,12 @@
 import tomllib
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.heavy
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
 
 
