@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from src import UserError
+from src import UserError, lock
 
-try:
-    import fcntl
-except ImportError:  # on Windows, where nothing is locked
-    fcntl = None  # type: ignore[assignment]
+LOCKS = os.name != "nt"  # Windows opens no folders
 
 
 @contextmanager
@@ -25,13 +22,13 @@ def draft(parent: Path) -> Iterator[Path]:
     part = parent / f".new-{os.getpid()}-{secrets.token_hex(4)}"  # processes in containers share numbers
     held = None
     try:
-        for left in parent.glob(".new-*") if fcntl else ():
+        for left in parent.glob(".new-*") if LOCKS else ():
             remove_unless_locked(left)
         part.mkdir(parents=True)
-        if fcntl:
+        if LOCKS:
             held = os.open(part, os.O_RDONLY)
             with suppress(OSError):  # on a file system without locks
-                fcntl.flock(held, fcntl.LOCK_SH)
+                lock(held)
         yield part
     except OSError as error:
         raise UserError(f"cannot write {parent}: {error.strerror}; choose another folder with --output") from None
@@ -49,7 +46,7 @@ def remove_unless_locked(folder: Path) -> None:
     with suppress(OSError):
         held = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(held)
             shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(held)

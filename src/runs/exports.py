@@ -79,7 +79,7 @@ class Version:
 class Models:
     """``models/<name>``: a folder for each version, ``1``, ``2``, ..., and CURRENT, the number of the one to serve.
 
-    PREVIOUS has the numbers of those that were current before, REJECTED in a folder why its version is withdrawn.
+    PREVIOUS lists the versions that were current before; REJECTED, in a folder, says why its version is withdrawn.
     """
 
     def __init__(self, path: Path) -> None:

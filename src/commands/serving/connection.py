@@ -12,7 +12,7 @@ CONNECTIONS = 200
 HEAD_SECONDS = 5.0  # for the first head of a connection, or for the rest of a later one
 WRITE_SECONDS = 10.0  # for a client to take its reply
 LARGEST_HEAD = 65_536  # bytes
-UPGRADE = re.compile(rb"(?<=\n)upgrade(?= *:)", re.I)  # a header by which clients offer HTTP/2, as curl --http2 does
+UPGRADE = re.compile(rb"(?<=\n)upgrade(?= *:)", re.I)  # with which clients offer HTTP/2, as curl --http2 does
 PIPELINED = 256  # requests of a connection that wait for the reply to an earlier one
 
 

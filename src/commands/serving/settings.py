@@ -26,6 +26,6 @@ class Settings:
     workers: int = 1
 
     def admits(self, key: str) -> bool:
-        """Tell whether a key is one of those known, in a time that does not depend on the key."""
+        """Tell whether a key is known, in a time that does not depend on the key."""
         digest = sha256(key.encode("latin-1", "replace")).digest()
         return sum(hmac.compare_digest(digest, known) for known in self.keys) > 0
