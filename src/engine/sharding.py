@@ -29,6 +29,9 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
         module: Any = self.lightning_module
         module.configure_model = self.shard_module  # called in each stage, before there are optimizers
+        fit, *others = (getattr(module.trainer, f"{stage}_loop") for stage in ("fit", "validate", "test", "predict"))
+        for loop in (fit.epoch_loop.val_loop, *others):
+            loop.inference_mode = False  # in which torch 2.11 fails with one process
 
     def shard_module(self) -> None:
         module: Any = self.lightning_module

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import DataLoader, TensorDataset
 
 from src import UserError
 from src.config.arguments import read
@@ -67,6 +68,20 @@ def test_a_checkpoint_without_optimizers_can_be_evaluated(strategy: Any, monkeyp
     monkeypatch.setattr(parent, "load_checkpoint", lambda self, *_: seen.append(self.optimizers) or {"epoch": 3})
     assert strategy.load_checkpoint("best.ckpt") == {"epoch": 3, "state_dict": {}}
     assert seen == [[]]
+
+
+def test_it_is_evaluated_outside_of_inference_mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In inference mode, which Lightning uses with GPUs, torch 2.11 cannot gather the weights of one process."""
+    monkeypatch.setattr("lightning.pytorch.loops.utilities.dist", SimpleNamespace(get_backend=lambda: "nccl"))
+    module = Blocks()
+    module.net = nn.Sequential(nn.Linear(10, 2))
+    monkeypatch.setattr(module, "predict_step", lambda *_, **__: torch.tensor(torch.is_inference_mode_enabled()))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(strategy=FSDP2(), accelerator="cpu", devices=1, default_root_dir=tmp_path, **quiet)
+    try:
+        assert trainer.predict(module, DataLoader(TensorDataset(torch.ones(1, 10)))) == [torch.tensor(False)]
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_the_preset_needs_no_trust() -> None:
