@@ -74,7 +74,8 @@ def time_training(names: Iterable[str], net: str, batch_size: int, epochs: int, 
             args = (other_end, name, net, batch_size, epochs, data)
             spawn.Process(target=contenders.in_turns, args=args, daemon=True).start()
             other_end.close()
-            connections[name].recv()
+        for connection in connections.values():
+            connection.recv()
         for _ in range(epochs):
             for name, connection in connections.items():
                 connection.send("your turn")
