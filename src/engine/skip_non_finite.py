@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from src import UserError, require
 
+BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # integers by size in bytes
+
 
 class SkipNonFinite(Callback):
     """Skip a step if any gradient is NaN or infinite: weights, optimizer state and batch-norm statistics are unchanged.
@@ -64,9 +66,9 @@ class SkipNonFinite(Callback):
 
     def zero_nonfinite(self, optimizer: Optimizer, grads: list[Any]) -> None:
         """Zero all gradients and restore the buffers if any gradient is not finite, without synchronizing."""
-        nonfinite = ~torch.stack(torch._foreach_norm(grads, inf)).isfinite().all()
-        for grad in grads:
-            grad.masked_fill_(nonfinite, 0)
+        nonfinite = ~(torch.stack(torch._foreach_norm(grads, inf)).amax() < inf)  # the largest of NaN is NaN
+        bits = [grad.view(BITS[grad.element_size()]) for grad in grads]  # integers, because NaN * 0 is NaN
+        torch._foreach_mul_(bits, (~nonfinite).to(torch.int16))
         if self.buffers:
             torch.where(nonfinite, self.flat, torch.cat([buffer.flatten() for buffer in self.buffers]), out=self.flat)
             torch._foreach_copy_(self.buffers, self.backup)

@@ -1,6 +1,8 @@
 """A step with non-finite gradients changes nothing; too many in a row stop the run."""
 
+from collections import defaultdict
 from itertools import pairwise
+from math import inf, nan
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -157,6 +159,22 @@ def test_without_synchronization_weights_stay_finite_too(monkeypatch: pytest.Mon
     assert skip.skipped == 3
     with pytest.raises(UserError, match="consecutive steps"):
         fit(Net(dict.fromkeys(range(12), "nan")), max_consecutive=2, log_every_n_steps=4)
+
+
+@pytest.mark.parametrize("bad", [0.0, nan, inf, -inf])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+def test_on_a_gpu_gradients_of_any_type_and_layout_are_kept_or_zeroed(bad: float, dtype: torch.dtype) -> None:
+    shapes = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last), torch.randn(4, 6).t(), torch.randn(())
+    grads = [each.to(dtype) for each in shapes] + [-torch.zeros(2), torch.full((3,), 1e-42)]
+    grads[0][1, 2, 3, 3] = bad
+    before, skip = [grad.clone() for grad in grads], SkipNonFinite()
+    skip.consecutive, skip.buffers = defaultdict(int), []
+    skip.zero_nonfinite(cast("Any", None), grads)
+    kept = bad == 0
+    assert skip.skipped == (not kept)
+    assert all(
+        torch.equal(now, then if kept else torch.zeros_like(then)) for now, then in zip(grads, before, strict=True)
+    )
 
 
 class SpoilImages(nn.Module):
