@@ -32,6 +32,9 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dat
 NOTHING: AbstractContextManager[None] = nullcontext()
 cached_has_param = cache(is_param_in_hook_signature)
 import_object: Callable[..., Any] = _util.import_object
+for name, kind in Trainer.__init__.__annotations__.items():
+    if kind == int | float | None:  # typing may have this union with float first, and a limit of 1.0 is all batches
+        Trainer.__init__.__annotations__[name] = int | float | None
 
 
 class NoOpProfiler(PassThroughProfiler):
@@ -104,6 +107,9 @@ def imports_checked(check: Callable[[str], None]) -> Iterator[None]:
             check(name)
         return import_object(name, check_path=False)
 
+    def read_utf8(path: Any) -> str:  # in any locale
+        return Path(path.absolute).read_text(encoding="utf-8")
+
     patches: list[tuple[Any, str, Any]] = [
         (module, "import_object", import_checked) for module in (_actions, _typehints)
     ]
@@ -116,11 +122,6 @@ def imports_checked(check: Callable[[str], None]) -> Iterator[None]:
     finally:
         for (owner, name, _), original in zip(patches, originals, strict=True):
             setattr(owner, name, original)
-
-
-def read_utf8(path: Any) -> str:
-    """Read a config as UTF-8 in any locale."""
-    return Path(path.absolute).read_text(encoding="utf-8")
 
 
 def required_optional() -> AbstractContextManager[None]:

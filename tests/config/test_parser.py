@@ -1,5 +1,8 @@
 """The settings: which of them wins, and that config.yaml holds all of them."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from src.cli import main
 from src.config.arguments import read
 from src.config.checks import SETTINGS, check_values
 from src.config.parser import parse, plain_config
-from tests.conftest import FIT, ROOT
+from tests.conftest import FIT, PATH, ROOT
 
 DIGITS = ["fit", "--config=configs/digits.yaml"]
 PRESETS = sorted((ROOT / "configs/presets").glob("*.yaml"))
@@ -79,6 +82,20 @@ def test_nulls_survive_in_the_config_of_a_run(capsys: pytest.CaptureFixture[str]
         main(["fit", f"--config={file}", "--print_config"])
     Path("printed.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
     assert plain_config(parsed("fit", "--config=printed.yaml")) == written
+
+
+def test_a_limit_of_1_is_one_batch_although_typing_names_float_first() -> None:
+    code = """
+import sys
+from lightning import Trainer
+Trainer.__init__.__annotations__["limit_train_batches"] = float | int | None
+from src.config.arguments import read
+from src.config.parser import parse
+for value in ("1", "0.5"):
+    print(parse(read([*sys.argv[1:], f"--trainer.limit_train_batches={value}"])[0]).trainer.limit_train_batches)
+"""
+    done = subprocess.run([sys.executable, "-c", code, *FIT], env=os.environ | PATH, capture_output=True, text=True)
+    assert done.stdout == "1\n0.5\n", done.stderr
 
 
 def test_false_is_no_seed() -> None:
