@@ -31,6 +31,8 @@ SMALL = [
     "--model.net.dropout=0.2",
     "--trainer.max_epochs=3",
 ]
+# for processes that a test starts in its own folder, next to what the caller's variable names
+PATH = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs links, pipes, limits or signals of POSIX")
 COPIED: list[Path] = []  # the copy of configs/ that all tests of a session share
 

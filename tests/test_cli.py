@@ -18,10 +18,10 @@ from src.cli import fast_import, main, quiet
 from src.config.arguments import command_names, read
 from src.config.parser import parse
 from src.tasks import Task
-from tests.conftest import FIT, ROOT, needs_posix, process_state, refused
+from tests.conftest import FIT, PATH, ROOT, needs_posix, process_state, refused
 
 QUICK = ["--trainer.max_epochs=1", "--data.size=16", "--model.net=src.nets.SmallCNN", "--model.net.in_channels=3"]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | PATH | {"OMP_NUM_THREADS": "1"}
 FAULTS = """
 import resource, sys
 from src.cli import keep_freed_memory
@@ -91,7 +91,10 @@ def test_torch_is_not_imported_for(args: list[str]) -> None:
 
 def test_scikit_learn_and_tensorboard_are_imported_only_when_used() -> None:
     commands = ", ".join(f"src.commands.{name}" for name in command_names())
-    code = f"import sys, {commands}; print(*{{'sklearn', 'tensorboard'}} & {{*sys.modules}})"
+    libraries = (
+        "import sys, lightning, torchmetrics, torchvision; theirs = {*sys.modules}"  # with Transformers, scikit-learn
+    )
+    code = f"{libraries}; import {commands}; print(*{{'sklearn', 'tensorboard'}} & {{*sys.modules}} - theirs)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert found == "\n"
 

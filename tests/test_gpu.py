@@ -14,7 +14,7 @@ from lightning import Callback
 
 from src.cli import main
 from src.tasks import Task
-from tests.conftest import ROOT, same
+from tests.conftest import PATH, same
 
 pytestmark = [
     pytest.mark.usefixtures("gpu"),
@@ -28,7 +28,6 @@ pytestmark = [
 ]
 DIGITS = ["fit", "--config=configs/digits.yaml", "--trainer.max_epochs=1"]
 RUNS = Path("runs/digits")
-PATH = {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
 
 
 def preset(name: str) -> str:

@@ -18,12 +18,12 @@ from PIL import Image
 
 from src import quote, replace_file
 from src.data.loading import cache
-from tests.conftest import ROOT
+from tests.conftest import PATH, ROOT
 from tests.pretended import Seen, Windll
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pretends to be another platform")
 QUICK = ["--trainer.max_epochs=1", "--data.size=16", "--model.net=src.nets.SmallCNN", "--model.net.in_channels=3"]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | PATH | {"OMP_NUM_THREADS": "1"}
 ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 WINDOWS = Seen(os, {"sysconf"}, {"name": "nt"})
 RUN = "runs/digits/version_0"

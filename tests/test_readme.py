@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from src.cli import main
-from tests.conftest import heavy
+from tests.conftest import PATH, heavy
 from tests.served import publish
 from tests.test_docs import CONFIGS, PAGES, RESULTS, ROOT, commands, copy, run, section, table
 
@@ -67,7 +67,7 @@ def serve(args: list[str]) -> None:
     """Start the server, which says its address, and stop it."""
     publish()
     command = [sys.executable, "-m", "src.cli", *args, "--port=0", "--drain=0"]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, env=os.environ | PATH, stderr=subprocess.PIPE) as process:
         said, _, address = process.stderr.readline().decode().strip().partition(" on ")
         assert said == "digits, version 1, a Classifier,"
         assert json.loads(urlopen(f"{address}/v2/health/ready").read()) == {"ready": True}

@@ -24,7 +24,7 @@ from src.cli import main
 from src.runs.answers import answer
 from src.runs.records import Records
 from tests.browser import AXE, PROGRAM, Browser
-from tests.conftest import ROOT, heavy
+from tests.conftest import PATH, heavy
 from tests.test_pages import FOCUS, LAYOUT, LOOKS, UNREACHED
 
 pytestmark = pytest.mark.skipif(not (PROGRAM and AXE), reason="needs chromium or google-chrome, and axe-core-python")
@@ -368,7 +368,7 @@ def test_the_page_works_with_the_server(browser, trained):
     main(["export", f"--run={trained}"])
     command = [sys.executable, "-m", "src.cli", "serve", "models/digits", "--port=0", "--records=records"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes) as process:
+    with subprocess.Popen(command, env=os.environ | PATH, **pipes) as process:
         try:
             url = next(found[0] for line in process.stdout if (found := findall(r"http://[\d.:]+", line)))
             browser.open(f"{url}/", 360, "dark")

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from src import UserError
 from src.cli import main
-from tests.conftest import ROOT, SMALL, needs_posix, rows, same, weights
+from tests.conftest import PATH, SMALL, needs_posix, rows, same, weights
 
 RUN = Path("runs/digits/version_0")
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | PATH | {"OMP_NUM_THREADS": "1"}
 TWO_PROCESSES = ["--config=configs/presets/ddp.yaml", "--trainer.accelerator=cpu", "--trainer.devices=2"]
 
 

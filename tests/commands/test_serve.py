@@ -17,10 +17,9 @@ from src.cli import main
 from src.commands import serve
 from src.commands.serving.settings import Settings
 from src.runs.exports import Models
-from tests.conftest import refused
+from tests.conftest import PATH, refused
 from tests.served import FOLDER, ask, picture, publish, running
 
-ROOT = Path(__file__).parents[2]
 KEY = "0123456789abcdef"
 WITHOUT = """
 import sys
@@ -39,7 +38,7 @@ print("loaded", *sys.modules, file=sys.stderr)
 
 def test_a_server_answers_without_torch_and_stops_with_0():
     publish()
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | PATH
     command = [sys.executable, "-c", WITHOUT]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment, text=True, **pipes) as server:

@@ -16,9 +16,8 @@ import pytest
 from src.commands.serving import workers
 from src.commands.serving.settings import Settings
 from src.runs.exports import Models
+from tests.conftest import PATH
 from tests.served import FOLDER, ask, picture, publish, until
-
-ROOT = Path(__file__).parents[3]
 
 
 def metric(port: int, name: str) -> list[float]:
@@ -31,7 +30,7 @@ def test_workers_share_a_port_and_counters_follow_versions_and_are_replaced():
     publish()
     publish(seed=1, current=False)
     command = [sys.executable, "-m", "src.cli", "serve", str(FOLDER), "--port=0", "--workers=2", "--drain=0.5"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | PATH
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         port = int(re.search(r":(\d+)$", server.stderr.readline())[1])
@@ -99,7 +98,7 @@ def test_a_signal_while_a_worker_starts_ends_all(at, monkeypatch):
 def test_an_interrupt_while_workers_start_prints_no_traceback():
     publish()
     command = [sys.executable, "-m", "src.cli", "serve", str(FOLDER), "--port=0", "--workers=2", "--drain=0"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | PATH
     server = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
