@@ -29,6 +29,7 @@ NOISE = (  # library warnings that users cannot act on
     r"No (positive|negative) samples in targets",
     r"You requested to overfit but enabled .* shuffling",
     r"torch\.distributed\.nn\.functional\.all_gather is deprecated",
+    r"The given buffer is not writable",  # torch 2.11, of the .pt2 files that it reads
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",
 )
 
