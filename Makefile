@@ -3,19 +3,20 @@ PY := .venv/bin/python
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 CONFIG ?= configs/digits.yaml
 HEAVY ?= heavy
+COMPILE = $(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock"
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 train: .venv/.stamp ## set up, then train on real digits (or CONFIG=configs/x.yaml)
 	@$(PY) -m src.cli fit --config $(CONFIG)
 
 test: .venv/.stamp ## set up, then run the tests that a project needs
-	@$(PY) -m pytest -n auto -q -m "not heavy" --ignore=tests/tools
+	@$(PY) -m pytest -n auto -q -m "not heavy"
 
 check: lint test ## check format, lint and types, then run `make test`
 
-check-all: check heavy newest ## `make check`, the heavy tests and those of tools/, and the newest Lightning allowed
+check-all: check heavy ## `make check`, and the tests that `make test` leaves out
 
 lint: .venv/.stamp ## check format, lint and types
 	$(PY) -m ruff format --check .
@@ -24,11 +25,6 @@ lint: .venv/.stamp ## check format, lint and types
 
 heavy: .venv/.stamp ## run the tests that `make test` leaves out
 	@$(PY) -m pytest -n auto -q -m "$(HEAVY)"
-
-newest: .venv/.stamp $(filter .tools/bin/uv,$(UV)) ## test with the newest Lightning that pyproject.toml allows
-	@$(UV) pip install -q --python $(PY) --target .tools/newest --upgrade --no-deps "$$(grep -o 'lightning>[^"]*' pyproject.toml)"
-	@PYTHONPATH=.tools/newest $(PY) -m pytest -n auto -q -m "not heavy" tests/engine tests/commands tests/callbacks \
-	  tests/test_own_code.py
 
 format: .venv/.stamp ## format the code
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
@@ -42,38 +38,12 @@ schedule: .venv/.stamp ## draw the learning rate of CONFIG over the run: schedul
 tensorboard: .venv/.stamp ## show curves, pictures and settings of all runs in the browser
 	@$(PY) -m tensorboard.main --logdir runs
 
-benchmark: .venv/.stamp ## time the project against plain loops and stock Lightning
-	@$(PY) -m tools.benchmark --json benchmark.json
-
-faults: .venv/.stamp ## kill runs, fill the disk, inject NaN, and count what survives (an hour)
-	@$(PY) -m tools.faults
-
-check-serve: extras ## load and attack the server, next to others (5 minutes)
-	@$(PY) -m tools.serving
-
 schema: .venv/.stamp ## write configs/schema.json: completion and checks in the editor
 	@$(PY) -W ignore -m scripts.schema
 
-lock: $(filter .tools/bin/uv,$(UV)) ## pin the newest version of every dependency, with hashes
-	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
-	  --group pyproject.toml:dev pyproject.toml -o requirements.lock
-	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
-	  --all-extras --group pyproject.toml:check-serve -c requirements.lock pyproject.toml -o requirements-extras.lock
-	@$(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['serve'], sep='\n')" \
-	  | $(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
-	  -c requirements.lock --python-version 3.11 - -o requirements-serve.lock
-	@$(UV) pip compile -q --upgrade --universal --generate-hashes --custom-compile-command "make lock" \
-	  --python-version 3.11 --group pyproject.toml:docs -o requirements-docs.lock
-
-docs: .tools/docs/.stamp ## build the pages of docs/ as a site, and check their links: site/index.html
-	@.tools/docs/bin/zensical build --strict >.tools/docs/log 2>&1 \
-	|| { sed '/^Traceback/,$$d' .tools/docs/log >&2; exit 2; }
-	@echo "site/index.html"
-
-.tools/docs/.stamp: requirements-docs.lock $(filter .tools/bin/uv,$(UV))
-	@$(UV) venv -q --clear --python python3 .tools/docs
-	@$(UV) pip sync -q --python .tools/docs/bin/python --require-hashes $<
-	@touch $@
+lock:: $(filter .tools/bin/uv,$(UV)) ## pin the newest version of every dependency, with hashes
+	@$(COMPILE) --group pyproject.toml:dev pyproject.toml -o requirements.lock
+	@$(COMPILE) --all-extras $(ALSO) -c requirements.lock pyproject.toml -o requirements-extras.lock
 
 audit: $(filter .tools/bin/uv,$(UV)) ## look up known vulnerabilities of the pinned dependencies
 	@$(UV) tool run pip-audit -r requirements.lock --disable-pip --progress-spinner off
@@ -100,4 +70,6 @@ setup: $(filter .tools/bin/uv,$(UV)) ## install the dependencies into .venv
 	|| { curl -LsSf https://astral.sh/uv/install.sh | env UV_INSTALL_DIR="$(CURDIR)/.tools/bin" INSTALLER_NO_MODIFY_PATH=1 sh; } \
 	|| { echo "cannot install uv: needs python3 with venv or pip, or curl (https://docs.astral.sh/uv)" >&2; exit 2; }
 
-.PHONY: help setup train test check check-all lint heavy newest format show schedule tensorboard benchmark faults check-serve schema docs lock audit extras clean
+.PHONY: help setup train test check check-all lint heavy format show schedule tensorboard schema lock audit extras clean
+
+-include $(wildcard tools/Makefile scripts/*/Makefile)

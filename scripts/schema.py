@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse.typing import register_type
 
 import src
-from src.commands.studies.plan import Plan
+from src.config.checks import OWN_KEY
 from src.config.parser import make_parser
 
 DESCRIBED = ("src.", "torch.optim.", "lightning.pytorch.")  # classes from elsewhere may have any arguments
@@ -24,7 +24,8 @@ def main(file: Path = Path("configs/schema.json")) -> None:
         import_module(module.name)
     register_type(ABCMeta)  # jsonargparse fails on arguments that are a metaclass
     parser = make_parser()
-    parser.add_class_arguments(Plan, "search")
+    for command in OWN_KEY:
+        parser.add_class_arguments(import_module(f"src.commands.{command}").Plan, command)
     complete = json.loads(parser.get_completion_script("jsonschema"))
     complete["$defs"]["NetFactory"] = {"not": {}}  # the other form of ``net`` describes the same classes
     schema = relax({key: value for key, value in complete.items() if key != "$defs"})

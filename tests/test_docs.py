@@ -154,7 +154,8 @@ def test_a_script_has_the_options_that_a_page_prints(
 
 
 def test_every_make_target_on_a_page_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    files = [(ROOT / folder / "Makefile").read_text(encoding="utf-8") for folder in (".", "tools")]
+    targets = set(re.findall(r"^([a-z-]+):", "\n".join(files), re.M))
     named = {each for text in CURRENT.values() for each in re.findall(r"(?:`|^    )make ([a-z-]+)", text, re.M)}
     assert len(named) > 5
     assert named <= targets

@@ -7,7 +7,7 @@ from uuid import uuid4
 import torch
 
 from src.analysis.drift import looks, traits
-from src.commands.exports.graph import kind_of, outputs
+from src.commands.outputs import kind_of, outputs
 from src.commands.predicted import draws_images, read_pixels, sample_names
 from src.config.build import Experiment
 from src.data.loading.files_loader import FilesLoader

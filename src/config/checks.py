@@ -19,6 +19,8 @@ from src import UserError, require
 
 SETTINGS: tuple[str, ...] = ("seed_everything", "trainer", "model", "data", "name", "test", "compile", "channels_last")
 SETTINGS += ("best", "last", "non_finite")
+# keys of configs with what one command alone reads
+OWN_KEY = tuple(name for name in ("search",) if (Path(__file__).parents[1] / f"commands/{name}.py").is_file())
 
 LARGEST, DEEPEST = 100_000, 100  # values and levels of a config, aliases resolved
 PLAIN = (bool, int, float, str, tuple, set, dict, list)
@@ -55,9 +57,9 @@ def check_yaml(file: Path, earlier: Sequence[str] = (), command: str = "fit") ->
     check_keys(file, tree, [LARGEST])
     for key, value in tree.value:
         where, name = f"config {file}, line {key.start_mark.line + 1}", key.value
-        if name == "search" and command != "search":
-            raise UserError(f"{where}: search is for another command: type python -m src.cli search --config ...")
-        if name not in (*SETTINGS, "ckpt_path", "search"):
+        if name in OWN_KEY and name != command:
+            raise UserError(f"{where}: {name} is for another command: type python -m src.cli {name} --config ...")
+        if name not in (*SETTINGS, "ckpt_path", *OWN_KEY):
             hint = import_module("src.config.help").hint_at_top([*earlier, str(file)], name)
             raise UserError(f"{where}: unknown setting {name}{hint}")
         if name in ("trainer", "best", "last") and not isinstance(value, yaml.MappingNode):

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from src import UserError, require
 from src.config.arguments import Options, run_name
-from src.config.checks import SETTINGS, changes, check_values
+from src.config.checks import OWN_KEY, SETTINGS, changes, check_values
 from src.config.errors import constructor_error
 from src.config.hints import explain
 from src.config.trust import Trust
@@ -53,8 +53,7 @@ def make_parser(name: str = "run") -> LightningArgumentParser:
     usage = "%(prog)s [--config FILE] [--run DIR] [--key=value ...]"
     parser = Parser(usage=usage, formatter_class=HelpFormatter, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file; repeat it to layer files")
-    text = "seed of all random numbers; true for a random seed"
-    parser.add_argument("--seed_everything", type=bool | int, default=0, help=text)
+    parser.add_argument("--seed_everything", type=bool | int, default=0, help="random seed; true: a random one")
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.set_defaults({"trainer.enable_model_summary": False})
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
@@ -76,12 +75,13 @@ def parse(options: Options) -> Namespace:
     """Return all settings: what is typed wins over the configs, a later config over an earlier one."""
     parser = make_parser(run_name(options))
     parser.prog, parser.description = f"python -m src.cli {options.command}", options.description
-    if options.command == "search":
-        parser.add_argument("--search", type=dict, default={})  # read and checked by src.commands.studies.plan
+    own = [key for key in OWN_KEY if key == options.command]
+    for key in own:
+        parser.add_argument(f"--{key}", type=dict, default={})  # the command reads and checks it
     trust = Trust(options)
     asks = {"-h", "--help"} & {*options.settings}
     typed = ["--help" if each == "--help-all" else each for each in options.settings if each not in asks]
-    typed = [each for each in typed if not (options.command == "search" and each.startswith("--search."))]
+    typed = [each for each in typed if not each.startswith(tuple(f"--{key}." for key in own))]
     try:
         with imports_checked(trust.check_import), required_optional() if asks else nullcontext():
             config = parser.parse_args([*(f"--config={file}" for file in options.config), *typed])
@@ -89,7 +89,8 @@ def parse(options: Options) -> Namespace:
         refused = next((text for path, text in trust.refused.items() if path in error.message), None)
         known = import_module("src.config.help").settings_without
         raise UserError(refused or explain(error.message, partial(known, options, trust))) from None
-    config.pop("search", None)
+    for key in own:
+        config.pop(key)
     trust.check_values(config)
     if asks:
         import_module("src.config.help").print_help(options, config)

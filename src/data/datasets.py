@@ -1,40 +1,14 @@
-"""Digits, which needs no download, and classic image datasets, downloaded and verified by torchvision."""
+"""Classic image datasets, downloaded and verified by torchvision."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torchvision import datasets
 
-from src import UserError, require
+from src import UserError
 from src.data.base import DataModule
-
-
-class Digits(DataModule):
-    """1,797 digits of 8x8 pixels from scikit-learn, doi:10.24432/C50P49; a stratified fifth is the test set.
-
-    Args:
-        root: not used; another value than the default is refused.
-        kwargs: see ``src.data.DataModule``.
-    """
-
-    num_classes = 10
-
-    def __init__(self, root: str = "data", **kwargs: Any) -> None:
-        super().__init__(root, **kwargs)
-        remedy = "for images of your own, use --config configs/folder.yaml"
-        require(root == "data", f"root must stay data, because Digits come with scikit-learn, got {root}; {remedy}")
-
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        from sklearn.datasets import load_digits  # slow to import
-        from sklearn.model_selection import train_test_split
-
-        pixels, classes = load_digits(return_X_y=True)  # 17 gray levels, 0 to 16
-        images, targets = torch.tensor(pixels * 255 / 16).round().byte().view(-1, 1, 8, 8), torch.tensor(classes)
-        self.class_names = [str(digit) for digit in range(10)]
-        sets = train_test_split(torch.arange(1797), test_size=0.2, random_state=0, stratify=targets)
-        index = sets[0 if train else 1]
-        return images[index], targets[index]
 
 
 class TorchvisionData(DataModule):
@@ -84,3 +58,24 @@ class CIFAR100(TorchvisionData):
     """50,000 + 10,000 photos of 100 classes, 3x32x32; Krizhevsky, 2009, "Learning multiple layers of features"."""
 
     dataset, num_classes = datasets.CIFAR100, 100
+
+
+class Imbalanced(DataModule):
+    """Images of another dataset; of each class, the training set keeps a share, all of the first and 1 % of the last.
+
+    The share falls geometrically, as in arXiv:1901.05555, section 5.1 (long-tailed); the first images of a class are
+    kept. The test set stays as it is.
+    """
+
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        images, classes = cast(tuple[Tensor, Tensor], super().load(train))
+        if not train:
+            return images, classes
+        each = one_hot(classes.long())
+        shares = 0.01 ** torch.linspace(0, 1, each.shape[1], dtype=torch.float64)
+        kept = ((each * each.cumsum(0)).amax(1) <= (shares * each.sum(0)).ceil()[classes]).nonzero()[:, 0]
+        return images[kept], classes[kept]
+
+
+class ImbalancedMNIST(Imbalanced, MNIST):
+    """``src.data.MNIST`` with 5,923 training images of 0, and fewer of each next digit, down to 60 of 9."""

@@ -1,17 +1,14 @@
-"""Datasets made from others, with exact targets of another kind."""
+"""Datasets made from digits, with exact targets of another kind."""
 
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, one_hot
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import InterpolationMode, rotate
 
-from src import require
 from src.data.base import DataModule
-from src.data.datasets import CIFAR10, MNIST, Digits
-from src.data.loading.image_files import ImageFiles, find_images
+from src.data.digits import Digits
 
 
 class Rotated(DataModule):
@@ -36,10 +33,6 @@ class RotatedDigits(Rotated, Digits):
     """``src.data.Digits``, turned."""
 
 
-class RotatedMNIST(Rotated, MNIST):
-    """``src.data.MNIST``, turned."""
-
-
 class UnseenClasses(DataModule):
     """Images of another dataset of digits: training and validation have 0 to 6, the test set has 7 to 9."""
 
@@ -52,31 +45,6 @@ class UnseenClasses(DataModule):
 
 class UnseenDigits(UnseenClasses, Digits):
     """``src.data.Digits``, with 7 to 9 only in the test set."""
-
-
-class UnseenMNIST(UnseenClasses, MNIST):
-    """``src.data.MNIST``, with 7 to 9 only in the test set."""
-
-
-class Imbalanced(DataModule):
-    """Images of another dataset; of each class, the training set keeps a share, all of the first and 1 % of the last.
-
-    The share falls geometrically, as in arXiv:1901.05555, section 5.1 (long-tailed); the first images of a class are
-    kept. The test set stays as it is.
-    """
-
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        images, classes = cast(tuple[Tensor, Tensor], super().load(train))
-        if not train:
-            return images, classes
-        each = one_hot(classes.long())
-        shares = 0.01 ** torch.linspace(0, 1, each.shape[1], dtype=torch.float64)
-        kept = ((each * each.cumsum(0)).amax(1) <= (shares * each.sum(0)).ceil()[classes]).nonzero()[:, 0]
-        return images[kept], classes[kept]
-
-
-class ImbalancedMNIST(Imbalanced, MNIST):
-    """``src.data.MNIST`` with 5,923 training images of 0, and fewer of each next digit, down to 60 of 9."""
 
 
 class DigitMosaics(Digits):
@@ -128,31 +96,3 @@ class DigitScenes(Scenes, Digits):
     def backgrounds(self, train: bool, count: int) -> Tensor:
         noise = torch.rand(count, 1, 5, 5, generator=torch.Generator().manual_seed(2 + train))
         return interpolate(127 * noise, (16, 16), mode="bilinear").byte()
-
-
-class MNISTScenes(Scenes, MNIST):
-    """``src.data.MNIST`` on the pictures of CIFAR-10, 3x32x32, which is downloaded too.
-
-    Args:
-        pictures: folder of other pictures to use, resized; those in its subfolder ``test``, if any, for the test set.
-        kwargs: see ``src.data.DataModule``.
-    """
-
-    def __init__(self, pictures: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.pictures = CIFAR10(root=str(self.root)) if pictures is None else Path(pictures).expanduser()
-
-    def prepare_data(self) -> None:
-        super().prepare_data()
-        if isinstance(self.pictures, CIFAR10):
-            self.pictures.prepare_data()
-
-    def backgrounds(self, train: bool, count: int) -> Tensor:
-        if isinstance(self.pictures, CIFAR10):
-            found = self.pictures.load(train)[0]
-        else:
-            own = self.pictures / ("train" if train else "test")
-            files = find_images(own if own.is_dir() else self.pictures)[:count]
-            require(files, f"pictures {self.pictures} has no image files")
-            found = ImageFiles(files, (3, 32, 32))[torch.arange(len(files))]
-        return found[torch.arange(count) % len(found)]

@@ -46,6 +46,7 @@ class Task(LightningModule):
     """
 
     monitor: tuple[str, Literal["max", "min"]] = ("val/loss", "min")  # selects the best checkpoint
+    predicts: str | None = None  # what predict_step returns, of the kinds in src.commands.outputs
     may_ignore: tuple[type, ...] = (nn.CrossEntropyLoss, nn.NLLLoss)  # losses that may get targets of -100
     backbone = Backbone()  # what Lightning's BackboneFinetuning freezes and unfreezes
 

@@ -26,7 +26,7 @@ class Classifier(Task):
         kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps and more.
     """
 
-    monitor = ("val/accuracy", "max")
+    monitor, predicts = ("val/accuracy", "max"), "classes"
     may_ignore = ()  # because the metrics refuse such targets
 
     def __init__(

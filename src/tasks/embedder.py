@@ -30,7 +30,7 @@ class Embedder(Task):
         kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps and more.
     """
 
-    monitor = ("val/map", "max")
+    monitor, predicts = ("val/map", "max"), "embeddings"
     may_ignore = ()
 
     def __init__(

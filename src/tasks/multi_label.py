@@ -26,7 +26,7 @@ class MultiLabel(Task):
         kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps and more.
     """
 
-    monitor = ("val/map", "max")
+    monitor, predicts = ("val/map", "max"), "labels"
     thresholds: Tensor  # probability above which each class is predicted, (K,)
 
     def __init__(

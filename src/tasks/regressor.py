@@ -28,7 +28,7 @@ class Regressor(Task):
         kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps and more.
     """
 
-    monitor = ("val/mae", "min")
+    monitor, predicts = ("val/mae", "min"), "numbers"
     target_mean: Tensor  # of the training split, (D,); 0 if targets are not standardized
     target_std: Tensor
 

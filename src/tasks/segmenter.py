@@ -26,7 +26,7 @@ class Segmenter(Task):
         kwargs: see ``src.tasks.Task``: optimizer, schedule, warmup_steps and more.
     """
 
-    monitor = ("val/iou", "max")
+    monitor, predicts = ("val/iou", "max"), "masks"
     may_ignore = ()  # masks must have a class everywhere
 
     def __init__(

@@ -237,7 +237,7 @@ OTHERS = {
     "split": (["--data.split_seed=1"], "members need the same split, got "),
     "data module": (
         ["--data=tests.commands.test_ensemble.Odd"],
-        "need the same data module, got src.data.datasets.Digits in runs",
+        "need the same data module, got src.data.digits.Digits in runs",
     ),
 }
 

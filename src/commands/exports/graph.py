@@ -1,7 +1,6 @@
 """Graph: from pixels to what predict returns, as one module that torch.export can trace."""
 
 import re
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -12,54 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from src import UserError, require
+from src import UserError
+from src.commands.outputs import outputs
 from src.config.build import Experiment
-from src.protocols import DrawsPredictions
-from src.runs.neighbors import embeddings
-from src.runs.predictions import named_entries, probabilities
-from src.tasks import Classifier, Embedder, MultiLabel, Regressor, Segmenter, Task
+from src.tasks import Task
 from src.tasks.ensemble import Ensemble
-
-KINDS = {Classifier: "classes", MultiLabel: "labels", Regressor: "numbers", Segmenter: "masks", Embedder: "embeddings"}
-
-
-def deciding(task: Any) -> Any:
-    """Return the task, or the member of an ensemble, that turns outputs of nets into predictions."""
-    return task.averaged if isinstance(task, Ensemble) else task
-
-
-def kind_of_task(task: Any) -> str | None:
-    """Return what a task of this project predicts, None of any other module, or with a predict_step of its own."""
-    kind: Any = type(deciding(task))
-    return next(
-        (what for own, what in KINDS.items() if getattr(kind, "predict_step", None) is vars(own)["predict_step"]), None
-    )
-
-
-def kind_of(x: Experiment, batches: list[Any]) -> str:
-    """Return what a task predicts, see ``src.runs.exports.KINDS``, given what predict_step returned for batches."""
-    data: Any = x.data
-    kind = kind_of_task(x.task) or "values"
-    if kind in ("values", "classes"):
-        kind = "classes" if probabilities(batches, len(data.class_names or ())) is not None else "values"
-    if kind == "values" and not isinstance(x.task, DrawsPredictions) and isinstance(batches[0], Tensor):
-        restored = all(batch.shape[1:] == data.shape and batch.is_floating_point() for batch in batches)
-        return "images" if restored else "embeddings" if embeddings(batches) is not None else "values"
-    return kind
-
-
-def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield names and tensors of a batch, named by key or position like the columns that predict writes."""
-    entries = named_entries(value)
-    if isinstance(value, list | tuple) and entries is None:
-        entries = {str(i): each for i, each in enumerate(value)}
-    if entries is not None:
-        for key, each in entries.items():
-            yield from leaves(each, f"{name}_{key}".lstrip("_"))
-        return
-    what = f"its {name or 'value'} is {type(value).__name__}"
-    require(isinstance(value, Tensor) and value.ndim, f"export needs a predict_step that returns tensors: {what}")
-    yield name or "value", value.float() if value.is_floating_point() else value
 
 
 class Graph(nn.Module):
@@ -90,20 +46,6 @@ class Graph(nn.Module):
         soft = task.average(task.predict_each(inputs, 0)) if each else task.soft_predictions(inputs)
         first, second = soft.topk(2, 1).values.unbind(1)
         return first - second
-
-
-def outputs(kind: str, predicted: Any, normalize: Any) -> dict[str, Tensor]:
-    """Return what predict_step returned for a batch as the outputs of the kind by name."""
-    if kind == "labels":
-        return {"probability": predicted["probability"].float(), "predicted": predicted["predicted"].long()}
-    if kind == "numbers":
-        return {"numbers": predicted.float().reshape(predicted.shape[0], -1)}
-    if kind == "images":
-        return {"image": (predicted.float() * normalize.std + normalize.mean).round().clamp(0, 255).byte()}
-    if kind == "values":
-        return dict(leaves(predicted))
-    name = {"classes": "probabilities", "masks": "mask", "embeddings": "embedding"}[kind]
-    return {name: predicted.byte() if kind == "masks" else predicted.float()}
 
 
 def unwrap(module: nn.Module) -> None:

@@ -11,7 +11,8 @@ from src.analysis.outputs import KINDS, difference, headline, score
 from src.analysis.outputs import Outputs as Scored
 from src.analysis.outputs import kind_of as kind_of_targets
 from src.commands.exports.files import Outputs, Session
-from src.commands.exports.graph import Graph, deciding, kind_of, kind_of_task, outputs
+from src.commands.exports.graph import Graph
+from src.commands.outputs import deciding, kind_of, kind_of_task, outputs
 from src.config.build import Experiment
 
 TIE = 1e-5  # decisions that differ while probabilities differ by less are ties, which rounding decides

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from src import UserError, require
-from src.commands.exports.graph import leaves
+from src.commands.outputs import leaves
 from src.config.arguments import Options
 from src.config.build import Experiment, build
 from src.config.load import restore

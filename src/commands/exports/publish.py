@@ -11,10 +11,10 @@ from src import quote
 from src.analysis import drift
 from src.commands.exports import card
 from src.commands.exports.files import Outputs, torch_session
-from src.commands.exports.graph import deciding
 from src.commands.exports.parity import chunks, joined, pictures
 from src.commands.exports.timing import slower, time_sessions, time_table
 from src.commands.exports.variants import Variant
+from src.commands.outputs import deciding
 from src.config.build import Experiment
 from src.runs.exports import Models
 from src.runs.summary import echo, print_rows

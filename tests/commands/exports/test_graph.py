@@ -17,7 +17,8 @@ from torch.nn.utils import parametrizations
 
 from src import UserError
 from src.commands.exports.files import open_session, write
-from src.commands.exports.graph import Graph, kind_of, trace
+from src.commands.exports.graph import Graph, trace
+from src.commands.outputs import kind_of
 from src.data.loading.transform import Normalize
 from src.nets import MLP, LeNet, MobileCNN, ResNet, ResNet9, SequentialCNN, SmallCNN, UNet, WhitenedCNN
 from src.tasks import Classifier, Segmenter
