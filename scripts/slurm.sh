@@ -2,9 +2,9 @@
 # Train or search in a SLURM job, one process per GPU. A minute before the time limit, fit saves and puts the job back
 # into the queue; started again, it resumes its run.
 #
-#   sbatch scripts/slurm.sh fit --config configs/cifar10.yaml
-#   sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 scripts/slurm.sh fit --config configs/cifar10.yaml --config configs/presets/ddp.yaml
-#   sbatch --array=1-8 scripts/slurm.sh search --config configs/cifar10.yaml --config configs/search/S.yaml
+#   sbatch scripts/slurm.sh fit --config configs/x.yaml
+#   sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 scripts/slurm.sh fit --config configs/x.yaml --config configs/presets/ddp.yaml
+#   sbatch --array=1-8 scripts/slurm.sh search --config configs/x.yaml --config S.yaml
 #
 # The tasks of an array join one study. Options of sbatch win over those below.
 #SBATCH --job-name=train
