@@ -196,24 +196,31 @@ def trace(frame, event, arg):
     code = frame.f_code
     inside = code.co_filename.startswith(ROOT + "src/") and code.co_flags & 2 and code.co_name != "<module>"
     if event == "call" and inside:
-        found.setdefault(code.co_filename.removeprefix(ROOT))
+        found.setdefault((code.co_filename.removeprefix(ROOT), code.co_qualname))
 sys.setprofile(trace)
 from src.cli import main
-main(["fit", "--config=configs/digits.yaml", "--trainer.max_epochs=1", "--no_page"])
+main(["fit", "--config=configs/digits.yaml", "--trainer.max_epochs=1", *sys.argv[2:]])
 sys.setprofile(None)
-print(*found, sep="\\n", file=sys.stderr)
+for file, name in found:
+    print(file, name, file=sys.stderr)
 """
+
+
+def called(*settings: str) -> set[tuple[str, str]]:
+    """Return the functions of src that a digits run calls, each with its file."""
+    with tempfile.TemporaryDirectory() as folder:
+        add_configs(Path(folder))
+        environment = os.environ | PATH
+        command = [sys.executable, "-W", "ignore", "-c", TRACE, str(ROOT), *settings]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    lines = [line.partition(" ") for line in done.stderr.splitlines() if line.startswith("src/")]
+    return {(file, name) for file, _, name in lines}
 
 
 @pytest.fixture(scope="module")
 def executed() -> set[str]:
     """Return the files of src that contain a function which a digits run calls."""
-    with tempfile.TemporaryDirectory() as folder:
-        add_configs(Path(folder))
-        environment = os.environ | PATH
-        command = [sys.executable, "-W", "ignore", "-c", TRACE, str(ROOT)]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    return {line for line in done.stderr.splitlines() if line.startswith("src/")}
+    return {file for file, _ in called("--no_page")}
 
 
 def test_a_digits_run_executes_at_most_30_files(executed: set[str]) -> None:
