@@ -1,4 +1,4 @@
-"""The Chinese README has the code, the numbers and the links of the English one."""
+"""The Chinese README has the code, the numbers and the links of the English one, the quick start its commands."""
 
 import re
 
@@ -51,3 +51,12 @@ def test_links_effects_headings_and_names_are_the_same(pattern):
     assert found[0] == found[1]
     if pattern.startswith("^"):
         assert len(re.findall(pattern, ENGLISH, re.M)) == len(re.findall(pattern, CHINESE, re.M))
+
+
+def test_the_quick_start_has_the_commands_of_the_english_pages():
+    pages = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("index.md", "quick-start.zh.md")}
+    start, chinese = ({*code(text)} for text in pages.values())
+    others = [file for file in (ROOT / "docs").glob("*.md") if file.name not in pages]
+    english = start.union(code(ENGLISH), *(code(file.read_text(encoding="utf-8")) for file in others))
+    assert len(start) >= 7
+    assert start <= chinese <= english
