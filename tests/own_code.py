@@ -150,7 +150,7 @@ class SparsePlateau(OwnLoaders):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
 
-class Autoencoder(Plain):
+class Restorer(Plain):
     """Predicts reconstructions (N, 64), which are neither probabilities nor logits."""
 
     def __init__(self) -> None:

@@ -232,7 +232,7 @@ def table(run: Path) -> list[list[str]]:
 
 
 def test_predict_writes_reconstructions_unchanged() -> None:
-    x = fit("Autoencoder", data="Loaders", epochs=1)
+    x = fit("Restorer", data="Loaders", epochs=1)
     y = main(["predict", f"--run={x.run.path}"])
     head, *lines = table(x.run.path)
     assert head == ["image", *(f"value_{i}" for i in range(64))]

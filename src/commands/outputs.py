@@ -26,7 +26,7 @@ def kind_of_task(task: Any) -> str | None:
 
 
 def kind_of(x: Experiment, batches: list[Any]) -> str:
-    """Return what a task predicts, see ``src.runs.exports.KINDS``, given what predict_step returned for batches."""
+    """Return what a task predicts, given what predict_step returned for batches."""
     data: Any = x.data
     kind = kind_of_task(x.task) or "values"
     if kind in ("values", "classes"):

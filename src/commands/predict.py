@@ -47,7 +47,7 @@ def run(
         query: image files to search for by their embeddings, among the images; by default the first 8 of these.
         output: the CSV file of probabilities; by default predictions.csv in the run folder, of several runs in the
             current folder, where earlier ones are kept as predictions_0.csv, ...
-        invert: swap black and white, such as in dark drawings on white for a net trained on MNIST.
+        invert: swap black and white, such as in dark drawings on white for a net trained on white ones on black.
         greedy: choose among several runs, also repeatedly, those whose average is best on the validation split.
         soup: average the weights of several runs, not their predictions; with --greedy, those that make it better.
         records: a folder for a line on each picture, as serve writes it, for report and check.

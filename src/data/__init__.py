@@ -9,10 +9,11 @@ from src.data.augment.policy import RandAugment, TrivialAugment
 from src.data.augment.wrappers import Kornia, PerSample
 from src.data.base import DataModule
 from src.data.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST, ImbalancedMNIST
+from src.data.diabetes import Diabetes
 from src.data.digits import Digits
 from src.data.folder import ImageFolder
 from src.data.made import DigitMosaics, DigitScenes, RotatedDigits, UnseenDigits
 from src.data.made_mnist import MNISTScenes, RotatedMNIST, UnseenMNIST
 from src.data.mask_folder import MaskFolder
 from src.data.shard_folder import ShardFolder
-from src.data.table import Diabetes, Table
+from src.data.table import Table

@@ -135,27 +135,6 @@ class Table(DataModule):
         self.measured = state["measured"]
 
 
-class Diabetes(Table):
-    """442 patients with 10 measurements; target: progress of the disease after a year, 25 to 346; Efron et al., 2004.
-
-    The table comes with scikit-learn: https://scikit-learn.org/stable/datasets/toy_dataset.html#diabetes-dataset.
-
-    Args:
-        kwargs: see ``src.data.Table``.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(file="diabetes", target="progress", **kwargs)
-
-    def read_rows(self) -> Rows:
-        from sklearn.datasets import load_diabetes  # slow to import
-
-        data = load_diabetes(scaled=False)
-        table = np.column_stack([data.data, data.target])
-        names = [*data.feature_names, "progress"]
-        return {i: dict(zip(names, map(str, row), strict=True)) for i, row in enumerate(table.tolist(), 2)}
-
-
 def measure(values: Any, missing: Missing) -> list[tuple[Any, ...]]:
     """Return of each column the value that fills gaps, then mean and std if it has numbers, or the categories of texts.
 

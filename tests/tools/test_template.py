@@ -20,12 +20,27 @@ pytestmark = [pytest.mark.heavy, pytest.mark.skipif(not COPIER.is_file(), reason
 PARTS = ("tasks", "search", "deploy", "examples")
 OWN = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}  # others in a project
 SETTINGS = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
-NOT_OURS = (".git", ".venv", ".tools", "runs", "data", "models", "site", "__pycache__", ".*_cache")
+NOT_OURS = {
+    ".git",
+    ".venv",
+    ".tools",
+    "runs",
+    "data",
+    "models",
+    "site",
+    "__pycache__",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+}
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shutil.copytree(ROOT, tmp_path_factory.mktemp("t") / "template", ignore=shutil.ignore_patterns(*NOT_OURS))
+    def without(folder: str, names: list[str]) -> set[str]:
+        return {*names} & (NOT_OURS if Path(folder) == ROOT else {"__pycache__"})
+
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("t") / "template", ignore=without)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ function trace(side, pen, k, middle, x, y) {
   return canvas;
 }
 
-// Returns the drawing as MNIST has it: its box 20/28 of the side, its center of mass in the middle.
+// Returns the drawing as scanned digits often are: its box 20/28 of the side, its center of mass in the middle.
 function centered() {
   const side = 10 * Math.max(width, height);
   const tiny = side < 160; // such as the digits of scikit-learn, 8 x 8, which have no margin and thick strokes
