@@ -84,6 +84,7 @@ def test_nulls_survive_in_the_config_of_a_run(capsys: pytest.CaptureFixture[str]
     assert plain_config(parsed("fit", "--config=printed.yaml")) == written
 
 
+@pytest.mark.heavy
 def test_a_limit_of_1_is_one_batch_although_typing_names_float_first() -> None:
     code = """
 import sys

@@ -88,7 +88,7 @@ def test_with_all_parts_files_are_those_of_the_template(project, template) -> No
         name.split("/")[0] if name.split("/")[0] in ("docs", "tools") else name for name in here.keys() - made.keys()
     }
     always = {each.lstrip("/") for each in SETTINGS["_exclude"] if "{%" not in each}
-    assert [name for name in gone if not any(Path(name).is_relative_to(each) for each in always)] == [
+    assert [name for name in sorted(gone) if not any(Path(name).is_relative_to(each) for each in always)] == [
         name for name in sorted(gone) if name.endswith(".jinja")
     ]
 
@@ -193,3 +193,80 @@ def test_files_that_are_there_are_kept(template, tmp_path) -> None:
     done = copy(template, tmp_path)
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "mine\n"
     assert done.returncode == 0, done.stderr
+
+
+def git(folder: Path, *args: str) -> None:
+    names = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *names, *args], cwd=folder, check=True, capture_output=True)
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "one")
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_an_update_keeps_what_the_owner_changed_and_brings_the_rest(template, tmp_path) -> None:
+    later = shutil.copytree(template, tmp_path / "template")
+    git(later, "init", "-q")
+    commit(later)
+    git(later, "tag", "1.0.0")
+    mine = tmp_path / "mine"
+    assert copy(later, mine, "parts=[search]").returncode == 0
+    git(mine, "init", "-q")
+    commit(mine)
+    edit(mine / "configs/digits.yaml", "lr: 4e-3", "lr: 8e-3")
+    edit(mine / "configs/folder.yaml", "size: 64", "size: 96")
+    edit(mine / "src/nets/small.py", "class SmallCNN", "class Mine:\n    pass\n\n\nclass SmallCNN")
+    edit(mine / "README.md", "# mine", "# My own title")
+    edit(mine / "Makefile", "CONFIG ?= configs/digits.yaml", "CONFIG ?= configs/mine.yaml")
+    (mine / "scripts/slurm.sh").unlink()
+    (mine / "src/nets/own.py").write_text("X = 1\n", encoding="utf-8")
+    commit(mine)
+    edit(later / "configs/digits.yaml", "max_epochs: 20", "max_epochs: 30")  # another line
+    edit(later / "configs/folder.yaml", "size: 64", "size: 72")  # the same line
+    (later / "src/nets/later.py").write_text("Y = 1\n", encoding="utf-8")
+    commit(later)
+    git(later, "tag", "1.1.0")
+    done = subprocess.run(
+        [COPIER, "update", "--quiet", "--defaults"], cwd=mine, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    digits, folder = ((mine / f"configs/{name}.yaml").read_text(encoding="utf-8") for name in ("digits", "folder"))
+    assert "lr: 8e-3" in digits
+    assert "max_epochs: 30" in digits
+    assert folder.count("<<<<<<<") == 1
+    assert "size: 96" in folder
+    assert "size: 72" in folder
+    assert "class Mine:" in (mine / "src/nets/small.py").read_text(encoding="utf-8")
+    assert (mine / "README.md").read_text(encoding="utf-8").startswith("# My own title\n")
+    assert "configs/mine.yaml" in (mine / "Makefile").read_text(encoding="utf-8")
+    assert not (mine / "scripts/slurm.sh").exists()
+    assert (mine / "src/nets/own.py").is_file()
+    assert (mine / "src/nets/later.py").is_file()
+    assert not (mine / "src/tasks/segmenter.py").exists()
+    conflicts = [
+        name for name, content in files(mine).items() if b"<<<<<<<" in content and not name.startswith(".git/")
+    ]
+    assert conflicts == ["configs/folder.yaml"]
+
+
+def test_an_update_over_changes_that_are_not_committed_is_refused(template, tmp_path) -> None:
+    source = shutil.copytree(template, tmp_path / "template")
+    git(source, "init", "-q")
+    commit(source)
+    git(source, "tag", "1.0.0")
+    mine = tmp_path / "mine"
+    assert copy(source, mine, "parts=[]").returncode == 0
+    git(mine, "init", "-q")
+    commit(mine)
+    (mine / "README.md").write_text("mine\n", encoding="utf-8")
+    done = subprocess.run([COPIER, "update", "--defaults"], cwd=mine, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "dirty" in done.stderr.strip().splitlines()[-1].lower()
+    assert (mine / "README.md").read_text(encoding="utf-8") == "mine\n"
