@@ -89,7 +89,7 @@ def sentences(facts: Mapping[str, Any]) -> list[str]:
     if f:
         kind = "numbers" if f["metric"] != "accuracy" else "classes"
         text = f"{f['metric'].capitalize()} {percent(f['value'], kind)} ({interval(f['interval'], kind)})"
-        found.append(f"{text} on {f['samples']:,} pictures with feedback.")
+        found.append(f"{text} on {f['samples']:,} picture{'s' if f['samples'] != 1 else ''} with feedback.")
         if f.get("p") is not None:
             differs = "That differs" if f["p"] < LEVEL else "That is not known to differ"
             p = f"p {'' if f['p'] < 1e-4 else '= '}{p_text(f['p'])}"
@@ -97,7 +97,7 @@ def sentences(facts: Mapping[str, Any]) -> list[str]:
     if d:
         names = ", ".join(each["trait"] for each in d["traits"] if each["drifts"])
         text = f"Drift of {names}" if names else "No drift"
-        text += f" in the newest {d['samples']:,} pictures, against {d['reference']}"
+        text += f" in the newest {d['samples']:,} picture{'s' if d['samples'] != 1 else ''}, against {d['reference']}"
         text += (
             f"; {d['alarms']:,} of {d['windows']:,} windows of {d['samples']:,} had drift" if d["windows"] > 1 else ""
         )

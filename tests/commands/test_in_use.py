@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from src.cli import main
-from src.commands.in_use import thumbnail
+from src.commands.in_use import sentences, thumbnail
 from src.runs.records import Records
 from tests.conftest import refused
 
@@ -134,3 +134,9 @@ def test_a_damaged_picture_has_no_thumbnail():
     Image.new("RGBA", (500, 20)).save("b.png")
     assert thumbnail(Path("a.png"), "a") == thumbnail(Path("gone"), "a") == thumbnail(None, "a") == []
     assert thumbnail(Path("b.png"), "a")[0]["alt"] == "a"
+
+
+def test_one_picture_is_no_pictures():
+    told = {"metric": "accuracy", "value": 1.0, "interval": (0.2, 1.0), "samples": 1}
+    assert sentences({"feedback": told})[0].endswith("on 1 picture with feedback.")
+    assert sentences({"feedback": told | {"samples": 1200}})[0].endswith("on 1,200 pictures with feedback.")
