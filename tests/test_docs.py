@@ -116,9 +116,10 @@ CONFIGS = [ROOT / "configs" / name for row in RESULTS for name in re.findall(r"`
 
 
 @pytest.mark.parametrize(
-    ("page", "command"), [(name, each) for name, text in CURRENT.items() for each in commands(text, "src.cli")]
+    ("command", "page"),
+    {each.strip(): name for name, text in CURRENT.items() for each in commands(text, "src.cli")}.items(),
 )
-def test_a_command_of_a_page_is_parsed(page: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_of_a_page_is_parsed(command: str, page: str, capsys: pytest.CaptureFixture[str]) -> None:
     if "mine" in command or "--run" in command or " runs/" in command or "COMMAND" in command:
         return  # run by other tests
     for name, value in re.findall(r'^ *(\w+)="(.*)"$', PAGES[page], re.M):
