@@ -17,7 +17,7 @@ import pytest
 from tests.browser import PROGRAM, Browser
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.long]
 ROOMS = ("callbacks", "data", "losses", "nets", "optim", "tasks")
 BUILD = ROOT / ".tools/docs/bin/zensical"
 needs_build = pytest.mark.skipif(not BUILD.is_file(), reason="make docs installs it")

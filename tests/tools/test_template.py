@@ -16,7 +16,11 @@ import yaml
 from tests.conftest import ROOT
 
 COPIER = ROOT / ".tools/docs/bin/copier"
-pytestmark = [pytest.mark.heavy, pytest.mark.skipif(not COPIER.is_file(), reason="make docs installs it")]
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.long,
+    pytest.mark.skipif(not COPIER.is_file(), reason="make docs installs it"),
+]
 PARTS = ("tasks", "search", "deploy", "examples")
 OWN = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}  # others in a project
 SETTINGS = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
