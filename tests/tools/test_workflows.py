@@ -1,5 +1,8 @@
 """What runs on GitHub is what README, Makefile and .ci/run say, and all files name one version."""
 
+import os
+import shutil
+import subprocess
 import tomllib
 from typing import Any
 
@@ -10,6 +13,10 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.heavy
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))
+
+
+UV = shutil.which("uv") or str(ROOT / ".tools/bin/uv")
+PLATFORMS = ("x86_64-manylinux_2_28", "x86_64-pc-windows-msvc", "aarch64-apple-darwin")
 
 
 def commands(job: str) -> list[str]:
@@ -38,3 +45,17 @@ def test_every_python_that_the_project_allows_is_tested():
         assert each["strategy"]["matrix"]["python"][0] == lowest, job
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == project["version"]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which(UV), reason="needs uv")
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_nothing_in_the_lock_must_be_built(platform: str, python: str) -> None:
+    options = ["--no-deps", "--only-binary=:all:", f"--python-platform={platform}", f"--python-version={python}"]
+    command = [UV, "pip", "compile", "-q", *options, "requirements.lock", "-o", os.devnull]
+    macos = os.environ | {"MACOSX_DEPLOYMENT_TARGET": "14.0"}  # the oldest that PyTorch has wheels for
+    done = subprocess.run(command, cwd=ROOT, env=macos, capture_output=True, text=True, check=False)
+    if "Failed to fetch" in done.stderr:
+        pytest.skip("needs a package index")
+    assert done.returncode == 0, done.stderr
