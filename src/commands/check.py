@@ -93,7 +93,8 @@ def check_data(
         before = sorted(getattr(x.data, "excluded", ()))
         lines = [f"{name}\n" for name in dict.fromkeys([*before, *gone])]
         fix.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        print_rows([("to leave out", f"{len(gone)} samples: add --data.exclude={fix}")])
+        count = f"{len(gone)} sample{'s' if len(gone) != 1 else ''}: add --data.exclude={fix}" if gone else "none"
+        print_rows([("to leave out", count)])
     if report["faults"]:
         more = [f"and {len(report['faults']) - 20} others, in check.json"] if len(report["faults"]) > 20 else []
         print_rows([("", ""), *(("" if i else "mend", each) for i, each in enumerate(report["faults"][:20] + more))])

@@ -59,11 +59,13 @@ def named(pairs: list[list[Any]]) -> set[frozenset[str]]:
 
 @pytest.mark.usefixtures("photos")
 def test_nothing_is_reported_of_a_clean_set(capsys: pytest.CaptureFixture[str]) -> None:
-    found = check()
+    found = check("--fix=out.txt")
     kinds = ("undecodable", "exact_duplicates", "near_duplicates", "label_conflicts", "outliers", "faults")
     assert {kind: found[kind] for kind in kinds} == {kind: [] for kind in kinds}
     assert found["counts"] == {s: dict.fromkeys(CLASSES, n) for s, n in (("train", 12), ("val", 5), ("test", 5))}
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    out = capsys.readouterr().out
+    assert re.search(r"^to leave out +none$", out, re.M)
+    assert max(map(len, out.splitlines())) <= 80
 
 
 @pytest.mark.heavy
@@ -90,6 +92,7 @@ def test_planted_faults_are_named_by_path_and_mended_by_fix(photos: Path, capsys
     odd = {"val/cat/blank.png": "blank", "train/eel/wide.png": "odd size", "train/eel/dark.png": "dark"}
     assert odd.items() <= {(name, kind) for name, kind, _ in found["outliers"]}
     printed = capsys.readouterr().out
+    assert "8 samples: add --data.exclude=out.txt" in printed
     assert all(name in printed for name in ("train/cat/cut.jpg", "train/dog/other.png", "test/cat/copy.png"))
     removed = {*Path("out.txt").read_text(encoding="utf-8").splitlines()}
     train = {"train/cat/03.png", "train/eel/01.png", "train/dog/07.png"}
