@@ -24,27 +24,21 @@ pytestmark = [
 PARTS = ("tasks", "search", "deploy", "examples")
 OWN = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml"}  # others in a project
 SETTINGS = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
-NOT_OURS = {
-    ".git",
-    ".venv",
-    ".tools",
-    "runs",
-    "data",
-    "models",
-    "site",
-    "__pycache__",
-    ".mypy_cache",
-    ".pytest_cache",
-    ".ruff_cache",
-}
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    def without(folder: str, names: list[str]) -> set[str]:
-        return {*names} & (NOT_OURS if Path(folder) == ROOT else {"__pycache__"})
-
-    return shutil.copytree(ROOT, tmp_path_factory.mktemp("t") / "template", ignore=without)
+    """Copy the files that git knows or would add."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("needs a clone")
+    folder = tmp_path_factory.mktemp("template")
+    for name in listed.stdout.strip("\0").split("\0"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, folder / name)
+    return folder
 
 
 @pytest.fixture(scope="module")
