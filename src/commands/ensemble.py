@@ -73,8 +73,7 @@ def check_member(first: Experiment, x: Experiment, names: tuple[str, str], needs
     require(single, "--ckpt_path names one checkpoint, but several runs use the best of each: leave it out")
     kinds = [type(each.task).__name__ for each in (first, x)]
     fits = isinstance(x.task, Averageable) if isinstance(x.task, Task) else not needs_tasks
-    why = "has no average of predictions, as a Classifier has"
-    require(fits, f"no ensemble: {names[1]} is of {kinds[1]}, which {why}")
+    require(fits, f"no ensemble: {names[1]} is of {kinds[1]}, whose predictions have no common scale")
     task: Any = x.task
     known = not isinstance(task, Task) or task.monitor[0].removeprefix("val/") in task.test_metrics.keys(keep_base=True)
     require(known, f"no ensemble: {kinds[1]} of {names[1]} does not monitor one of its test_metrics")

@@ -96,14 +96,14 @@ def test_outputs_of_other_modules_are_averaged_but_not_tested(capsys: pytest.Cap
     x = main(["predict", *options(runs)])
     assert torch.allclose(x.task.eval().predict_step(inputs, 0), (each[0] + each[1]) / 2, atol=1e-6)
     assert len([*Path("predictions_pictures").glob("*.png")]) == len(targets)
-    assert "is of Autoencoder, which is none of Classifier" in refused(capsys, "test", *options(runs))
+    assert "is of Autoencoder, whose predictions have no common scale" in refused(capsys, "test", *options(runs))
     assert "is of Autoencoder" in refused(capsys, "predict", *options(runs), "--soup")
 
 
 def test_embeddings_are_not_averaged(capsys: pytest.CaptureFixture[str]) -> None:
     runs = two_runs("digits_retrieval")
     for command in ("test", "predict"):
-        assert "is of Embedder, which is none of Classifier" in refused(capsys, command, *options(runs))
+        assert "is of Embedder, whose predictions have no common scale" in refused(capsys, command, *options(runs))
 
 
 def test_a_metric_is_the_mean_of_its_values_per_sample() -> None:

@@ -164,7 +164,7 @@ class Odd(LightningModule):
             r"\(test_graph.py, line \d+, in <lambda>\): an if or a loop depends on the values of a tensor",
         ),
         (lambda x: x.reshape(2, 12), r"one batch size only: use x.shape\[0\] or -1, not len\(x\) or a number"),
-        (lambda x: {"name": ["cat"] * len(x)}, "a predict_step that returns tensors: its name_0 is str"),
+        (lambda x: {"name": ["cat"] * len(x)}, "predict_step must return tensors: its name_0 is str"),
         (lambda x: torch.linalg.eigvals(x.reshape(-1, 2, 6)[..., :2]).real, "no ONNX form .*: try --format pt2"),
     ],
 )
