@@ -78,7 +78,7 @@ class Outputs:
             return cls(**found | {key: [str(each) for each in found[key]] for key in ("class_names", "names")})
         except FileNotFoundError:
             hint = f"run: python -m src.cli test --run {quote(folder)}"
-            how = "whose test_step must return them, see docs/report.md"
+            how = "whose test_step must return a dict with preds and targets"
             raise UserError(f"{folder} has no predictions of its test split: {hint} ({how})") from None
         except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile) as error:
             again = f"delete it, then run: python -m src.cli test --run {quote(folder)}"

@@ -50,7 +50,7 @@ def run(
     """Answer requests with an exported model; without torch.
 
     The server follows CURRENT: a version that becomes the current one is loaded without losing a request, and one that
-    is broken is not. See docs/deploy.md.
+    is broken is not.
 
     Examples:
         python -m src.cli serve models/digits

@@ -186,6 +186,24 @@ def test_an_invalid_answer_is_named_in_the_last_line(answer, message, template, 
     assert not (tmp_path / "project").exists()
 
 
+def test_folders_and_descriptions_may_have_any_letters(template, tmp_path) -> None:
+    folder, description = tmp_path / "项目", '手写 "数字" \\n {{ x }} é'
+    assert copy(template, folder, f"description={description}", "parts=[]").returncode == 0
+    text = (folder / "pyproject.toml").read_text(encoding="utf-8")
+    assert (
+        tomllib.loads(text)["project"] | {"name": "my-project", "description": description}
+        == tomllib.loads(text)["project"]
+    )
+    assert "手写" in text
+
+
+def test_code_names_no_page_that_a_project_lacks() -> None:
+    pages = [
+        file for file in (ROOT / "src").rglob("*.py") if re.search(r"docs/\w+\.md", file.read_text(encoding="utf-8"))
+    ]
+    assert pages == []
+
+
 def test_files_that_are_there_are_kept(template, tmp_path) -> None:
     (tmp_path / "README.md").write_text("mine\n", encoding="utf-8")
     done = copy(template, tmp_path)
@@ -218,6 +236,7 @@ def test_an_update_keeps_what_the_owner_changed_and_brings_the_rest(template, tm
     assert copy(later, mine, "parts=[search]").returncode == 0
     git(mine, "init", "-q")
     commit(mine)
+    assert "copier._vcs" not in (mine / "README.md").read_text(encoding="utf-8")  # Copier's own clone, deleted since
     edit(mine / "configs/digits.yaml", "lr: 4e-3", "lr: 8e-3")
     edit(mine / "configs/folder.yaml", "size: 64", "size: 96")
     edit(mine / "src/nets/small.py", "class SmallCNN", "class Mine:\n    pass\n\n\nclass SmallCNN")

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, cosine_similarity, normalize
 
 from src.analysis.data.images import pooled, principal_axes
 
-STRICT, LOOSE = 0.78, 0.575  # scores of near duplicates; docs/check.md says what each finds
+STRICT, LOOSE = 0.78, 0.575  # scores of near duplicates
 GAP = 0.35  # a duplicate's score exceeds by this what the picture shares with others that resemble it
 COMPONENTS, FEW = 128, 1000  # of the PCA, and the number of pictures that are too few to whiten
 STRANGERS = 3000  # pictures that each candidate is compared with

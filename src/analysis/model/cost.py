@@ -13,7 +13,7 @@ from src.analysis.model.spies import SavedBytes
 from src.analysis.model.subject import Subject, pick, samples, tensors
 
 MEBI = 2**20
-TEMPORARY = 0.1  # of what is kept for backward; see docs/check.md for measured peaks
+TEMPORARY = 0.1  # of what is kept for backward
 
 
 def seconds_per_step(s: Subject, batch: Any, limit: float = 1.0, most: int = 20) -> tuple[float, bool]:

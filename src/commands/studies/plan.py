@@ -18,7 +18,7 @@ MAX_GRID = 100_000
 
 @dataclass
 class Plan:
-    """A study. See docs/search.md.
+    """A study.
 
     Args:
         space: of each dotted key its choices, a list, or its range: {from, to, log, step}; with ``when: {key: value}``

@@ -36,7 +36,7 @@ class PerSample(nn.Module):
 class Kornia(nn.Module):
     """Apply augmentations of ``kornia.augmentation`` in order, each sample with its own draw; masks move with images.
 
-    Install kornia with ``make extras``; docs/augmentation.md says what it adds and what to watch for.
+    Install kornia with ``make extras``.
 
     Args:
         transforms: kornia augmentations that keep the image size, called with float32 images in [0, 1].
