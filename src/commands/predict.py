@@ -50,7 +50,7 @@ def run(
         invert: swap black and white, such as in dark drawings on white for a net trained on white ones on black.
         greedy: choose among several runs, also repeatedly, those whose average is best on the validation split.
         soup: average the weights of several runs, not their predictions; with --greedy, those that make it better.
-        records: a folder for a line on each picture, as serve writes it, for report and check.
+        records: a folder for a line on each picture, for report and check.
 
     Examples:
         python -m src.cli predict --run runs/digits/version_0 --images photos/

@@ -65,7 +65,7 @@ class Records:
     def find(cls, folder: Path) -> "Records":
         """Return an existing folder of records; refuse any other."""
         found = any(folder.glob("*.jsonl"))
-        require(found, f"{folder} is no folder of records: serve and predict write one with --records DIR")
+        require(found, f"{folder} is no folder of records: predict writes one with --records DIR")
         return cls(folder)
 
     def prepare(self) -> None:

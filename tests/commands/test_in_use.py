@@ -120,7 +120,7 @@ def test_records_of_other_models_are_only_counted(recorded, capsys):  # noqa: AR
 
 
 def test_folders_that_are_none_of_records_are_refused(trained, capsys):  # noqa: ARG001
-    message = "error: runs is no folder of records: serve and predict write one with --records DIR\n"
+    message = "error: runs is no folder of records: predict writes one with --records DIR\n"
     assert refused(capsys, "report", RUN, "--records=runs") == message
     assert refused(capsys, "check", "--config=configs/digits.yaml", "--records=runs") == message
     assert "are of one run, got 2" in refused(capsys, "report", RUN, RUN, "--records=runs")

@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_written_or_read_is_refused():
     Path("file").touch()
     with pytest.raises(UserError, match="cannot write records to file/x: Not a directory; choose another folder"):
         Records(Path("file/x")).prepare()
-    with pytest.raises(UserError, match="nothing is no folder of records: serve and predict write one with"):
+    with pytest.raises(UserError, match="nothing is no folder of records: predict writes one with"):
         Records.find(Path("nothing"))
 
 
