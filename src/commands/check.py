@@ -47,7 +47,7 @@ def run(
         fix: write the names of samples to leave out to this file, for data.exclude.
         loose: list also near duplicates that are less alike, with more false alarms.
         fit: check the model instead: its first loss, gradients, one batch, time and memory; code 1 if a check fails.
-        records: a folder that --records named before: shows accuracy on pictures with feedback, drift, what to label.
+        records: a folder that predict --records wrote: shows accuracy on feedback, drift, and pictures to label.
 
     Examples:
         python -m src.cli check --config configs/digits.yaml

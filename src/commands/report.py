@@ -46,7 +46,7 @@ def run(
         robust: measure the metric on noisy, blurred, faded, compressed, turned and adversarial images, also for later.
         eps: with robust, the largest changes of a pixel by FGSM and PGD, in pixel values; by default 2 4 8.
         samples: with robust, the number of test samples.
-        records: a folder that --records named before: shows accuracy on pictures with feedback, drift, what to label.
+        records: a folder that predict --records wrote: shows accuracy on feedback, drift, and pictures to label.
 
     Examples:
         python -m src.cli report runs/digits/version_0

@@ -18,7 +18,7 @@ MAX_GRID = 100_000
 
 @dataclass
 class Plan:
-    """A study.
+    """What a study tries and how: the key ``search`` of a config.
 
     Args:
         space: of each dotted key its choices, a list, or its range: {from, to, log, step}; with ``when: {key: value}``
